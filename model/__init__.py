@@ -1,0 +1,4 @@
+"""The DAO core: Crysformer, noise processes, DAO-G, DAO-P, sampling, relaxation, training, checkpoints.
+
+This floor needs torch, numpy and safetensors alone, and knows of no workflow, database or structure library.
+"""

@@ -1,0 +1,160 @@
+"""Checkpoints: a folder with weights.safetensors and card.json.
+
+The header of the weights file holds the model's configuration, so that its sha256, the checkpoint's identity, covers all that
+decides what the model computes. The card adds what a reader wants to know: training data, command, metrics, coverage.
+Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from .crysformer import CrysformerConfig
+from .dao import Dao, DaoConfig
+from .dao_g import DaoG
+from .dao_p import DaoP
+from .data import file_sha256
+from .noise import NoiseConfig
+
+WEIGHTS, CARD = "weights.safetensors", "card.json"
+FORMAT = 1
+KINDS: dict[str, type[Dao]] = {"dao-g": DaoG, "dao-p": DaoP}
+
+
+class CheckpointError(ValueError):
+    """The checkpoint is missing, damaged or of another kind; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself.
+
+    elements: atomic numbers seen in training; max_atoms: largest cell seen; parent: sha256 of the checkpoint it was
+    trained on from; training: data (file name, sha256, split, rows), command, seed, wall time, loss curve; metrics: measured
+    values with their protocol.
+    """
+
+    name: str
+    kind: str
+    sha256: str
+    elements: list[int]
+    max_atoms: int
+    code_version: str
+    architecture: dict[str, Any]
+    parent: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def kind_of(model: Dao) -> str:
+    """'dao-g' or 'dao-p'."""
+    return next(kind for kind, cls in KINDS.items() if type(model) is cls)
+
+
+def architecture_of(model: Dao) -> dict[str, Any]:
+    """The configuration as JSON, with the names of property heads."""
+    properties = list(model.properties) if isinstance(model, DaoP) else []
+    return {**asdict(model.config), "properties": properties}
+
+
+def build(kind: str, architecture: dict[str, Any]) -> Dao:
+    """An untrained model of this kind. Raises CheckpointError for an architecture this version does not know."""
+    fields = dict(architecture)
+    try:
+        properties = tuple(fields.pop("properties", ()))
+        network, noise = CrysformerConfig(**fields.pop("network")), NoiseConfig(**fields.pop("noise"))
+        config = DaoConfig(network=network, noise=noise, **fields)
+        return DaoP(config, properties) if kind == "dao-p" else KINDS[kind](config)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"this version cannot build the checkpoint's architecture: {error}") from error
+
+
+def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
+    """Write a checkpoint folder in one step (all of it or nothing) and return its card.
+
+    card: the Card fields that the model does not know itself. An existing checkpoint at this path is replaced.
+    """
+    from .. import __version__
+
+    kind, architecture = kind_of(model), architecture_of(model)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        header = {"kind": kind, "architecture": json.dumps(architecture, sort_keys=True), "format": str(FORMAT)}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(tensors, staging / WEIGHTS, metadata=header)
+        written = Card(
+            kind=kind,
+            architecture=architecture,
+            sha256=file_sha256(staging / WEIGHTS),
+            **{"name": folder.name, "code_version": __version__, **card},
+        )
+        write_card(staging, written)
+        os.chmod(staging, 0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return written
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Replace a folder's card; the weights, and so the identity, stay as they are."""
+    partial = folder / f".{CARD}.partial"
+    partial.write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, folder / CARD)
+
+
+def read_card(folder: Path) -> Card:
+    """The card alone, unverified. Raises CheckpointError if there is none that this version can read."""
+    try:
+        card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint at {folder}: {CARD} is missing") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the card of the checkpoint at {folder} cannot be read: {error}") from error
+    if card.kind not in KINDS or card.format > FORMAT:
+        raise CheckpointError(f"the checkpoint at {folder} needs a newer version of dao_flows")
+    return card
+
+
+def verify(folder: Path) -> Card:
+    """Read the card and check the weights against it. Raises CheckpointError for a changed byte or a contradiction."""
+    card = read_card(folder)
+    try:
+        found = file_sha256(folder / WEIGHTS)
+        if found != card.sha256:
+            raise CheckpointError(
+                f"the checkpoint at {folder} is damaged: {WEIGHTS} has sha256 {found[:12]}…, its card says {card.sha256[:12]}…; "
+                "restore the file from where it came from"
+            )
+        with safe_open(folder / WEIGHTS, framework="pt") as weights:
+            header = weights.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the weights of the checkpoint at {folder} cannot be read: {error}") from error
+    if header.get("kind") != card.kind or json.loads(header.get("architecture", "null")) != card.architecture:
+        raise CheckpointError(f"the card of the checkpoint at {folder} does not describe its weights")
+    return card
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Dao, Card]:
+    """A verified model, frozen and in evaluation mode, with its card."""
+    card = verify(folder)
+    model = build(card.kind, card.architecture)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"the weights of the checkpoint at {folder} do not fit its architecture: {error}") from error
+    return model.to(device).eval().requires_grad_(False), card

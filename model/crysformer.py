@@ -1,0 +1,177 @@
+"""Crysformer, the backbone that DAO-G and DAO-P share (arXiv 2503.10471, Methods).
+
+Every ordered pair of atoms of a cell is an edge; there is no cutoff and there are no periodic images: periodicity enters
+through Fourier features of the fractional displacement, orientation leaves through L Lᵀ. The published layer multiplies each
+pair's features by a matrix. Here the same function is re-associated so that the matrix meets one vector an atom and head:
+
+    q_i · (k_j + W n_ij)        = q_i · k_j + (Wᵀ q_i) · n_ij
+    Σ_j a_ij (v_j + W n_ij)     = Σ_j a_ij v_j + W Σ_j a_ij n_ij
+
+and the normalised pair features n_ij, which differ between layers only by LayerNorm's affine map, are computed once.
+
+Shapes: B crystals, N atoms (padded), H hidden, h heads, d = H / h, F pair features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .crystals import Crystals
+from .elements import N_PROPERTIES, property_table
+
+
+@dataclass(frozen=True)
+class CrysformerConfig:
+    """Size of the network; the defaults are the published ones."""
+
+    hidden: int = 384
+    layers: int = 12
+    heads: int = 8
+    frequencies: int = 128
+    time_width: int = 256
+    feed_forward: int = 4
+
+    @property
+    def pair_features(self) -> int:
+        """F: the nine numbers of L Lᵀ, and a sine and a cosine for each axis and frequency."""
+        return 9 + 6 * self.frequencies
+
+
+@dataclass(frozen=True)
+class CrysformerOutput:
+    """What one pass gives. eps: (B, 3, 3); score: (B, N, 3); nodes: (B, N, H); graph: (B, H)."""
+
+    eps: Tensor
+    score: Tensor
+    nodes: Tensor
+    graph: Tensor
+
+
+def time_embedding(t: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding [sin a, cos a] of the time step, a = t · 10000^(-i / (width/2 - 1)): (B,) to (B, width)."""
+    half = width // 2
+    rate = 10000.0 ** (-torch.arange(half, device=t.device, dtype=t.dtype) / (half - 1))
+    angle = t[:, None] * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def pair_features(frac: Tensor, lattice: Tensor, frequencies: int) -> Tensor:
+    """LayerNorm without affine map of [L Lᵀ, sin 2πk·d, cos 2πk·d], d = x_j − x_i: (B, N, N, F).
+
+    Sines and cosines of differences come from those of the atoms (angle addition): N instead of N² evaluations.
+    """
+    batch, size, _ = frac.shape
+    k = torch.arange(frequencies, device=frac.device, dtype=frac.dtype)
+    angle = (2 * torch.pi * frac[..., None] * k).flatten(2)  # (B, N, 3·frequencies), all k of one axis together
+    sin, cos = angle.sin(), angle.cos()
+    sin_i, cos_i, sin_j, cos_j = sin[:, :, None], cos[:, :, None], sin[:, None], cos[:, None]
+    gram = (lattice @ lattice.mT).flatten(1)[:, None, None].expand(batch, size, size, 9)
+    edge = torch.cat([gram, sin_j * cos_i - cos_j * sin_i, cos_j * cos_i + sin_j * sin_i], dim=-1)
+    return F.layer_norm(edge, edge.shape[-1:])
+
+
+class GatedResidual(nn.Module):
+    """g·x + (1 − g)·f with one gate an atom, g = σ(w·[x, f, x − f])."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(3 * hidden, 1, bias=False)
+
+    def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        w_x, w_f, w_difference = self.gate.weight.chunk(3, dim=1)  # w·[x, f, x − f] without the concatenation
+        g = torch.sigmoid(F.linear(x, w_x + w_difference) + F.linear(f, w_f - w_difference))
+        return f + g * (x - f)
+
+
+class PairAttention(nn.Module):
+    """Attention over the atoms of one cell; keys and values carry the pair features."""
+
+    def __init__(self, config: CrysformerConfig) -> None:
+        super().__init__()
+        hidden, features = config.hidden, config.pair_features
+        self.heads = config.heads
+        self.to_q = nn.Linear(hidden, hidden)
+        self.to_kv = nn.Linear(hidden, 2 * hidden)
+        self.edge_norm = nn.LayerNorm(features)  # only its affine map: pair_features has normalised already
+        self.edges_to_kv = nn.Linear(features, hidden)
+        self.to_out = nn.Linear(hidden, hidden)
+
+    def forward(self, x: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
+        batch, size, hidden = x.shape
+        split = (batch, size, self.heads, hidden // self.heads)
+        weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F): W with LayerNorm's scale folded in
+        offset = F.linear(self.edge_norm.bias, self.edges_to_kv.weight, self.edges_to_kv.bias)  # (H,)
+        per_head = weight.view(self.heads, hidden // self.heads, -1)  # (h, d, F)
+        q = self.to_q(x).view(split) * (hidden // self.heads) ** -0.5
+        k, v = (u.view(split) for u in (self.to_kv(x) + torch.cat([offset, offset])).chunk(2, dim=-1))
+        q_pair = torch.einsum("bihd,hdf->bihf", q, per_head)
+        logits = torch.einsum("bihd,bjhd->bihj", q, k) + torch.einsum("bihf,bijf->bihj", q_pair, pairs)
+        logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)
+        a = logits.softmax(dim=-1)  # (B, N, h, N)
+        seen = torch.einsum("bihj,bijf->bihf", a, pairs)
+        out = torch.einsum("bihj,bjhd->bihd", a, v) + torch.einsum("bihf,hdf->bihd", seen, per_head)
+        return self.to_out(out.reshape(batch, size, hidden))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each behind a gated residual."""
+
+    def __init__(self, config: CrysformerConfig) -> None:
+        super().__init__()
+        hidden, wide = config.hidden, config.hidden * config.feed_forward
+        self.attention_norm = nn.LayerNorm(hidden)
+        self.attention = PairAttention(config)
+        self.attention_residual = GatedResidual(hidden)
+        self.ffn_norm = nn.LayerNorm(hidden)
+        self.ffn = nn.Sequential(nn.Linear(hidden, wide), nn.GELU(), nn.Linear(wide, hidden))
+        self.ffn_residual = GatedResidual(hidden)
+
+    def forward(self, x: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
+        x = self.attention_residual(x, self.attention(self.attention_norm(x), pairs, mask))
+        return self.ffn_residual(x, self.ffn(self.ffn_norm(x)))
+
+
+class Crysformer(nn.Module):
+    """(crystals, time step) to lattice noise, coordinate score and features; `energy` reads a scalar off the features."""
+
+    element_properties: Tensor
+
+    def __init__(self, config: CrysformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.hidden
+        self.register_buffer("element_properties", property_table())  # (101, 92), frozen
+        self.element_in = nn.Linear(N_PROPERTIES, hidden)
+        self.node_in = nn.Linear(hidden + config.time_width, hidden)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.score_out = nn.Linear(hidden, 3, bias=False)
+        self.lattice_out = nn.Linear(hidden, 9, bias=False)
+        self.energy_out = scalar_head(hidden)
+
+    def forward(self, crystals: Crystals, t: Tensor) -> CrysformerOutput:
+        """t: (B,) time steps, 0 for a clean crystal. Raises IndexError for an atomic number above 100."""
+        mask = crystals.mask
+        element = self.element_in(F.embedding(crystals.numbers, self.element_properties))
+        time = time_embedding(t.to(element.dtype), self.config.time_width)
+        x = self.node_in(torch.cat([element, time[:, None].expand(-1, mask.shape[1], -1)], dim=-1))  # (B, N, H)
+        pairs = pair_features(crystals.frac, crystals.lattice, self.config.frequencies)
+        if torch.is_autocast_enabled(x.device.type):
+            pairs = pairs.to(torch.get_autocast_dtype(x.device.type))  # once, not once a layer
+        for block in self.blocks:
+            x = block(x, pairs, mask)
+        graph = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, H), mean over atoms
+        matrix = self.lattice_out(graph).view(-1, 3, 3).to(crystals.lattice.dtype)
+        return CrysformerOutput(matrix @ crystals.lattice, self.score_out(x), x, graph)
+
+    def energy(self, output: CrysformerOutput) -> Tensor:
+        """(B,) the scalar head, in standardised units."""
+        return self.energy_out(output.graph)[:, 0]
+
+
+def scalar_head(hidden: int) -> nn.Sequential:
+    """Pooled features to one number; the energy and every property head have this shape."""
+    return nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))

@@ -1,0 +1,18 @@
+"""DAO-G, the generator: a joint diffusion of lattice and fractional coordinates for a given composition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .crystals import Crystals
+from .dao import Dao
+
+
+class DaoG(Dao):
+    """Trained by denoising alone; `model.sample` draws crystals from it."""
+
+    def losses(self, crystals: Crystals, energy: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """Loss terms of one training batch (weights 1 : 1). crystals: Å; energy is not used."""
+        noised = self.add_noise(self.to_model_units(crystals), self.random_times(len(crystals), generator), generator)
+        return self.diffusion_losses(noised, self.network(noised.crystals, noised.t))

@@ -1,0 +1,110 @@
+"""Training crystals: read from parquet, held on the device as padded tensors bucketed by size."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .crystals import Crystal, Crystals
+from .random import stream
+
+BUCKET_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 52, 64)
+
+
+class DataError(ValueError):
+    """The file cannot be used for training; the message says why."""
+
+
+@dataclass(frozen=True)
+class CrystalTable:
+    """Crystals with their energies above hull (eV/atom, NaN where unknown) and the identity of the file they came from."""
+
+    crystals: list[Crystal]
+    energy: np.ndarray
+    sha256: str
+
+    def elements(self) -> list[int]:
+        """Sorted atomic numbers that occur."""
+        return sorted({int(z) for c in self.crystals for z in np.unique(c.numbers)})
+
+    def __len__(self) -> int:
+        return len(self.crystals)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as stream_:
+        return hashlib.file_digest(stream_, "sha256").hexdigest()
+
+
+def read_parquet(path: Path, split: str | None = None, max_atoms: int | None = None) -> CrystalTable:
+    """Rows with columns numbers, frac (3·n, row-major), lattice (9, rows are vectors, Å); e_above_hull and split if present.
+
+    Needs pyarrow. Raises DataError for a missing column or an empty selection.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if missing := {"numbers", "frac", "lattice"} - set(table.column_names):
+        raise DataError(f"{path} has no column {', '.join(sorted(missing))}")
+    if split is not None and "split" not in table.column_names:
+        raise DataError(f"{path} has no column split, so {split!r} cannot be selected")
+    columns = {name: table[name].to_pylist() for name in ("numbers", "frac", "lattice")}
+    splits = table["split"].to_pylist() if split is not None else None
+    known = "e_above_hull" in table.column_names
+    energies = table["e_above_hull"].to_pylist() if known else [None] * table.num_rows
+    crystals, energy = [], []
+    for row in range(table.num_rows):
+        numbers = columns["numbers"][row]
+        if (splits and splits[row] != split) or (max_atoms and len(numbers) > max_atoms):
+            continue
+        frac = np.reshape(columns["frac"][row], (-1, 3))
+        crystals.append(Crystal(np.asarray(numbers), frac, np.reshape(columns["lattice"][row], (3, 3))))
+        energy.append(np.nan if energies[row] is None else energies[row])
+    if not crystals:
+        raise DataError(f"{path} has no crystal" + (f" with split == {split!r}" if split else ""))
+    return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), file_sha256(path))
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    crystals: Crystals
+    energy: Tensor
+
+
+class BucketedBatches:
+    """Shuffled batches of like-sized crystals; epoch e of seed s is always the same sequence."""
+
+    def __init__(self, table: CrystalTable, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+        self.batch_size, self.seed = batch_size, seed
+        self.buckets: list[_Bucket] = []
+        sizes = np.asarray([len(c) for c in table.crystals])
+        bucket = np.searchsorted(BUCKET_SIZES, sizes)
+        for b in np.unique(bucket):
+            rows = np.flatnonzero(bucket == b)
+            crystals = Crystals.collate([table.crystals[i] for i in rows]).to(device)
+            self.buckets.append(_Bucket(crystals, torch.from_numpy(table.energy[rows]).to(device)))
+        self.steps_per_epoch = sum(-(-len(b.crystals) // batch_size) for b in self.buckets)
+
+    def epoch(self, epoch: int) -> list[tuple[int, Tensor]]:
+        """(bucket, row indices) of each batch in order."""
+        generator = stream(self.seed, 0, epoch)
+        batches = []
+        for index, bucket in enumerate(self.buckets):
+            order = torch.randperm(len(bucket.crystals), generator=generator)
+            batches += [(index, rows) for rows in order.split(self.batch_size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def take(self, bucket: int, rows: Tensor) -> tuple[Crystals, Tensor]:
+        """The crystals (Å) and energies (eV/atom) of one batch."""
+        source, rows = self.buckets[bucket], rows.to(self.buckets[bucket].energy.device)
+        c = source.crystals
+        return Crystals(c.numbers[rows], c.frac[rows], c.lattice[rows]), source.energy[rows]

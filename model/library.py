@@ -1,0 +1,52 @@
+"""Where checkpoints live: those that ship with the package, and the user's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .checkpoint import CARD, Card, CheckpointError, read_card
+
+SHIPPED = Path(__file__).parent / "checkpoints"
+FOLDER_VARIABLE = "DAO_FLOWS_CHECKPOINT_DIR"
+
+
+def user_folder() -> Path:
+    """The user's own checkpoints: $DAO_FLOWS_CHECKPOINT_DIR, or checkpoints/ in the user's data folder."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        return Path(folder).expanduser()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "dao_flows" / "checkpoints"
+
+
+def available() -> dict[str, Path]:
+    """Folders of all checkpoints by name; the user's own come before shipped ones of the same name."""
+    found: dict[str, Path] = {}
+    for root in (user_folder(), SHIPPED):
+        for card in sorted(root.glob(f"*/{CARD}")):
+            found.setdefault(card.parent.name, card.parent)
+    return found
+
+
+def find(reference: str) -> Path:
+    """The folder of a checkpoint given by name, path, or sha256 (at least 8 digits of it).
+
+    Raises CheckpointError naming what there is.
+    """
+    path = Path(reference).expanduser()
+    if (path / CARD).exists():
+        return path
+    folders = available()
+    if reference in folders:
+        return folders[reference]
+    if len(reference) >= 8 and set(reference) <= set("0123456789abcdef"):
+        matches = [folder for folder in folders.values() if read_card(folder).sha256.startswith(reference)]
+        if len(matches) == 1:
+            return matches[0]
+    names = ", ".join(sorted(folders)) or "none"
+    raise CheckpointError(f"no checkpoint called {reference!r}; there are: {names} (`dao-flows checkpoint list`)")
+
+
+def card_of(reference: str) -> Card:
+    """The card of a checkpoint given as for `find`."""
+    return read_card(find(reference))
