@@ -1,14 +1,13 @@
 """Checkpoints: a folder with weights.safetensors and card.json.
 
-The header of the weights file holds the model's configuration, so that its sha256, the checkpoint's identity, covers all that
-decides what the model computes. The card adds what a reader wants to know: training data, command, metrics, coverage.
-Nothing is ever unpickled.
+The header of the weights file holds the model's configuration, so that its sha256, the checkpoint's identity, covers
+all that decides what the model computes. The card adds what a reader wants to know: training data, command, metrics,
+coverage. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -40,8 +39,8 @@ class Card:
     """What a checkpoint says of itself.
 
     elements: atomic numbers seen in training; max_atoms: largest cell seen; parent: sha256 of the checkpoint it was
-    trained on from; training: data (file name, sha256, split, rows), command, seed, wall time, loss curve; metrics: measured
-    values with their protocol.
+    trained on from; training: data (file name, sha256, split, rows), command, seed, wall time, loss curve; metrics:
+    measured values with their protocol.
     """
 
     name: str
@@ -101,10 +100,10 @@ def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
             **{"name": folder.name, "code_version": __version__, **card},
         )
         write_card(staging, written)
-        os.chmod(staging, 0o755)
+        staging.chmod(0o755)  # mkdtemp makes it private; a checkpoint is as readable as its folder
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(staging, folder)
+        staging.replace(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return written
@@ -114,7 +113,7 @@ def write_card(folder: Path, card: Card) -> None:
     """Replace a folder's card; the weights, and so the identity, stay as they are."""
     partial = folder / f".{CARD}.partial"
     partial.write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / CARD)
+    partial.replace(folder / CARD)
 
 
 def read_card(folder: Path) -> Card:
@@ -137,7 +136,8 @@ def verify(folder: Path) -> Card:
         found = file_sha256(folder / WEIGHTS)
         if found != card.sha256:
             raise CheckpointError(
-                f"the checkpoint at {folder} is damaged: {WEIGHTS} has sha256 {found[:12]}…, its card says {card.sha256[:12]}…; "
+                f"the checkpoint at {folder} is damaged: {WEIGHTS} has sha256 {found[:12]}…, "
+                f"its card says {card.sha256[:12]}…; "
                 "restore the file from where it came from"
             )
         with safe_open(folder / WEIGHTS, framework="pt") as weights:
@@ -156,5 +156,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Dao, Card]:
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"the weights of the checkpoint at {folder} do not fit its architecture: {error}") from error
+        raise CheckpointError(
+            f"the weights of the checkpoint at {folder} do not fit its architecture: {error}"
+        ) from error
     return model.to(device).eval().requires_grad_(False), card

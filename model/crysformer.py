@@ -1,8 +1,9 @@
 """Crysformer, the backbone that DAO-G and DAO-P share (arXiv 2503.10471, Methods).
 
-Every ordered pair of atoms of a cell is an edge; there is no cutoff and there are no periodic images: periodicity enters
-through Fourier features of the fractional displacement, orientation leaves through L Lᵀ. The published layer multiplies each
-pair's features by a matrix. Here the same function is re-associated so that the matrix meets one vector an atom and head:
+Every ordered pair of atoms of a cell is an edge; there is no cutoff and there are no periodic images: periodicity
+enters through Fourier features of the fractional displacement, orientation leaves through L Lᵀ. The published layer
+multiplies each pair's features by a matrix. Here the same function is re-associated so that the matrix meets one vector
+an atom and head:
 
     q_i · (k_j + W n_ij)        = q_i · k_j + (Wᵀ q_i) · n_ij
     Σ_j a_ij (v_j + W n_ij)     = Σ_j a_ij v_j + W Σ_j a_ij n_ij
@@ -82,6 +83,7 @@ class GatedResidual(nn.Module):
         self.gate = nn.Linear(3 * hidden, 1, bias=False)
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
+        """x, f: (B, N, H), the stream and the branch."""
         w_x, w_f, w_difference = self.gate.weight.chunk(3, dim=1)  # w·[x, f, x − f] without the concatenation
         g = torch.sigmoid(F.linear(x, w_x + w_difference) + F.linear(f, w_f - w_difference))
         return f + g * (x - f)
@@ -101,6 +103,7 @@ class PairAttention(nn.Module):
         self.to_out = nn.Linear(hidden, hidden)
 
     def forward(self, x: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
+        """x: (B, N, H); pairs: (B, N, N, F) from `pair_features`; mask: (B, N)."""
         batch, size, hidden = x.shape
         split = (batch, size, self.heads, hidden // self.heads)
         weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F): W with LayerNorm's scale folded in
@@ -114,7 +117,8 @@ class PairAttention(nn.Module):
         a = logits.softmax(dim=-1)  # (B, N, h, N)
         seen = torch.einsum("bihj,bijf->bihf", a, pairs)
         out = torch.einsum("bihj,bjhd->bihd", a, v) + torch.einsum("bihf,hdf->bihd", seen, per_head)
-        return self.to_out(out.reshape(batch, size, hidden))
+        projected: Tensor = self.to_out(out.reshape(batch, size, hidden))
+        return projected
 
 
 class Block(nn.Module):
@@ -131,12 +135,14 @@ class Block(nn.Module):
         self.ffn_residual = GatedResidual(hidden)
 
     def forward(self, x: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
+        """As PairAttention.forward."""
         x = self.attention_residual(x, self.attention(self.attention_norm(x), pairs, mask))
-        return self.ffn_residual(x, self.ffn(self.ffn_norm(x)))
+        out: Tensor = self.ffn_residual(x, self.ffn(self.ffn_norm(x)))
+        return out
 
 
 class Crysformer(nn.Module):
-    """(crystals, time step) to lattice noise, coordinate score and features; `energy` reads a scalar off the features."""
+    """Crystals and time step to lattice noise, coordinate score and features; `energy` reads a scalar off these."""
 
     element_properties: Tensor
 
@@ -169,7 +175,8 @@ class Crysformer(nn.Module):
 
     def energy(self, output: CrysformerOutput) -> Tensor:
         """(B,) the scalar head, in standardised units."""
-        return self.energy_out(output.graph)[:, 0]
+        energy: Tensor = self.energy_out(output.graph)
+        return energy[:, 0]
 
 
 def scalar_head(hidden: int) -> nn.Sequential:

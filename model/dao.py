@@ -16,9 +16,9 @@ from .noise import NoiseConfig, NoiseSchedule, wrapped_score
 class DaoConfig:
     """Everything that decides what a checkpoint computes, apart from its weights.
 
-    volume_scaling: the lattice is diffused in units of n_atoms^(1/3) Å, so that its entries are of one size for small and
-    large cells. The published model diffuses it in Å (False). energy_mean, energy_std: E_hull in eV/atom is standardised
-    by them (DAO-P).
+    volume_scaling: the lattice is diffused in units of n_atoms^(1/3) Å, so that its entries are of one size for small
+    and large cells. The published model diffuses it in Å (False). energy_mean, energy_std: E_hull in eV/atom is
+    standardised by them (DAO-P).
     """
 
     network: CrysformerConfig = field(default_factory=CrysformerConfig)

@@ -1,13 +1,16 @@
-"""DAO-P, the predictor: the same network and denoising task, and an energy that is exact for guidance at every noise level."""
+"""DAO-P, the predictor: the same network and task, and an energy that is exact for guidance at every noise level."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .crysformer import scalar_head
-from .crystals import Crystals
+from .crystals import Crystal, Crystals, buckets
 from .dao import Dao, DaoConfig
 
 CLEAN_FRACTION = 0.25  # share of training crystals shown without noise, where the energy is read out
@@ -31,17 +34,18 @@ class DaoP(Dao):
         return standardised * self.config.energy_std + self.config.energy_mean
 
     def predict_property(self, name: str, crystals: Crystals) -> Tensor:
-        """(B,) a property head's value, standardised as it was trained. Raises KeyError for a head that is not there."""
+        """(B,) a property head's value, standardised as in training. Raises KeyError for a head that is not there."""
         crystals = self.to_model_units(crystals)
         output = self.network(crystals, torch.zeros(len(crystals), device=crystals.frac.device))
-        return self.properties[name](output.graph)[:, 0]
+        value: Tensor = self.properties[name](output.graph)
+        return value[:, 0]
 
     def losses(self, crystals: Crystals, energy: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Loss terms of one batch (weights 1 : 1 : 1). crystals: Å; energy: (B,) E_hull in eV/atom, NaN where unknown.
 
-        With noise the energy term is MSE(exp(−E_θ), exp(−E_0)), whose minimum exp(−E_t) = E[exp(−E_0) | M_t] is the exact
-        guidance energy. A clean crystal has one energy, which the exponential would hardly resolve far above the hull:
-        there the term is |E_θ − E_0|, with the same minimum.
+        With noise the energy term is MSE(exp(−E_θ), exp(−E_0)), whose minimum exp(−E_t) = E[exp(−E_0) | M_t] is the
+        exact guidance energy. A clean crystal has one energy, which the exponential would hardly resolve far above
+        the hull: there the term is |E_θ − E_0|, with the same minimum.
         """
         t = self.random_times(len(crystals), generator, CLEAN_FRACTION)
         noised = self.add_noise(self.to_model_units(crystals), t, generator)
@@ -57,3 +61,14 @@ class DaoP(Dao):
             term = torch.where(t > 0, noisy_term, clean_term)
             losses["energy"] = (term * known).sum() / known.sum().clamp(min=1)
         return losses
+
+
+@torch.no_grad()
+def predict_energy(predictor: DaoP, crystals: Sequence[Crystal], max_batch_atoms: int = 2048) -> np.ndarray:
+    """(len(crystals),) predicted energies above hull, eV/atom, in the order given."""
+    device = next(predictor.parameters()).device
+    energies = np.empty(len(crystals))
+    for batch in buckets([len(c) for c in crystals], max_batch_atoms, max_batch_atoms):
+        padded = Crystals.collate([crystals[i] for i in batch]).to(device)
+        energies[batch] = predictor.energy_above_hull(padded).double().cpu().numpy()
+    return energies

@@ -22,7 +22,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class CrystalTable:
-    """Crystals with their energies above hull (eV/atom, NaN where unknown) and the identity of the file they came from."""
+    """Crystals, their energies above hull (eV/atom, NaN where unknown) and the sha256 of the file they came from."""
 
     crystals: list[Crystal]
     energy: np.ndarray
@@ -43,14 +43,15 @@ def file_sha256(path: Path) -> str:
 
 
 def read_parquet(path: Path, split: str | None = None, max_atoms: int | None = None) -> CrystalTable:
-    """Rows with columns numbers, frac (3·n, row-major), lattice (9, rows are vectors, Å); e_above_hull and split if present.
+    """Crystals of a parquet file, those of one split and of at most max_atoms if asked.
 
-    Needs pyarrow. Raises DataError for a missing column or an empty selection.
+    Columns: numbers, frac (3·n, row-major), lattice (9, rows are vectors, Å); e_above_hull (eV/atom) and split may be
+    missing. Needs pyarrow. Raises DataError for a missing column or an empty selection.
     """
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     if missing := {"numbers", "frac", "lattice"} - set(table.column_names):
@@ -100,7 +101,7 @@ class BucketedBatches:
         batches = []
         for index, bucket in enumerate(self.buckets):
             order = torch.randperm(len(bucket.crystals), generator=generator)
-            batches += [(index, rows) for rows in order.split(self.batch_size)]
+            batches += [(index, rows) for rows in torch.split(order, self.batch_size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
     def take(self, bucket: int, rows: Tensor) -> tuple[Crystals, Tensor]:

@@ -1,9 +1,9 @@
 """The frozen element table that Crysformer reads instead of a learned embedding: 92 one-hot properties an element.
 
-The scheme is that of CGCNN (Xie and Grossman, Phys. Rev. Lett. 120, 145301 (2018), supplementary Table I): 19 groups (0 for
-lanthanides and actinides), 7 periods, then binned continuous properties. The values in elements.csv are tabulated facts
-(Pauling electronegativity, Cordero radius, first ionisation energy, electron affinity, molar volume), so a checkpoint carries
-the table it was trained with, and an imported one keeps its own.
+The scheme is that of CGCNN (Xie and Grossman, Phys. Rev. Lett. 120, 145301 (2018), supplementary Table I): 19 groups
+(0 for lanthanides and actinides), 7 periods, then binned continuous properties. The values in elements.csv are
+tabulated facts (Pauling electronegativity, Cordero radius, first ionisation energy, electron affinity, molar volume).
+A checkpoint carries the table it was trained with, and an imported one keeps its own.
 """
 
 from __future__ import annotations

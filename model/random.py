@@ -1,4 +1,4 @@
-"""Independent random streams: every consumer draws from its own, named by a seed and a key, so that order never matters."""
+"""Independent random streams: every consumer draws from its own, named by a seed and a key, whatever the order."""
 
 from __future__ import annotations
 

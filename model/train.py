@@ -1,8 +1,8 @@
 """Train DAO-G or DAO-P from a parquet file: `python -m dao_flows.model.train --help`.
 
-Needs torch, numpy, safetensors and pyarrow, and no workflow package. A run lives in one folder: metrics.jsonl, the state to
-resume from, and at the end the checkpoint. All randomness is named by (seed, step), so a run that was killed and resumed
-takes the same steps as one that was not.
+Needs torch, numpy, safetensors and pyarrow, and no workflow package. A run lives in one folder: metrics.jsonl, the
+state to resume from, and at the end the checkpoint. All randomness is named by (seed, step), so a run that was killed
+and resumed takes the same steps as one that was not.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,9 @@ class Trainer:
             saved = json.loads(header.metadata()["run"])
         for key in ("batch_size", "seed"):
             if saved["config"][key] != getattr(self.config, key):
-                raise DataError(f"{path} was trained with {key} {saved['config'][key]}; give the same, or another --out")
+                raise DataError(
+                    f"{path} was trained with {key} {saved['config'][key]}; give the same, or another --out"
+                )
         tensors = load_file(path)
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             parameter.data.copy_(tensors[f"model/{name}"])
@@ -109,9 +110,11 @@ class Trainer:
         run = {"step": self.step, "elapsed": self.elapsed, "config": asdict(self.config)}
         partial = self.folder / f"{STATE}.partial"
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial, metadata={"run": json.dumps(run)})
-        os.replace(partial, self.folder / STATE)
+        partial.replace(self.folder / STATE)
 
-    def _losses(self, batches: BucketedBatches, bucket: int, rows: Tensor, seed_key: tuple[int, ...]) -> dict[str, Tensor]:
+    def _losses(
+        self, batches: BucketedBatches, bucket: int, rows: Tensor, seed_key: tuple[int, ...]
+    ) -> dict[str, Tensor]:
         crystals, energy = batches.take(bucket, rows)
         generator = stream(self.config.seed, *seed_key, device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
@@ -155,7 +158,9 @@ class Trainer:
                 self.elapsed = now - started
                 means = {name: float(total) / count for name, total in sums.items()}
                 if not all(math.isfinite(v) for v in means.values()):
-                    raise DataError(f"the loss is not finite at step {self.step}: lower --rate, then run the same command again")
+                    raise DataError(
+                        f"the loss is not finite at step {self.step}: lower --rate, then run the same command again"
+                    )
                 record = {"step": self.step, "epoch": round(self.step / self.batches.steps_per_epoch, 3), **means}
                 record |= {"rate": self.config.rate_at(self.step), "crystals_per_s": crystals / (now - logged)}
                 self.log({**record, "elapsed_s": self.elapsed})
@@ -226,7 +231,12 @@ class Progress:
         text = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
         bar = "█" * (24 * step // self.steps)
         line = f"{bar:░<24} {step}/{self.steps}  {text}  {left / 60:.0f} min left"
-        print(f"\r{line}" if terminal else line, end="" if terminal and step < self.steps else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r{line}" if terminal else line,
+            end="" if terminal and step < self.steps else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def keep_lines(path: Path, step: int) -> None:
@@ -242,7 +252,7 @@ def keep_lines(path: Path, step: int) -> None:
             continue
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def loss_curve(path: Path, points: int = 100) -> list[dict[str, Any]]:
@@ -259,11 +269,15 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m dao_flows.model.train",
         description="Train DAO-G or DAO-P from a parquet file. Run the same command again to resume.",
-        epilog="example: python -m dao_flows.model.train dao-g crystals.parquet --out runs/g --hidden 192 --layers 6 --steps 20000",
+        epilog="example: python -m dao_flows.model.train dao-g crystals.parquet --out runs/g --layers 6 --steps 20000",
     )
     p.add_argument("kind", choices=KINDS)
-    p.add_argument("data", type=Path, help="parquet file: numbers, frac, lattice (Å, Niggli-reduced), e_above_hull, split")
-    p.add_argument("--out", type=Path, required=True, help="folder of the run; the checkpoint is written to OUT/checkpoint")
+    p.add_argument(
+        "data", type=Path, help="parquet file: numbers, frac, lattice (Å, Niggli-reduced), e_above_hull, split"
+    )
+    p.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; the checkpoint is written to OUT/checkpoint"
+    )
     p.add_argument("--name", help="name of the checkpoint (default: the name of OUT)")
     p.add_argument("--start", type=Path, help="checkpoint folder to train on from (its architecture is kept)")
     p.add_argument("--max-atoms", type=int, help="leave larger cells out")
@@ -273,13 +287,17 @@ def parser() -> argparse.ArgumentParser:
     network = p.add_argument_group("network (default: the published size)")
     for name, default in asdict(CrysformerConfig()).items():
         network.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-    network.add_argument("--volume-scaling", action="store_true", help="diffuse the lattice in units of n_atoms^(1/3) Å")
+    network.add_argument(
+        "--volume-scaling", action="store_true", help="diffuse the lattice in units of n_atoms^(1/3) Å"
+    )
     training = p.add_argument_group("training")
     training.add_argument("--steps", type=int, required=True)
     for name, default in asdict(TrainConfig(steps=0)).items():
         if name not in ("steps", "bf16"):
             training.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    training.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(), help="bf16 autocast")
+    training.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available(), help="bf16 autocast"
+    )
     return p
 
 
@@ -294,8 +312,9 @@ def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, str |
     known = train.energy[~np.isnan(train.energy)]
     if args.kind == "dao-p" and len(known) < 2:
         raise DataError("DAO-P needs a column e_above_hull with values")
-    scale = {"energy_mean": float(known.mean()), "energy_std": float(known.std())} if args.kind == "dao-p" else {}
-    config = DaoConfig(network=network, volume_scaling=args.volume_scaling, **scale)
+    config = DaoConfig(network=network, volume_scaling=args.volume_scaling)
+    if args.kind == "dao-p":
+        config = replace(config, energy_mean=float(known.mean()), energy_std=float(known.std()))
     torch.manual_seed(args.seed)  # torch.nn initialises from the global generator alone
     return build(args.kind, {**asdict(config), "properties": []}), None
 
@@ -315,7 +334,10 @@ def train(args: argparse.Namespace, command: str) -> None:
     trainer.resume()
     size = sum(p.numel() for p in trainer.parameters)
     per_epoch = trainer.batches.steps_per_epoch
-    print(f"{kind_of(model)}: {size / 1e6:.2f} M parameters, {len(table)} crystals, {per_epoch} steps an epoch", file=sys.stderr)
+    print(
+        f"{kind_of(model)}: {size / 1e6:.2f} M parameters, {len(table)} crystals, {per_epoch} steps an epoch",
+        file=sys.stderr,
+    )
     trainer.run()
     with trainer.averaged():
         card = save(
