@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from .crysformer import Crysformer, CrysformerConfig, CrysformerOutput
-from .crystals import Crystals
+from .crystals import Crystal, Crystals
 from .noise import NoiseConfig, NoiseSchedule, wrapped_score
 
 
@@ -46,6 +47,11 @@ class Dao(nn.Module):
         self.config = config = config or DaoConfig()
         self.network = Crysformer(config.network)
         self.schedule = NoiseSchedule(config.noise)
+
+    def collate(self, crystals: Sequence[Crystal]) -> Crystals:
+        """Host crystals as one batch of the model's precision, on its device."""
+        parameter = next(self.parameters())
+        return Crystals.collate(crystals, parameter.dtype).to(parameter.device)
 
     def length_unit(self, crystals: Crystals) -> Tensor:
         """(B, 1, 1) Å per model unit of length."""

@@ -66,9 +66,8 @@ class DaoP(Dao):
 @torch.no_grad()
 def predict_energy(predictor: DaoP, crystals: Sequence[Crystal], max_batch_atoms: int = 2048) -> np.ndarray:
     """(len(crystals),) predicted energies above hull, eV/atom, in the order given."""
-    device = next(predictor.parameters()).device
     energies = np.empty(len(crystals))
     for batch in buckets([len(c) for c in crystals], max_batch_atoms, max_batch_atoms):
-        padded = Crystals.collate([crystals[i] for i in batch]).to(device)
+        padded = predictor.collate([crystals[i] for i in batch])
         energies[batch] = predictor.energy_above_hull(padded).double().cpu().numpy()
     return energies

@@ -142,11 +142,10 @@ def relax(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Relaxed]:
     """Relax crystals (Å) in size buckets; results in the order given. progress is told (crystals done, in all)."""
-    device = next(predictor.parameters()).device
     config = config or RelaxConfig()
     out: dict[int, Relaxed] = {}
     for batch in buckets([len(c) for c in crystals], max_batch_atoms, max_batch_atoms):
-        padded = Crystals.collate([crystals[i] for i in batch]).to(device)
+        padded = predictor.collate([crystals[i] for i in batch])
         out.update(zip(batch, relax_batch(predictor, padded, config), strict=True))
         if progress:
             progress(len(out), len(crystals))

@@ -127,9 +127,7 @@ def sample_batch(
     """One padded batch through the whole trajectory; `advance` is called once a step."""
     device = next(model.parameters()).device
     schedule, noise = model.schedule, NormalStreams(requests, seed, device)
-    start = Crystals.collate([Crystal(r.numbers, np.zeros((len(r.numbers), 3)), np.eye(3)) for r in requests]).to(
-        device
-    )
+    start = model.collate([Crystal(r.numbers, np.zeros((len(r.numbers), 3)), np.eye(3)) for r in requests])
     crystals = start.with_geometry(noise.coordinates(uniform=True), noise.lattice())
     times = config.times(schedule.config.steps)
     for t, s in pairwise(times):
