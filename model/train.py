@@ -94,9 +94,10 @@ class Trainer:
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             parameter.data.copy_(tensors[f"model/{name}"])
             self.average[i].copy_(tensors[f"average/{name}"])
-            self.optimizer.state[parameter] = {
-                key: tensors[f"{key}/{name}"].to(self.device) for key in ("exp_avg", "exp_avg_sq")
-            } | {"step": torch.tensor(float(saved["step"]), device=self.device)}
+            if f"exp_avg/{name}" in tensors:  # DAO-G's energy head is never trained and has no moments
+                moments = {key: tensors[f"{key}/{name}"].to(self.device) for key in ("exp_avg", "exp_avg_sq")}
+                step = torch.tensor(float(saved["step"]), device=self.device)
+                self.optimizer.state[parameter] = {"step": step, **moments}
         self.step, self.elapsed = saved["step"], saved["elapsed"]
         keep_lines(self.folder / METRICS, self.step)
         return True
