@@ -1,0 +1,148 @@
+"""From what a user types to a composition, and from a composition to the cells that a checkpoint can fill.
+
+A formula stands for its reduced formula: Z counts formula units of that. A formula typed non-reduced (Cr6Os2) says
+more: without an explicit Z it means exactly this cell (Z = 2), for whoever writes Cr6Os2 wants 8 atoms.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pymatgen.core.composition import Composition, reduce_formula
+from pymatgen.core.periodic_table import Element
+
+if TYPE_CHECKING:
+    from dao_flows.model.checkpoint import Card
+
+Z = int | Literal["auto"]
+SYMBOLS = {element.symbol for element in Element}
+LISTED = 20  # bad compositions spelled out in one message
+
+
+class CompositionError(ValueError):
+    """A composition that cannot be used; `problems` says of each bad one, by its text, what is wrong."""
+
+    def __init__(self, message: str, problems: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.problems = dict(problems or {})
+
+    @classmethod
+    def of_batch(cls, problems: Mapping[str, str], total: int) -> CompositionError:
+        """One line for all bad compositions of a batch of `total`."""
+        if total == 1:
+            return cls(next(iter(problems.values())), problems)
+        shown = "; ".join(list(problems.values())[:LISTED])
+        more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        return cls(f"{len(problems)} of {total} compositions cannot be used: {shown}{more}", problems)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A reduced formula and how many units of it were written (Cr6Os2: Cr3Os, 2)."""
+
+    name: str
+    units: int
+    atoms: int  # in one formula unit
+
+
+def parse_composition(text: str) -> Composition:
+    """A formula such as Cr3Os, Ca(OH)2 or Zr₄Rh₂O as a composition of whole atoms.
+
+    Raises CompositionError for unknown elements, zero, negative or fractional amounts, and what is no formula at all.
+    """
+    formula = "".join(unicodedata.normalize("NFKC", text).split())
+    if not formula:
+        raise CompositionError("the formula is empty: write one such as Cr3Os")
+    if re.search(r"[-−]\d", formula):
+        raise CompositionError(f"{text!r}: amounts must be positive")
+    unknown = [word for word in re.findall(r"[A-Z][a-z]*", formula) if word not in SYMBOLS]
+    if unknown:
+        raise CompositionError(f"{text!r}: unknown element {unknown[0]}")
+    if re.search(r"(?<![\d.])0+(\.0*)?(?![\d.])", formula):
+        raise CompositionError(f"{text!r}: an amount of zero; leave that element out")
+    try:
+        amounts = Composition(formula, strict=True).get_el_amt_dict()
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise CompositionError(f"{text!r} is not a chemical formula: write one such as Cr3Os") from None
+    fractional = [symbol for symbol, amount in amounts.items() if not float(amount).is_integer()]
+    if fractional:
+        raise CompositionError(f"{text!r}: fractional amount of {fractional[0]}; write whole numbers of atoms")
+    return Composition({symbol: int(amount) for symbol, amount in amounts.items()})
+
+
+def formula_of(composition: Composition) -> Formula:
+    """The canonical reduced formula: amounts without a common divisor, in pymatgen's order of elements.
+
+    Unlike pymatgen's `reduced_formula`, which keeps O2 or Li2O2, for the same ratio is always the same formula here.
+    """
+    amounts = {symbol: int(amount) for symbol, amount in composition.get_el_amt_dict().items()}
+    units = math.gcd(*amounts.values())
+    name, _ = reduce_formula({symbol: amount // units for symbol, amount in amounts.items()})
+    return Formula(name, units, sum(amounts.values()) // units)
+
+
+def atomic_numbers(formula: str, z: int) -> list[int]:
+    """Atomic numbers of the sites of a cell of z formula units, by element in ascending order."""
+    amounts = Composition(formula).get_el_amt_dict()
+    counts = sorted((Element(symbol).Z, int(amount) * z) for symbol, amount in amounts.items())
+    return [number for number, count in counts for _ in range(count)]
+
+
+def formula_units(composition: Composition, max_atoms: int, z: Z = "auto") -> list[int]:
+    """The Z (formula units of the reduced formula per cell) to generate, ascending.
+
+    An explicit z is taken as it is. 'auto' means all Z whose cells have at most max_atoms atoms, and for a composition
+    that is not reduced the one Z that was written. Raises CompositionError if nothing fits.
+    """
+    formula = formula_of(composition)
+    if z != "auto":
+        if z < 1:
+            raise CompositionError(f"{formula.name}: Z must be at least 1, not {z}")
+        wanted = [z]
+    elif formula.units > 1:
+        wanted = [formula.units]
+    else:
+        wanted = list(range(1, max_atoms // formula.atoms + 1)) or [1]
+    if wanted[-1] * formula.atoms > max_atoms:
+        raise CompositionError(
+            f"{formula.name}: {wanted[-1]} formula unit{'s' * (wanted[-1] > 1)} per cell need "
+            f"{wanted[-1] * formula.atoms} atoms; at most {max_atoms} are allowed"
+        )
+    return wanted
+
+
+def check_coverage(composition: Composition, card: Card, z: Z = "auto") -> None:
+    """Raises CompositionError if the checkpoint has not seen an element, or cells of this size, in training."""
+    formula, covered = formula_of(composition), set(card.elements)
+    missing = sorted((e for e in composition.elements if e.Z not in covered), key=lambda e: e.Z)
+    if missing:
+        raise CompositionError(
+            f"{formula.name}: {card.name} has not seen {', '.join(e.symbol for e in missing)}; "
+            f"it covers {describe_elements(card.elements)}"
+        )
+    try:
+        formula_units(composition, card.max_atoms, z)
+    except CompositionError as error:
+        raise CompositionError(f"{error}: {card.name} covers cells of at most {card.max_atoms} atoms") from None
+
+
+def describe_elements(numbers: Iterable[int]) -> str:
+    """Atomic numbers as symbols in ranges: 'H-Bi' or 'H, Li-F'."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    ends = [[Element.from_Z(number).symbol for number in dict.fromkeys((run[0], run[-1]))] for run in runs]
+    return ", ".join("-".join(pair) for pair in ends)
+
+
+def deal(candidates: int, units: Sequence[int]) -> dict[int, int]:
+    """Candidates dealt round-robin over the Z, smallest first: {Z: count}, counts of zero included."""
+    return {z: len(range(place, candidates, len(units))) for place, z in enumerate(units)}

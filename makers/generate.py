@@ -1,0 +1,254 @@
+"""GenerateMaker: crystal structures for compositions, drawn from DAO-G under DAO-P's guidance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jobflow.core.job import job
+from jobflow.core.maker import Maker
+from pymatgen.core.composition import Composition
+from pymatgen.core.lattice import Lattice
+from pymatgen.core.structure import Structure
+
+from .. import __version__
+from .checkpoints import SettingError, card, load_model, pick_device
+from .chemistry import (
+    CompositionError,
+    Z,
+    atomic_numbers,
+    check_coverage,
+    deal,
+    formula_of,
+    formula_units,
+    parse_composition,
+)
+from .progress import report
+from .provenance import digest, execution_record, provenance
+from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
+
+if TYPE_CHECKING:
+    from dao_flows.model.checkpoint import Card
+    from dao_flows.model.crystals import Crystal
+
+MAX_CANDIDATES, MAX_ATOMS = 2_000, 25_000  # in one job: a document of a screened batch stays below MongoDB's 16 MB
+MAX_SEED = 2**63
+
+
+@dataclass
+class GenerateMaker(Maker):
+    """Draws candidates for a batch of compositions in one job.
+
+    checkpoint: DAO-G by name, path or sha256. predictor: DAO-P whose energy guides, with a strength for coordinates and
+    one for the lattice; None, or both strengths 0: no guidance. steps: times visited (None: the sampler's default);
+    corrector: a second network call a step. candidates: per composition. z: formula units per cell; 'auto' deals the
+    candidates round-robin over all Z that fit into max_atoms (None: what the checkpoints cover), smallest first. A
+    formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell. seed: candidate k of a formula and a Z is
+    the same in any batch, and when more are asked for.
+    """
+
+    name: str = "generate"
+    checkpoint: str = "dao-g-base"
+    predictor: str | None = "dao-p-base"
+    guidance_coordinates: float = 20.0
+    guidance_lattice: float = 20.0
+    steps: int | None = None
+    corrector: bool = True
+    candidates: int = 20
+    z: Z = "auto"
+    max_atoms: int | None = None
+    seed: int = 0
+    device: str = "auto"
+
+    @job(output_schema=GenerationDoc)
+    def make(self, compositions: str | list[str]) -> GenerationDoc:
+        """Generate candidates for one formula or a batch of them.
+
+        Raises CompositionError, SettingError and CheckpointError as `check` does.
+        """
+        from dao_flows.model.sample import Guidance, Request, SamplerConfig, sample
+
+        started, device = datetime.now(UTC), pick_device(self.device)
+        plan, science = self.check(compositions), self.science(compositions)
+        draws = [
+            (entry.formula, cells.z, index)
+            for entry in plan
+            for cells in entry.cells
+            for index in range(cells.candidates)
+        ]
+        generator, generator_card = load_model(self.checkpoint, "dao-g", device)
+        predictor, names = None, {"generator": generator_card.name}
+        if self.guided:
+            predictor, predictor_card = load_model(str(self.predictor), "dao-p", device)
+            names["predictor"] = predictor_card.name
+        crystals = sample(
+            generator,
+            [Request(np.array(atomic_numbers(f, z)), (formula_key(f), z, index)) for f, z, index in draws],
+            self.seed,
+            SamplerConfig(science.parameters["steps"], self.corrector),
+            predictor=predictor,
+            guidance=Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None,
+            progress=lambda done, total: report(done, total, "generate"),
+        )
+        document = GenerationDoc(
+            compositions=plan,
+            candidates=[],
+            provenance=provenance(science, execution_record(started, device, names)),
+        )
+        for (formula, z, index), crystal in zip(draws, crystals, strict=True):
+            draw = {"candidate_id": candidate_id(science, formula, z, index), "formula": formula, "z": z}
+            try:
+                found = GeneratedCandidate(**draw, index=index, structure=to_structure(crystal))
+                document.candidates.append(found)
+            except FloatingPointError as error:
+                document.failed.append(FailedCandidate(**draw, index=index, reason=str(error)))
+        return document
+
+    @property
+    def guided(self) -> bool:
+        """Whether DAO-P guides: a predictor is set and one of the strengths is above 0."""
+        return self.predictor is not None and (self.guidance_coordinates > 0 or self.guidance_lattice > 0)
+
+    def cards(self) -> dict[str, Card]:
+        """Cards of the checkpoints that take part, by role: 'generator', and 'predictor' under guidance.
+
+        Raises CheckpointError for a missing one, SettingError for one of the wrong kind or two that do not fit.
+        """
+        cards = {"generator": card(self.checkpoint, "dao-g")}
+        if self.guided:
+            cards["predictor"] = card(str(self.predictor), "dao-p")
+            ours, theirs = ([c.architecture.get(key) for key in ("noise", "volume_scaling")] for c in cards.values())
+            if ours != theirs:
+                raise SettingError(
+                    f"{cards['generator'].name} and {cards['predictor'].name} were trained with different noise: "
+                    "guide with another predictor, or without"
+                )
+        return cards
+
+    def check(self, compositions: str | list[str]) -> list[CompositionPlan]:
+        """What would be generated: for each reduced formula, in the order typed, its cells and candidates.
+
+        Call it before submission. Compositions of the same reduced formula (H2O and OH2, Si and Si2) are merged. Raises
+        one CompositionError for all bad compositions, SettingError for settings, CheckpointError for a checkpoint.
+        """
+        cards = self._check_settings()
+        texts = [compositions] if isinstance(compositions, str) else list(compositions)
+        if not texts:
+            raise CompositionError("no composition given: write one such as Cr3Os")
+        smallest = min(cards.values(), key=lambda c: c.max_atoms)
+        max_atoms = smallest.max_atoms if self.max_atoms is None else self.max_atoms
+        problems: dict[str, str] = {}
+        asked: dict[str, list[str]] = {}
+        counts: dict[str, dict[int, int]] = {}
+        for text in texts:
+            try:
+                composition = parse_composition(text)
+                for found in cards.values():
+                    check_coverage(composition, found, self.z)
+                dealt = deal(self.candidates, formula_units(composition, max_atoms, self.z))
+            except CompositionError as error:
+                problems[text] = str(error)
+                continue
+            formula = formula_of(composition).name
+            asked.setdefault(formula, [])
+            if text not in asked[formula]:
+                asked[formula].append(text)
+            known = counts.setdefault(formula, {})
+            known.update({z: max(n, known.get(z, 0)) for z, n in dealt.items()})
+        if problems:
+            raise CompositionError.of_batch(problems, len(texts))
+        plan = [
+            CompositionPlan(formula=formula, asked=asked[formula], cells=_cells(formula, dealt))
+            for formula, dealt in counts.items()
+        ]
+        candidates = sum(cells.candidates for entry in plan for cells in entry.cells)
+        atoms = sum(cells.candidates * cells.n_atoms for entry in plan for cells in entry.cells)
+        if candidates > MAX_CANDIDATES or atoms > MAX_ATOMS:
+            raise SettingError(
+                f"{candidates} candidates of {atoms} atoms in all are too many for one job (at most {MAX_CANDIDATES} "
+                f"candidates and {MAX_ATOMS} atoms): split the batch, or ask for fewer candidates"
+            )
+        return plan
+
+    def science(self, compositions: str | list[str]) -> Science:
+        """All that decides the result, known before the run. Raises as `check` does."""
+        from dao_flows.model.sample import SamplerConfig
+
+        plan, cards = self.check(compositions), self.cards()
+        parameters: dict[str, Any] = {
+            "steps": SamplerConfig().steps if self.steps is None else self.steps,
+            "corrector": self.corrector,
+        }
+        if self.guided:
+            parameters["guidance_coordinates"] = float(self.guidance_coordinates)
+            parameters["guidance_lattice"] = float(self.guidance_lattice)
+        cells = [
+            {
+                "formula": entry.formula,
+                "cells": [{"z": c.z, "candidates": c.candidates} for c in entry.cells if c.candidates],
+            }
+            for entry in sorted(plan, key=lambda entry: entry.formula)
+        ]
+        return Science(
+            maker=type(self).__name__,
+            parameters=parameters,
+            inputs={"compositions": cells},
+            checkpoints={role: found.sha256 for role, found in cards.items()},
+            seed=self.seed,
+            code_version=__version__,
+        )
+
+    def _check_settings(self) -> dict[str, Card]:
+        """Raises SettingError for a setting out of range, else returns the cards."""
+        if self.candidates < 1:
+            raise SettingError(f"candidates must be at least 1, not {self.candidates}")
+        if not 0 <= self.seed < MAX_SEED:
+            raise SettingError(f"seed must lie between 0 and 2^63 − 1, not {self.seed}")
+        if self.z != "auto" and self.z < 1:
+            raise SettingError(f"z must be 'auto' or at least 1, not {self.z}")
+        if self.guidance_coordinates < 0 or self.guidance_lattice < 0:
+            raise SettingError("guidance strengths must not be negative")
+        cards = self.cards()
+        last = cards["generator"].architecture["noise"]["steps"]
+        if self.steps is not None and not 1 <= self.steps <= last:
+            raise SettingError(f"steps must lie between 1 and {last}, not {self.steps}")
+        smallest = min(cards.values(), key=lambda c: c.max_atoms)
+        if self.max_atoms is not None and not 1 <= self.max_atoms <= smallest.max_atoms:
+            raise SettingError(
+                f"max_atoms must lie between 1 and {smallest.max_atoms}, which {smallest.name} covers, "
+                f"not {self.max_atoms}"
+            )
+        return cards
+
+
+def _cells(formula: str, dealt: Mapping[int, int]) -> list[Cells]:
+    """Counts by Z as documents, ascending."""
+    atoms = int(Composition(formula).num_atoms)
+    return [Cells(z=z, n_atoms=z * atoms, candidates=dealt[z]) for z in sorted(dealt)]
+
+
+def formula_key(formula: str) -> int:
+    """A number of 32 bits that names a formula's random streams."""
+    return int.from_bytes(hashlib.sha256(formula.encode()).digest()[:4])
+
+
+def candidate_id(science: Science, formula: str, z: int, index: int) -> str:
+    """An id that the same draw has in any batch: over all of the science but the batch."""
+    return "dao-" + digest([science.model_dump(exclude={"inputs"}), formula, z, index])[:12]
+
+
+def to_structure(crystal: Crystal) -> Structure:
+    """A draw as a right-handed structure; the mirror image of a draw is as likely, DAO being O(3)-equivariant.
+
+    Raises FloatingPointError if the draw is not finite.
+    """
+    lattice, frac = np.asarray(crystal.lattice, dtype=float), np.asarray(crystal.frac, dtype=float)
+    if not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
+        raise FloatingPointError("the network's output is not finite")
+    if np.linalg.det(lattice) < 0:
+        lattice = -lattice
+    return Structure(Lattice(lattice), crystal.numbers.tolist(), frac)

@@ -1,0 +1,182 @@
+"""The documents that makers write. Lengths in Å, volumes in Å³, energies as objects that say what they are.
+
+A document is valid without the code that wrote it. `schema_version` grows with every change that a reader must know of;
+module paths and class names of documents stay, for stores hold them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from pymatgen.core.structure import Structure
+
+SCHEMA_VERSION = 1
+
+
+class Science(BaseModel):
+    """All that decides a result, and nothing else. Known before the run."""
+
+    maker: str = Field(description="class of the maker")
+    parameters: dict[str, Any] = Field(description="its settings, resolved")
+    inputs: dict[str, Any] = Field(description="compositions and cells, or science hashes of input documents")
+    checkpoints: dict[str, str] = Field(description="role -> sha256 of the weights")
+    seed: int | None = None
+    code_version: str = Field(description="version of dao_flows")
+
+
+class Execution(BaseModel):
+    """How the result came about: nothing here decides it."""
+
+    host: str
+    device: str
+    device_name: str
+    libraries: dict[str, str] = Field(description="library -> version; dots in names as underscores")
+    checkpoints: dict[str, str] = Field(description="role -> name it was called by")
+    started_at: str = Field(description="ISO 8601, UTC")
+    ended_at: str = Field(description="ISO 8601, UTC")
+    wall_seconds: float
+    job_uuid: str | None = None
+
+
+class Provenance(BaseModel):
+    """Where a document comes from; science_hash: sha256 over the canonical JSON of `science`."""
+
+    science: Science
+    execution: Execution
+    science_hash: str
+
+
+class Energy(BaseModel):
+    """A predicted energy that says what it is. model: name of the checkpoint; model_sha256: its identity."""
+
+    value: float
+    quantity: Literal["energy_above_hull"] = "energy_above_hull"
+    unit: Literal["eV/atom"] = "eV/atom"
+    model: str
+    model_sha256: str
+
+
+class Cells(BaseModel):
+    """Candidates of one composition with z formula units per cell."""
+
+    z: int
+    n_atoms: int
+    candidates: int
+
+
+class CompositionPlan(BaseModel):
+    """What a composition was taken to mean. asked: as typed; cells: all Z that fit, those that got no candidate too."""
+
+    formula: str = Field(description="reduced formula, which Z counts")
+    asked: list[str]
+    cells: list[Cells]
+
+
+class GeneratedCandidate(BaseModel):
+    """One draw of DAO-G. index: its number among the draws of this formula and Z."""
+
+    candidate_id: str
+    formula: str
+    z: int
+    index: int
+    structure: Structure
+
+
+class FailedCandidate(BaseModel):
+    """A draw that ended in no structure at all."""
+
+    candidate_id: str
+    formula: str
+    z: int
+    index: int
+    reason: str
+
+
+class GenerationDoc(BaseModel):
+    """What GenerateMaker writes: one batch of compositions."""
+
+    schema_version: int = SCHEMA_VERSION
+    compositions: list[CompositionPlan]
+    candidates: list[GeneratedCandidate]
+    failed: list[FailedCandidate] = Field(default_factory=list)
+    provenance: Provenance
+
+
+class Validity(BaseModel):
+    """Geometry and charges in figures. distance_ratio: smallest distance over sum of covalent radii."""
+
+    shortest_distance: float = Field(description="Å, periodic images included")
+    shortest_pair: str = Field(description="its elements, as in 'O-Si'")
+    distance_ratio: float
+    volume_per_atom: float = Field(description="Å³")
+    charge_neutral: bool | None = Field(description="by SMACT's oxidation states; None: not known for an element")
+
+
+class Symmetry(BaseModel):
+    """A space group found by spglib at a tolerance (Å)."""
+
+    symprec: float
+    number: int
+    symbol: str
+
+
+class Relaxation(BaseModel):
+    """A relaxation in DAO-P's energy. converged: no further step promised a gain."""
+
+    iterations: int
+    converged: bool
+    energy_before: Energy
+
+
+class ScreenedCandidate(BaseModel):
+    """A candidate that passed. rank: 1 is the lowest predicted energy above hull of its composition."""
+
+    candidate_id: str
+    formula: str
+    z: int
+    rank: int
+    structure: Structure = Field(description="as ranked: relaxed if there was a relaxation, else as generated")
+    generated_structure: Structure | None = Field(description="as generated, where `structure` is relaxed")
+    refined_structure: Structure | None = Field(description="conventional cell, symmetrised at the loose tolerance")
+    energy: Energy
+    relaxation: Relaxation | None = None
+    validity: Validity
+    symmetry_tight: Symmetry | None
+    symmetry_loose: Symmetry | None
+    prototype: str | None = Field(default=None, description="AFLOW label of the known prototype it matches")
+    duplicates: list[str] = Field(default_factory=list, description="ids of candidates that are the same structure")
+
+
+class RejectedCandidate(BaseModel):
+    """A candidate that did not pass, and why. The structure is in the generation document."""
+
+    candidate_id: str
+    formula: str
+    z: int
+    cause: Literal["generation", "geometry", "charge", "energy", "duplicate", "rank"]
+    reason: str
+    duplicate_of: str | None = None
+    energy: Energy | None = None
+
+
+class ScreeningDoc(BaseModel):
+    """What ScreenMaker writes. accepted: by composition, then by rank; generation: where the candidates came from."""
+
+    schema_version: int = SCHEMA_VERSION
+    accepted: list[ScreenedCandidate]
+    rejected: list[RejectedCandidate]
+    generation: Provenance
+    provenance: Provenance
+
+
+class CandidateDoc(ScreenedCandidate):
+    """One candidate with its whole history: what the `candidates` collection holds."""
+
+    schema_version: int = SCHEMA_VERSION
+    n_atoms: int
+    elements: list[str]
+    chemsys: str
+    seed: int | None
+    generation: Provenance
+    screening: Provenance
