@@ -76,11 +76,15 @@ def pair_features(frac: Tensor, lattice: Tensor, frequencies: int) -> Tensor:
 
 
 class GatedResidual(nn.Module):
-    """g·x + (1 − g)·f with one gate an atom, g = σ(w·[x, f, x − f])."""
+    """g·x + (1 − g)·f with one gate an atom, g = σ(w·[x, f, x − f]).
+
+    Gates begin half open: a gate that drifts shut (g = 1) gets no gradient any more and takes its branch with it.
+    """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.gate = nn.Linear(3 * hidden, 1, bias=False)
+        nn.init.zeros_(self.gate.weight)
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
         """x, f: (B, N, H), the stream and the branch."""

@@ -35,7 +35,11 @@ STATE, METRICS = "state.safetensors", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Rates are Adam's; constant: share of the run at the peak rate before the cosine begins."""
+    """How to train. Rates are Adam's; constant: share of the run at the peak rate before the cosine begins.
+
+    gate_rate: rate of the residual gates relative to the others'. At the full rate they saturate within some thousand steps
+    and shut whole layers off for good. Gradients are clipped by value, as published, then by norm.
+    """
 
     steps: int
     batch_size: int = 64
@@ -44,7 +48,9 @@ class TrainConfig:
     warm_up: int = 500
     constant: float = 0.0
     weight_decay: float = 0.0
+    gate_rate: float = 0.1
     clip_value: float = 0.5
+    clip_norm: float = 1.0
     ema: float = 0.999
     bf16: bool = False
     seed: int = 0
@@ -71,9 +77,10 @@ class Trainer:
         self.batches = BucketedBatches(train, config.batch_size, config.seed, self.device)
         self.validation = BucketedBatches(validation, 256, config.seed, self.device) if validation else None
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.rate, weight_decay=config.weight_decay, fused=True
-        )
+        gates = [p for name, p in zip(self.names, self.parameters, strict=True) if name.endswith("gate.weight")]
+        others = [p for name, p in zip(self.names, self.parameters, strict=True) if not name.endswith("gate.weight")]
+        groups = [{"params": others, "share": 1.0}, {"params": gates, "share": config.gate_rate}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay, fused=True)
         self.average = [p.detach().clone() for p in self.parameters]
         self.step, self.elapsed = 0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,11 +137,12 @@ class Trainer:
     def take_step(self, bucket: int, rows: Tensor) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms (on the device, not synchronised)."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rate_at(self.step)
+            group["lr"] = self.config.rate_at(self.step) * group["share"]
         losses = self._losses(self.batches, bucket, rows, (1, self.step))
         self.optimizer.zero_grad(set_to_none=False)
         sum(losses.values()).backward()  # type: ignore[union-attr]
         torch.nn.utils.clip_grad_value_(self.parameters, self.config.clip_value)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.step()
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
@@ -143,7 +151,8 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the last step, saving as it goes."""
-        started = saved = logged = time.monotonic() - self.elapsed
+        saved = logged = time.monotonic()
+        started = logged - self.elapsed
         sums: dict[str, Tensor] = {}
         count = crystals = 0
         progress = Progress(self.config.steps, self.step)
