@@ -32,6 +32,13 @@ class CrystalTable:
         """Sorted atomic numbers that occur."""
         return sorted({int(z) for c in self.crystals for z in np.unique(c.numbers)})
 
+    def labelled(self) -> CrystalTable:
+        """The crystals whose energy is known. Raises DataError if there are fewer than two."""
+        rows = np.flatnonzero(~np.isnan(self.energy))
+        if len(rows) < 2:
+            raise DataError("DAO-P learns from crystals with an energy: the column e_above_hull holds none")
+        return CrystalTable([self.crystals[i] for i in rows], self.energy[rows], self.sha256)
+
     def __len__(self) -> int:
         return len(self.crystals)
 

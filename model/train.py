@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -37,8 +36,8 @@ STATE, METRICS = "state.safetensors", "metrics.jsonl"
 class TrainConfig:
     """How to train. Rates are Adam's; constant: share of the run at the peak rate before the cosine begins.
 
-    gate_rate: rate of the residual gates relative to the others'. At the full rate they saturate within some thousand steps
-    and shut whole layers off for good. Gradients are clipped by value, as published, then by norm.
+    gate_rate: rate of the residual gates relative to the others'. At the full rate they saturate within some thousand
+    steps and shut whole layers off for good. Gradients are clipped by value, as published, then by norm.
     """
 
     steps: int
@@ -319,12 +318,9 @@ def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, str |
             raise CheckpointError(f"{args.start} is a {card.kind} checkpoint, not {args.kind}")
         return model.train().requires_grad_(True), card.sha256
     network = CrysformerConfig(**{name: getattr(args, name) for name in asdict(CrysformerConfig())})
-    known = train.energy[~np.isnan(train.energy)]
-    if args.kind == "dao-p" and len(known) < 2:
-        raise DataError("DAO-P needs a column e_above_hull with values")
     config = DaoConfig(network=network, volume_scaling=args.volume_scaling)
     if args.kind == "dao-p":
-        config = replace(config, energy_mean=float(known.mean()), energy_std=float(known.std()))
+        config = replace(config, energy_mean=float(train.energy.mean()), energy_std=float(train.energy.std()))
     torch.manual_seed(args.seed)  # torch.nn initialises from the global generator alone
     return build(args.kind, {**asdict(config), "properties": []}), None
 
@@ -338,6 +334,8 @@ def train(args: argparse.Namespace, command: str) -> None:
         validation = None if args.fit_all else read_parquet(args.data, "val", args.max_atoms)
     except DataError:
         validation = None
+    if args.kind == "dao-p":
+        table, validation = table.labelled(), validation and validation.labelled()
     model, parent = new_model(args, table)
     config = TrainConfig(**{name: getattr(args, name) for name in asdict(TrainConfig(steps=0))})
     trainer = Trainer(model.to(args.device), config, table, validation, args.out)
