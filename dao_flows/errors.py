@@ -1,0 +1,91 @@
+"""What went wrong, in one line that a user can act on, and without secrets."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sqlite3
+import sys
+from urllib.parse import unquote, urlsplit
+
+FIXES = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "your quota is used up: free some space and run the same command again",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "check its permissions, or choose another",
+    errno.EFBIG: "the file size limit is reached (`ulimit -f`)",
+}
+SHORTEST_SECRET = 4  # replacing shorter strings would maim the rest of the message
+
+_secrets: set[str] = set()
+
+
+class UserError(ValueError):
+    """Something the user can put right; the message is one line that says what and how."""
+
+
+class SettingsError(UserError):
+    """An environment variable or configuration file holds something that cannot be used."""
+
+
+class StoreError(UserError):
+    """The store cannot be reached, read or written."""
+
+
+class InputError(UserError):
+    """A formula, a file of formulas or an option cannot be used."""
+
+
+def remember_secret(value: str | None) -> None:
+    """Never show this value again in any message of this process."""
+    if value and len(value) >= SHORTEST_SECRET:
+        _secrets.update({value, unquote(value)})
+
+
+def remember_uri(uri: str) -> None:
+    """Never show the credentials of this URI."""
+    try:
+        remember_secret(urlsplit(uri).password)
+    except ValueError:  # not a URI that can be parsed: `mask` still hides what stands before its @
+        return
+
+
+def mask(text: str) -> str:
+    """The text without credentials: user:password of URIs, password=…, and every remembered secret."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = re.sub(r"(\w://)[^\s]*@", r"\1***@", text)
+    secretive = r"([\w.-]*(?:password|passwd|secret|token|api_?key)[\w.-]*[\"']?\s*[=:]\s*[\"']?)[^\s\"',&;]+"
+    return re.sub(secretive, r"\1***", text, flags=re.IGNORECASE)
+
+
+def explain(error: BaseException) -> str | None:
+    """One masked line for an error that the user can put right; None for one that is our own fault."""
+    text: str | None = None
+    if isinstance(error, ValueError) and type(error).__module__.startswith("dao_flows"):
+        text = str(error)
+    elif isinstance(error, sqlite3.OperationalError):
+        text = f"the store cannot be used: {error}{_fix_of_sqlite(str(error))}"
+    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        text = "out of memory: ask for fewer candidates at once (-n), or set DAO_FLOWS_BATCH_CANDIDATES lower"
+    elif isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        fix = FIXES.get(error.errno or 0)
+        text = f"{error.strerror or error}{where}" + (f" ({fix})" if fix else "")
+    elif (pymongo := sys.modules.get("pymongo.errors")) and isinstance(error, pymongo.PyMongoError):
+        text = f"the store cannot be used: {one_line(error)} (`dao-flows doctor` says which store it is)"
+    return None if text is None else mask(text)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The error's first words on one line, masked."""
+    text = " ".join(mask(str(error) or type(error).__name__).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _fix_of_sqlite(message: str) -> str:
+    if "full" in message:
+        return f" ({FIXES[errno.ENOSPC]})"
+    if "readonly" in message or "unable to open" in message:
+        return " (check the permissions of its folder, or set DAO_FLOWS_DATA_DIR to another)"
+    return ""

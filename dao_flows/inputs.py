@@ -1,0 +1,116 @@
+"""Reading formulas: from the command line and from files, with a place for each, so that bad ones can be named."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .errors import InputError, explain
+
+Z = int | Literal["auto"]
+
+FORMULA_COLUMNS = ("formula", "composition")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A formula as it was written; where: file:line, or nothing for the command line; z: of its own, if any."""
+
+    formula: str
+    where: str = ""
+    z: Z | None = None
+
+    def problem(self, text: str) -> str:
+        """What is wrong with it, with its place."""
+        return f"{self.where}: {text}" if self.where else text
+
+
+def parse_z(text: str) -> Z:
+    """'auto' or a positive whole number. Raises InputError."""
+    if text.strip().lower() == "auto":
+        return "auto"
+    try:
+        z = int(text)
+    except ValueError:
+        z = 0
+    if z < 1:
+        raise InputError(f"Z must be 'auto' or a positive whole number, not {text!r}")
+    return z
+
+
+def read_formulas(path: Path) -> list[Entry]:
+    """Formulas of a text file (one a line, # begins a comment) or a csv file (column formula or composition, maybe z).
+
+    Raises InputError naming the line; for several bad lines, all of them.
+    """
+    lines = _lines(path)
+    entries = _from_csv(path, lines) if path.suffix.lower() == ".csv" else _from_text(path, lines)
+    if not entries:
+        raise InputError(f"{path} holds no formula")
+    return entries
+
+
+def raise_problems(problems: list[str], total: int) -> None:
+    """One InputError for all bad formulas of a request; nothing if there are none."""
+    if len(problems) == 1 and total == 1:
+        raise InputError(problems[0])
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {total} formulas cannot be used:\n" + "\n".join(f"  {p}" for p in problems)
+        )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the file of formulas cannot be read: {explain(error)}") from error
+    try:
+        return raw.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not text in UTF-8; save the file as plain text") from None
+
+
+def _from_text(path: Path, lines: Iterable[str]) -> list[Entry]:
+    entries, problems = [], []
+    for number, line in enumerate(lines, 1):
+        words = line.split("#", 1)[0].split()
+        if len(words) > 1:
+            problems.append(f"{path}:{number}: one formula a line, not {len(words)}")
+        elif words:
+            entries.append(Entry(words[0], f"{path}:{number}"))
+    raise_problems(problems, len(entries) + len(problems))
+    return entries
+
+
+def _from_csv(path: Path, lines: list[str]) -> list[Entry]:
+    reader = csv.reader(lines, strict=True)
+    entries, problems = [], []
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        column = next((header.index(name) for name in FORMULA_COLUMNS if name in header), None)
+        if column is None:
+            raise InputError(f"{path}:1: no column called formula or composition; there are: {', '.join(header)}")
+        z_column = header.index("z") if "z" in header else None
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            where = f"{path}:{reader.line_num}"
+            cells = dict(enumerate(cell.strip() for cell in row))
+            if not cells.get(column):
+                problems.append(f"{where}: no {header[column]}")
+                continue
+            try:
+                z = parse_z(text) if z_column is not None and (text := cells.get(z_column)) else None
+            except InputError as error:
+                problems.append(f"{where}: {error}")
+                continue
+            entries.append(Entry(cells[column], where, z))
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: {error}") from None
+    raise_problems(problems, len(entries) + len(problems))
+    return entries

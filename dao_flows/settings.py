@@ -1,0 +1,39 @@
+"""Settings from the environment: DAO_FLOWS_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """What a user may set once for all runs; each field is an environment variable DAO_FLOWS_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix="DAO_FLOWS_", extra="ignore", validate_default=True)
+
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("dao_flows"),
+        description="Folder of the embedded store.",
+    )
+    checkpoint: str = Field("dao-g-base", description="DAO-G checkpoint: name, path or sha256.")
+    predictor: str = Field("dao-p-base", description="DAO-P checkpoint: name, path or sha256.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:0.")
+    batch_candidates: int = Field(
+        200, ge=1, description="Candidates in one batch; what is finished is stored after each batch."
+    )
+    store_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a database server.")
+
+
+def settings() -> Settings:
+    """The settings as the environment stands now. Raises SettingsError naming the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"DAO_FLOWS_{name}: {first['msg']}") from None

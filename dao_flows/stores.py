@@ -1,0 +1,295 @@
+"""Where results live: the user's jobflow store, or an embedded one; and the collections that stand beside its jobs."""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial, reduce
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bson
+from maggma.core import Sort, Store
+from maggma.stores import JSONStore, MemoryStore, MongoStore, MontyStore
+from monty.json import jsanitize
+from montydb import MontyClient, set_storage  # type: ignore[import-untyped]
+from montydb.engine.queries import QueryFilter  # type: ignore[import-untyped]
+from montydb.storage.sqlite import (  # type: ignore[import-untyped]
+    CREATE_TABLE,
+    SQLITE_DB_EXT,
+    SQLITE_RECORD_TABLE,
+    UPSERT_RECORD,
+)
+from pydantic import ValidationError
+
+from .errors import SettingsError, StoreError, explain, mask, one_line, remember_secret, remember_uri
+from .settings import Settings, settings
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
+DATABASE, JOBS = "dao_flows", "jobs"
+KEYS = {"candidates": "candidate_id", "runs": "record_id"}
+INDEXES = {"candidates": ("candidate_id", "formula"), "runs": ("record_id", "run_id", "request_hash")}
+LOCK_SECONDS = 60.0
+
+
+class EmbeddedStore(MontyStore):
+    """MontyStore on sqlite, made safe and quick for several processes on one machine.
+
+    The files are montydb's, and a plain MontyStore reads them. What differs: an update is one transaction that finds
+    its rows by primary key, so that two processes never add the same document twice; a query lets sqlite pick the
+    rows that contain the strings asked for before any document is decoded; the folder is set up under a lock. The
+    journal is a rollback journal, because sqlite's write-ahead log fails on network file systems.
+    """
+
+    def __init__(
+        self, collection_name: str, database_path: str | None = None, database_name: str = DATABASE, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("storage_kwargs", {"use_bson": True, "mongo_version": "4.0", "journal_mode": "DELETE"})
+        super().__init__(collection_name, database_path=database_path, database_name=database_name, **kwargs)
+
+    @property
+    def path(self) -> Path:
+        """The sqlite file of this collection."""
+        return Path(self.database_path) / self.database_name / f"{self.collection_name}{SQLITE_DB_EXT}"
+
+    def connect(self, force_reset: bool = False) -> None:
+        """Open the collection; the first process creates it."""
+        if self._coll is not None and not force_reset:
+            return
+        with self._set_up_alone():
+            marker = Path(self.database_path) / ".monty.storage"
+            if not marker.exists() or marker.read_text() != self.storage:
+                set_storage(self.database_path, storage=self.storage, **self.storage_kwargs)
+            self.path.parent.mkdir(exist_ok=True)
+            with self._connection() as connection:
+                create = CREATE_TABLE.format(SQLITE_RECORD_TABLE).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
+                connection.execute(create)
+            self._coll = MontyClient(self.database_path)[self.database_name][self.collection_name]
+
+    def query(  # type: ignore[override]  # MongoStore itself departs from Store here
+        self,
+        criteria: dict[str, Any] | None = None,
+        properties: dict[str, Any] | list[str] | None = None,
+        sort: dict[str, Sort | int] | None = None,
+        hint: dict[str, Sort | int] | None = None,
+        skip: int = 0,
+        limit: int = 0,
+        **kwargs: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """Documents that match, as for every maggma store; `properties` names the fields wanted."""
+        if isinstance(properties, dict):
+            properties = [field for field, wanted in properties.items() if wanted]
+        matching = self._matching(criteria or {})
+        if properties is not None:  # at once, so that whole documents are not held
+            wanted = list(dict.fromkeys([*properties, *(sort or {})]))
+            matching = (_projected(document, wanted) for document in matching)
+        if sort:
+            matching = iter(_sorted(list(matching), sort))
+        for document in islice(matching, skip, skip + limit if limit else None):
+            yield _projected(document, properties) if sort and properties is not None else document
+
+    def count(self, criteria: dict[str, Any] | None = None, hint: dict[str, Sort | int] | None = None) -> int:
+        """The number of documents that match."""
+        if criteria:
+            return sum(1 for _ in self._matching(criteria))
+        with self._connection() as connection:
+            return int(connection.execute(f"SELECT count(*) FROM [{SQLITE_RECORD_TABLE}]").fetchone()[0])  # noqa: S608
+
+    def distinct(self, field: str, criteria: dict[str, Any] | None = None, all_exist: bool = False) -> list[Any]:
+        """The different values of a field."""
+        values = (_get(document, field) for document in self._matching(criteria or {}))
+        return list(dict.fromkeys(value for value in values if value is not None))
+
+    def update(self, docs: list[dict[str, Any]] | dict[str, Any], key: list[str] | str | None = None) -> None:
+        """Add or replace documents, all of them or none."""
+        rows = []
+        fields = [key] if isinstance(key, str) else key or [self.key]
+        for doc in docs if isinstance(docs, list) else [docs]:
+            clean = jsanitize(doc, allow_bson=True, recursive_msonable=True)
+            clean.setdefault("_id", "/".join(str(clean[field]) for field in fields))
+            rows.append((bson.encode(clean), bson.encode({"": clean["_id"]})))
+        with self._connection() as connection:
+            connection.executemany(UPSERT_RECORD.format(SQLITE_RECORD_TABLE), rows)
+
+    def ensure_index(self, key: str, unique: bool | None = False) -> bool:
+        """True: the rows are searched by content, there is nothing to index."""
+        return True
+
+    def _matching(self, criteria: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        condition, needles = _containing(criteria)
+        with self._connection() as connection:
+            rows = connection.execute(f"SELECT v FROM [{SQLITE_RECORD_TABLE}]{condition}", needles).fetchall()  # noqa: S608
+        matches = QueryFilter(criteria) if criteria else None
+        for row in rows:
+            document = bson.decode(row[0])
+            if matches is None or matches(document):
+                yield document
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """One transaction."""
+        with closing(sqlite3.connect(self.path, timeout=LOCK_SECONDS)) as connection, connection:
+            yield connection
+
+    @contextmanager
+    def _set_up_alone(self) -> Iterator[None]:
+        folder = Path(self.database_path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / ".lock").open("a")
+        except OSError:
+            if self.path.exists():  # a folder that can only be read needs no set-up
+                yield
+                return
+            raise
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _containing(criteria: dict[str, Any]) -> tuple[str, list[bytes]]:
+    """A WHERE clause for rows whose bytes hold the strings that a match must have, and its parameters."""
+    clauses, needles = [], []
+    for field, wanted in criteria.items():
+        choices = wanted.get("$in") if isinstance(wanted, dict) and len(wanted) == 1 else [wanted]
+        if field.startswith("$") or not choices or len(choices) > 100 or not all(isinstance(c, str) for c in choices):
+            continue
+        clauses.append("(" + " OR ".join("instr(CAST(v AS BLOB), ?)" for _ in choices) + ")")
+        needles += [choice.encode() for choice in choices]
+    return (" WHERE " + " AND ".join(clauses) if clauses else ""), needles
+
+
+def _sorted(documents: list[dict[str, Any]], sort: dict[str, Sort | int]) -> list[dict[str, Any]]:
+    """By the fields in their order; None comes first when ascending, as in MongoDB."""
+
+    def value_of(document: dict[str, Any], field: str) -> tuple[bool, Any]:
+        value = _get(document, field)
+        return value is not None, 0 if value is None else value
+
+    for field, direction in reversed(sort.items()):
+        documents.sort(key=partial(value_of, field=field), reverse=direction in (-1, Sort.Descending))
+    return documents
+
+
+def _projected(document: dict[str, Any], fields: list[str]) -> dict[str, Any]:
+    """The named fields alone, those that are there."""
+    out: dict[str, Any] = {}
+    for field in fields:
+        if (value := _get(document, field, _ABSENT)) is not _ABSENT:
+            *parents, last = field.split(".")
+            reduce(lambda inner, part: inner.setdefault(part, {}), parents, out)[last] = value
+    return out
+
+
+def _get(document: Any, field: str, default: Any = None) -> Any:
+    """The value of a dotted field."""
+    for part in field.split("."):
+        if not isinstance(document, dict) or part not in document:
+            return default
+        document = document[part]
+    return document
+
+
+_ABSENT = object()
+
+
+def job_store(config: Settings | None = None) -> JobStore:
+    """The store of jobs: the one of the user's jobflow configuration, else an embedded one in the data folder.
+
+    Raises StoreError if it cannot be reached, SettingsError if the configuration cannot be read.
+    """
+    config = config or settings()
+    store = _configured_store()
+    if store is None:
+        from jobflow.core.store import JobStore
+
+        store = JobStore(EmbeddedStore(JOBS, str(config.data_dir.expanduser() / "store")))
+    for part in (store.docs_store, *vars(store)["additional_stores"].values()):
+        _prepare(part, config)
+    _connect(store, store.docs_store)
+    return store
+
+
+def collection(store: JobStore, name: str) -> Store:
+    """`candidates` or `runs`, in the same database as the jobs of `store`. Raises StoreError."""
+    docs = store.docs_store
+    if not isinstance(docs, MongoStore) or isinstance(docs, JSONStore):
+        raise StoreError(
+            f"a {type(docs).__name__} cannot hold {name} beside its jobs: configure a MongoStore for jobflow, or none"
+        )
+    siblings: dict[str, Store] = vars(store).setdefault("_dao_flows_siblings", {})  # a MemoryStore lives in its object
+    if name not in siblings:
+        sibling = copy.copy(docs)
+        sibling.collection_name, sibling.key, sibling._coll = name, KEYS[name], None
+        _connect(sibling, sibling)
+        for field in INDEXES[name]:
+            sibling.ensure_index(field)
+        siblings[name] = sibling
+    return siblings[name]
+
+
+def describe(store: Store) -> str:
+    """Where a store is, without credentials."""
+    docs = getattr(store, "docs_store", store)
+    if isinstance(docs, MontyStore):
+        return f"{Path(docs.database_path)} (embedded)" if isinstance(docs, EmbeddedStore) else str(docs.database_path)
+    if isinstance(docs, MemoryStore):
+        return "memory (keeps nothing)"
+    if isinstance(docs, MongoStore):
+        where = mask(docs.uri).split("?")[0] if docs.uri else f"mongodb://{docs.host}:{docs.port}"
+        return f"{where} database {docs.database}"
+    return type(docs).__name__
+
+
+def is_embedded(store: Store) -> bool:
+    """True for the store that needs no set-up."""
+    return isinstance(getattr(store, "docs_store", store), EmbeddedStore)
+
+
+def _configured_store() -> JobStore | None:
+    """The store of the user's jobflow configuration, or None if there is no configuration or it names no store."""
+    named = os.environ.get("JOBFLOW_CONFIG_FILE")
+    if named and not Path(named).expanduser().is_file():
+        raise SettingsError(f"JOBFLOW_CONFIG_FILE names {named}, which does not exist")
+    try:
+        from jobflow.settings import JobflowSettings
+
+        loaded = JobflowSettings()
+    except Exception as error:  # jobflow lets its YAML parser's and its stores' own errors through
+        if isinstance(error, ValidationError):  # whose text would show the input, passwords included
+            error = ValueError("; ".join(e["msg"] for e in error.errors(include_url=False, include_input=False)))
+        where = named or "~/.jobflow.yaml"
+        raise SettingsError(f"the jobflow configuration {where} cannot be used: {one_line(error)}") from None
+    return loaded.JOB_STORE if "JOB_STORE" in loaded.model_fields_set else None
+
+
+def _prepare(store: Store, config: Settings) -> None:
+    """Learn a store's secrets and keep it from waiting half a minute for a server that is not there."""
+    remember_secret(getattr(store, "password", None))
+    if uri := getattr(store, "uri", None):
+        remember_uri(uri)
+    if isinstance(store, MongoStore) and hasattr(store, "mongoclient_kwargs"):
+        patience = int(1000 * config.store_timeout)
+        store.mongoclient_kwargs = {
+            "serverSelectionTimeoutMS": patience,
+            "connectTimeoutMS": patience,
+            **store.mongoclient_kwargs,
+        }
+    if index := getattr(store, "index", None):
+        _prepare(index, config)
+
+
+def _connect(store: Store, docs: Store) -> None:
+    """Connect and read one document. Raises StoreError."""
+    try:
+        store.connect()
+        docs.query_one({docs.key: ""}, properties=[docs.key])
+    except Exception as error:  # every kind of store has errors of its own
+        raise StoreError(f"the store {describe(store)} cannot be used: {explain(error) or one_line(error)}") from error
