@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -73,6 +73,29 @@ def parse_composition(text: str) -> Composition:
     if fractional:
         raise CompositionError(f"{text!r}: fractional amount of {fractional[0]}; write whole numbers of atoms")
     return Composition({symbol: int(amount) for symbol, amount in amounts.items()})
+
+
+def parse_batch(
+    texts: str | Sequence[str], check: Callable[[Composition], None] = lambda _: None
+) -> dict[str, Composition]:
+    """Compositions by their text, each of which passes `check`.
+
+    Raises one CompositionError for all bad ones, or if there is no text at all.
+    """
+    batch = [texts] if isinstance(texts, str) else list(texts)
+    if not batch:
+        raise CompositionError("no composition given: write one such as Cr3Os")
+    parsed, problems = {}, {}
+    for text in batch:
+        try:
+            composition = parse_composition(text)
+            check(composition)
+            parsed[text] = composition
+        except CompositionError as error:
+            problems[text] = str(error) if text in str(error) else f"{text!r}: {error}"
+    if problems:
+        raise CompositionError.of_batch(problems, len(batch))
+    return parsed
 
 
 def formula_of(composition: Composition) -> Formula:

@@ -12,28 +12,25 @@ import numpy as np
 from jobflow.core.job import job
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
-from pymatgen.core.lattice import Lattice
-from pymatgen.core.structure import Structure
 
 from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
 from .chemistry import (
-    CompositionError,
     Z,
     atomic_numbers,
     check_coverage,
     deal,
     formula_of,
     formula_units,
-    parse_composition,
+    parse_batch,
 )
 from .progress import report
 from .provenance import digest, execution_record, provenance
 from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
+from .structures import to_structure
 
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
-    from dao_flows.model.crystals import Crystal
 
 MAX_CANDIDATES, MAX_ATOMS = 2_000, 25_000  # in one job: a document of a screened batch stays below MongoDB's 16 MB
 MAX_SEED = 2**63
@@ -136,31 +133,22 @@ class GenerateMaker(Maker):
         one CompositionError for all bad compositions, SettingError for settings, CheckpointError for a checkpoint.
         """
         cards = self._check_settings()
-        texts = [compositions] if isinstance(compositions, str) else list(compositions)
-        if not texts:
-            raise CompositionError("no composition given: write one such as Cr3Os")
         smallest = min(cards.values(), key=lambda c: c.max_atoms)
         max_atoms = smallest.max_atoms if self.max_atoms is None else self.max_atoms
-        problems: dict[str, str] = {}
+
+        def check(composition: Composition) -> None:
+            for found in cards.values():
+                check_coverage(composition, found, self.z)
+            formula_units(composition, max_atoms, self.z)
+
         asked: dict[str, list[str]] = {}
         counts: dict[str, dict[int, int]] = {}
-        for text in texts:
-            try:
-                composition = parse_composition(text)
-                for found in cards.values():
-                    check_coverage(composition, found, self.z)
-                dealt = deal(self.candidates, formula_units(composition, max_atoms, self.z))
-            except CompositionError as error:
-                problems[text] = str(error)
-                continue
+        for text, composition in parse_batch(compositions, check).items():
             formula = formula_of(composition).name
-            asked.setdefault(formula, [])
-            if text not in asked[formula]:
-                asked[formula].append(text)
+            asked.setdefault(formula, []).append(text)
             known = counts.setdefault(formula, {})
-            known.update({z: max(n, known.get(z, 0)) for z, n in dealt.items()})
-        if problems:
-            raise CompositionError.of_batch(problems, len(texts))
+            for z, count in deal(self.candidates, formula_units(composition, max_atoms, self.z)).items():
+                known[z] = max(count, known.get(z, 0))
         plan = [
             CompositionPlan(formula=formula, asked=asked[formula], cells=_cells(formula, dealt))
             for formula, dealt in counts.items()
@@ -239,16 +227,3 @@ def formula_key(formula: str) -> int:
 def candidate_id(science: Science, formula: str, z: int, index: int) -> str:
     """An id that the same draw has in any batch: over all of the science but the batch."""
     return "dao-" + digest([science.model_dump(exclude={"inputs"}), formula, z, index])[:12]
-
-
-def to_structure(crystal: Crystal) -> Structure:
-    """A draw as a right-handed structure; the mirror image of a draw is as likely, DAO being O(3)-equivariant.
-
-    Raises FloatingPointError if the draw is not finite.
-    """
-    lattice, frac = np.asarray(crystal.lattice, dtype=float), np.asarray(crystal.frac, dtype=float)
-    if not (np.isfinite(lattice).all() and np.isfinite(frac).all()):
-        raise FloatingPointError("the network's output is not finite")
-    if np.linalg.det(lattice) < 0:
-        lattice = -lattice
-    return Structure(Lattice(lattice), crystal.numbers.tolist(), frac)

@@ -13,6 +13,8 @@ from pymatgen.core.structure import Structure
 
 SCHEMA_VERSION = 1
 
+Cause = Literal["generation", "geometry", "charge", "energy", "duplicate", "rank"]
+
 
 class Science(BaseModel):
     """All that decides a result, and nothing else. Known before the run."""
@@ -154,7 +156,7 @@ class RejectedCandidate(BaseModel):
     candidate_id: str
     formula: str
     z: int
-    cause: Literal["generation", "geometry", "charge", "energy", "duplicate", "rank"]
+    cause: Cause
     reason: str
     duplicate_of: str | None = None
     energy: Energy | None = None

@@ -1,0 +1,39 @@
+"""PredictFlowMaker: from formulas to ranked structures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jobflow.core.flow import Flow
+from jobflow.core.maker import Maker
+
+from .chemistry import parse_batch
+from .generate import GenerateMaker
+from .schemas import CompositionPlan
+from .screen import ScreenMaker
+
+
+@dataclass
+class PredictFlowMaker(Maker):
+    """Generates candidates and screens them. The flow's output is the ScreeningDoc."""
+
+    name: str = "predict"
+    generate: GenerateMaker = field(default_factory=GenerateMaker)
+    screen: ScreenMaker = field(default_factory=ScreenMaker)
+
+    def make(self, compositions: str | list[str]) -> Flow:
+        """A flow for one formula or a batch of them.
+
+        Raises CompositionError for what is no formula; what the checkpoints cover is checked by `check`, which needs
+        them, and again where the jobs run.
+        """
+        parse_batch(compositions)
+        generation = self.generate.make(compositions)
+        screening = self.screen.make(generation.output)
+        return Flow([generation, screening], output=screening.output, name=self.name)
+
+    def check(self, compositions: str | list[str]) -> list[CompositionPlan]:
+        """What would be generated; raises all that is wrong with compositions, settings and checkpoints, up front."""
+        plan = self.generate.check(compositions)
+        self.screen.check(plan)
+        return plan
