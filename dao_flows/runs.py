@@ -43,7 +43,7 @@ class Process(BaseModel):
 
 
 def _born(pid: int) -> str:
-    """This boot and the process's start in clock ticks since; empty if there is no such process."""
+    """The boot and the process's start in clock ticks since; empty if there is no such process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}-{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
@@ -92,6 +92,7 @@ class RunLog:
     ) -> None:
         self.store = store
         self.run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        self.request_hash = request_hash
         self.science_hashes: list[str] = []
         self._count = 0
         self._start = {

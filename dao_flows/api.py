@@ -1,0 +1,358 @@
+"""`predict`: from formulas to ranked, stored structures in one call. The command line is a thin shell over it."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobflow.managers.local import run_locally
+from pydantic import BaseModel, Field, PrivateAttr
+
+from dao_flows.makers.checkpoints import pick_device
+from dao_flows.makers.chemistry import CompositionError, formula_of, parse_composition
+from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.predict import PredictFlowMaker
+from dao_flows.makers.progress import reporter
+from dao_flows.makers.provenance import digest, library_versions, science_hash
+from dao_flows.makers.schemas import (
+    CandidateDoc,
+    Cells,
+    CompositionPlan,
+    Energy,
+    ScreenedCandidate,
+    ScreeningDoc,
+    Symmetry,
+)
+from dao_flows.makers.screen import ScreenMaker
+from dao_flows.model.checkpoint import verify
+from dao_flows.model.library import find
+
+from .candidates import CandidateBuilder, candidate_doc
+from .errors import InputError, StoreError
+from .export import file_name, render, writable, write_files
+from .inputs import Entry, Z, raise_problems
+from .runs import Batch, RunLog, unfinished
+from .settings import settings
+from .stores import collection, describe, job_store
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
+
+class Row(BaseModel):
+    """A ranked structure in one line. shortest_distance: Å; volume_per_atom: Å³."""
+
+    rank: int
+    candidate_id: str
+    formula: str
+    z: int
+    n_atoms: int
+    space_group: Symmetry | None = Field(description="at the loose tolerance")
+    energy: Energy
+    volume_per_atom: float
+    shortest_distance: float
+    prototype: str | None
+    duplicates: int
+
+    @classmethod
+    def of(cls, candidate: ScreenedCandidate) -> Row:
+        """The line of a candidate."""
+        shared = {name: getattr(candidate, name) for name in ("rank", "candidate_id", "formula", "z", "energy")}
+        return cls(
+            **shared,
+            n_atoms=len(candidate.structure),
+            space_group=candidate.symmetry_loose,
+            volume_per_atom=candidate.validity.volume_per_atom,
+            shortest_distance=candidate.validity.shortest_distance,
+            prototype=candidate.prototype,
+            duplicates=len(candidate.duplicates),
+        )
+
+
+class CompositionResult(BaseModel):
+    """What came of one composition. cells: all Z that fit, and how many candidates each got."""
+
+    formula: str
+    asked: list[str]
+    cells: list[Cells]
+    ranked: list[Row]
+    rejected: dict[str, int] = Field(description="cause -> candidates")
+    reasons: dict[str, str] = Field(description="cause -> the reason of the first candidate, as an example")
+
+
+class PredictionResult(BaseModel):
+    """What came of a run: summaries here, whole documents on demand. files: CIF files written."""
+
+    run_id: str
+    store: str
+    compositions: list[CompositionResult]
+    reused_batches: int = Field(description="finished by an earlier attempt that was interrupted")
+    files: list[Path] = Field(default_factory=list)
+    _jobs: Any = PrivateAttr(default=None)
+    _uuids: list[str] = PrivateAttr(default_factory=list)
+
+    def candidates(self) -> Iterator[CandidateDoc]:
+        """Every ranked candidate with its structure and history, read from the store a batch at a time."""
+        for uuid in self._uuids:
+            document = screening_doc(self._jobs, uuid)
+            yield from (candidate_doc(document, place) for place in range(len(document.accepted)))
+
+    def cif_files(self) -> dict[str, str]:
+        """Texts of CIF files by file name."""
+        return {file_name(c, "cif", ranked=True): render(c, "cif") for c in self.candidates()}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: batch (from 1) of batches, and steps of the stage that runs."""
+
+    batch: int
+    batches: int
+    done: int
+    total: int
+    stage: str
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was interrupted (Ctrl-C); finished batches are stored, and the same call goes on from there."""
+
+    def __init__(self, finished: int, batches: int) -> None:
+        super().__init__(f"{finished} of {batches} batches are finished and stored")
+        self.finished, self.batches = finished, batches
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Formulas that one flow handles; key: the science hash that its screening document will have."""
+
+    maker: PredictFlowMaker
+    formulas: list[str]
+    plan: list[CompositionPlan]
+    key: str
+
+
+def predict(
+    formulas: str | Sequence[str | Entry],
+    n: int = 20,
+    z: Z = "auto",
+    seed: int = 0,
+    guidance: bool = True,
+    out: str | Path | None = None,
+    *,
+    steps: int | None = None,
+    relax: bool | None = None,
+    top_k: int | None = None,
+    max_atoms: int | None = None,
+    checkpoint: str | None = None,
+    predictor: str | None = None,
+    device: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    command: Sequence[str] = (),
+) -> PredictionResult:
+    """Generate, screen, rank and store crystal structures for one formula or many.
+
+    n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
+    candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; steps: of the sampler (None: its default);
+    relax: in DAO-P's energy (None: the maker's default); top_k: structures kept a formula; max_atoms: in a cell;
+    checkpoint, predictor, device: default to the settings (DAO_FLOWS_*); command: for the log of runs.
+
+    Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
+    interrupted goes on from there when it is called again, and one that finished is computed again.
+
+    Raises InputError, CompositionError, SettingError, CheckpointError or StoreError (all ValueErrors, one line each),
+    and Interrupted on Ctrl-C.
+    """
+    config = settings()
+    if out is not None and not writable(Path(out)):
+        raise InputError(f"files cannot be written to {out}: choose another folder")
+    jobs = job_store(config)
+    predictor = predictor or config.predictor
+    device = pick_device(device or config.device)
+    screen = ScreenMaker(predictor=predictor, top_k=top_k, device=device)
+    maker = PredictFlowMaker(
+        generate=GenerateMaker(
+            checkpoint=checkpoint or config.checkpoint,
+            predictor=predictor if guidance else None,
+            candidates=n,
+            z=z,
+            max_atoms=max_atoms,
+            seed=seed,
+            steps=steps,
+            device=device,
+        ),
+        screen=screen if relax is None else replace(screen, relax=relax),
+    )
+    for reference in {maker.generate.checkpoint, maker.screen.predictor}:
+        verify(find(reference))  # a damaged file shows now, not after the first batch
+    entries = _entries(formulas)
+    batches = plan_batches(entries, maker, config.batch_candidates)
+    runs = collection(jobs, "runs")
+    request = {
+        "formulas": [entry.formula for entry in entries],
+        **{"n": n, "z": z, "seed": seed, "guidance": guidance, "steps": steps, "relax": relax, "top_k": top_k},
+        **{"max_atoms": max_atoms, "checkpoint": maker.generate.checkpoint, "predictor": predictor, "device": device},
+    }
+    log = RunLog(runs, digest([batch.key for batch in batches]), request, library_versions(), command)
+    finished: list[Batch] = []
+    earlier = _finished_batches(jobs, unfinished(runs, log.request_hash))
+    try:
+        with log:
+            for number, batch in enumerate(batches, 1):
+                tell = _listener(on_progress, number, len(batches))
+                finished.append(_run_batch(batch, jobs, log, earlier.get(batch.key), tell))
+    except KeyboardInterrupt:
+        raise Interrupted(len(finished), len(batches)) from None
+    result = PredictionResult(
+        run_id=log.run_id,
+        store=describe(jobs),
+        compositions=[
+            summary
+            for planned, batch in zip(batches, finished, strict=True)
+            for summary in _summaries(planned.plan, screening_doc(jobs, batch.screen_uuid))
+        ],
+        reused_batches=sum(batch.reused_from is not None for batch in finished),
+    )
+    result._jobs, result._uuids = jobs, [batch.screen_uuid for batch in finished]
+    if out is not None:
+        result.files = write_files(Path(out), result.cif_files())
+    return result
+
+
+def plan_batches(entries: Sequence[Entry], maker: PredictFlowMaker, batch_candidates: int) -> list[PlannedBatch]:
+    """The formulas in batches of one Z setting each, all of them checked.
+
+    What has the same reduced formula and Z shares a batch. Raises InputError for all bad formulas at once, SettingError
+    and CheckpointError.
+    """
+    problems: list[str] = []
+    groups: dict[tuple[str, Z], list[Entry]] = {}
+    for entry in entries:
+        try:
+            formula = formula_of(parse_composition(entry.formula)).name
+        except CompositionError as error:
+            problems.append(entry.problem(str(error)))
+            continue
+        groups.setdefault((formula, entry.z or maker.generate.z), []).append(entry)
+    size = max(1, batch_candidates // max(1, maker.generate.candidates))
+    batches = []
+    for z in dict.fromkeys(z for _, z in groups):
+        of_z = replace(maker, generate=replace(maker.generate, z=z))
+        members = [found for (_, its_z), found in groups.items() if its_z == z]
+        for start in range(0, len(members), size):
+            batch = [entry for found in members[start : start + size] for entry in found]
+            bad = _not_covered(of_z, batch)
+            problems += [entry.problem(bad[entry.formula]) for entry in batch if entry.formula in bad]
+            if not problems:
+                batches.append(_planned(of_z, list(dict.fromkeys(entry.formula for entry in batch))))
+    raise_problems(problems, len(entries))
+    return batches
+
+
+def screening_doc(jobs: JobStore, uuid: str) -> ScreeningDoc:
+    """The document that a screening job stored. Raises StoreError if it is gone."""
+    found = jobs.query_one({"uuid": uuid}, properties=["output"])
+    if found is None:
+        raise StoreError(f"the results of job {uuid} are not in {describe(jobs)} any more")
+    return ScreeningDoc.model_validate(found["output"])
+
+
+def _entries(formulas: str | Sequence[str | Entry]) -> list[Entry]:
+    given = [formulas] if isinstance(formulas, str) else list(formulas)
+    if not given:
+        raise InputError("no formula given: write one such as Cr3Os")
+    return [Entry(entry) if isinstance(entry, str) else entry for entry in given]
+
+
+def _not_covered(maker: PredictFlowMaker, batch: Sequence[Entry]) -> dict[str, str]:
+    """What is wrong with formulas of a batch, by their text."""
+    bad: dict[str, str] = {}
+    while good := [entry.formula for entry in batch if entry.formula not in bad]:
+        try:
+            maker.check(good)
+            break
+        except CompositionError as error:
+            names = {text: formula_of(parse_composition(text)).name for text in good}
+            found = {t: error.problems.get(t) or error.problems.get(name) for t, name in names.items()}
+            named = {text: problem for text, problem in found.items() if problem}
+            if not named:
+                raise
+            bad.update(named)
+    return bad
+
+
+def _planned(maker: PredictFlowMaker, formulas: list[str]) -> PlannedBatch:
+    generation = science_hash(maker.generate.science(formulas))
+    return PlannedBatch(maker, formulas, maker.check(formulas), science_hash(maker.screen.science(generation)))
+
+
+def _finished_batches(jobs: JobStore, attempts: Sequence[Any]) -> dict[str, Batch]:
+    """Batches whose results earlier attempts left in the store, by key."""
+    begun = {
+        batch.screen_uuid: batch.model_copy(update={"reused_from": batch.reused_from or run.run_id})
+        for run in attempts
+        for batch in run.batches
+    }
+    field = "output.provenance.science_hash"
+    found = jobs.query({"uuid": {"$in": list(begun)}}, properties=["uuid", field]) if begun else []
+    documents = {doc["uuid"]: doc["output"]["provenance"]["science_hash"] for doc in found}
+    return {begun[uuid].key: begun[uuid] for uuid, stored in documents.items() if stored == begun[uuid].key}
+
+
+def _run_batch(
+    batch: PlannedBatch, jobs: JobStore, log: RunLog, earlier: Batch | None, listener: Callable[[int, int, str], None]
+) -> Batch:
+    """Compute a batch, or take over what an earlier attempt computed, and lay out its candidates."""
+    if earlier is not None:
+        log.begin(earlier)
+        record = earlier
+    else:
+        flow = batch.maker.make(batch.formulas)
+        flow.update_metadata({"dao_flows": {"run_id": log.run_id}})
+        generate_uuid = flow.jobs[0].uuid
+        record = Batch(
+            key=batch.key, formulas=batch.formulas, generate_uuid=generate_uuid, screen_uuid=flow.output.uuid
+        )
+        log.begin(record)
+        token = reporter.set(listener)
+        try:
+            with tempfile.TemporaryDirectory(prefix="dao-flows-") as scratch, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "cd is deprecated", FutureWarning)  # jobflow's use of monty
+                run_locally(flow, log=False, store=jobs, create_folders=True, root_dir=scratch, raise_immediately=True)
+        finally:
+            reporter.reset(token)
+    CandidateBuilder(jobs, collection(jobs, "candidates"), [record.screen_uuid]).build()
+    log.science_hashes.append(record.key)
+    return record
+
+
+def _listener(
+    on_progress: Callable[[Progress], None] | None, batch: int, batches: int
+) -> Callable[[int, int, str], None]:
+    def tell(done: int, total: int, stage: str) -> None:
+        if on_progress is not None:
+            on_progress(Progress(batch, batches, done, total, stage))
+
+    return tell
+
+
+def _summaries(plan: Sequence[CompositionPlan], document: ScreeningDoc) -> list[CompositionResult]:
+    """One for each composition of a batch."""
+    results = []
+    for entry in plan:
+        rejected = [r for r in document.rejected if r.formula == entry.formula]
+        results.append(
+            CompositionResult(
+                formula=entry.formula,
+                asked=entry.asked,
+                cells=entry.cells,
+                ranked=[Row.of(c) for c in document.accepted if c.formula == entry.formula],
+                rejected=dict(Counter(r.cause for r in rejected).most_common()),
+                reasons={r.cause: r.reason for r in reversed(rejected)},
+            )
+        )
+    return results

@@ -1,0 +1,96 @@
+"""The `candidates` collection: one document a structure, laid out from the screening documents of the job store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from maggma.core import Builder, Store
+from maggma.utils import grouper
+from monty.json import jsanitize
+
+from dao_flows.makers.schemas import CandidateDoc, ScreeningDoc
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
+JOB = "screening.execution.job_uuid"
+WHEN = "screening.execution.ended_at"
+ID_PREFIX = "dao-"
+
+
+class CandidateBuilder(Builder):
+    """Lays out what is new in the job store; safe to run again, and in several processes at once.
+
+    uuids: of the screening jobs to look at (None: all). A candidate that two runs found is one document, the later's.
+    """
+
+    def __init__(self, jobs: JobStore, candidates: Store, uuids: list[str] | None = None) -> None:
+        self.jobs, self.candidates, self.uuids = jobs, candidates, uuids
+        super().__init__(sources=[jobs], targets=[candidates], chunk_size=1)
+
+    def get_items(self) -> Iterator[dict[str, Any]]:
+        """Screening documents that are not laid out yet, in the order in which they were stored."""
+        criteria: dict[str, Any] = {"output.@class": ScreeningDoc.__name__}
+        if self.uuids is not None:
+            criteria["uuid"] = {"$in": self.uuids}
+        found = self.jobs.query(criteria, properties=["uuid", "index", "completed_at"], sort={"completed_at": 1})
+        known = set(self.candidates.distinct(JOB, {JOB: {"$in": self.uuids}} if self.uuids is not None else None))
+        for job in found:
+            if job["uuid"] not in known:
+                whole = self.jobs.query({"uuid": job["uuid"], "index": job["index"]}, properties=["output"])
+                yield from (document["output"] for document in whole)
+
+    def process_item(self, item: dict[str, Any]) -> list[CandidateDoc]:
+        """One document for each structure that passed."""
+        document = ScreeningDoc.model_validate(item)
+        return [candidate_doc(document, place) for place in range(len(document.accepted))]
+
+    def update_targets(self, items: list[list[CandidateDoc]]) -> None:
+        """Write those that are later than what is there."""
+        for documents in items:
+            ids = [document.candidate_id for document in documents]
+            there = self.candidates.query({"candidate_id": {"$in": ids}}, properties=["candidate_id", WHEN])
+            times = {d["candidate_id"]: d["screening"]["execution"]["ended_at"] for d in there}
+            fresh = [d for d in documents if d.screening.execution.ended_at > times.get(d.candidate_id, "")]
+            if fresh:
+                clean = [jsanitize(document, strict=True) for document in fresh]
+                self.candidates.update([{"_id": d["candidate_id"], **d} for d in clean], key="candidate_id")
+
+    def build(self) -> None:
+        """What `run` does, without its logging and with the stores left open."""
+        for chunk in grouper(self.get_items(), self.chunk_size):
+            self.update_targets([self.process_item(item) for item in chunk])
+
+
+def candidate_doc(document: ScreeningDoc, place: int) -> CandidateDoc:
+    """The structure at this place of the accepted ones, with its whole history."""
+    screened = document.accepted[place]
+    composition = screened.structure.composition
+    return CandidateDoc(
+        **{field: getattr(screened, field) for field in type(screened).model_fields},
+        n_atoms=len(screened.structure),
+        elements=sorted(element.symbol for element in composition.elements),
+        chemsys=composition.chemical_system,
+        seed=document.generation.science.seed,
+        generation=document.generation,
+        screening=document.provenance,
+    )
+
+
+def find(candidates: Store, reference: str) -> CandidateDoc:
+    """A candidate by its id, or by a beginning of it that no other shares. Raises InputError."""
+    prefix = reference if reference.startswith(ID_PREFIX) else ID_PREFIX + reference
+    document = candidates.query_one({"candidate_id": prefix})
+    if document is None:
+        upper = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        near = {"candidate_id": {"$gte": prefix, "$lt": upper}}
+        ids = [d["candidate_id"] for d in candidates.query(near, properties=["candidate_id"], limit=5)]
+        if len(ids) > 1:
+            raise InputError(f"{reference!r} is the beginning of several ids: {', '.join(sorted(ids))}")
+        if not ids or len(prefix) == len(ID_PREFIX):
+            raise InputError(f"no candidate has the id {reference!r}; `dao-flows list` shows what there is")
+        document = candidates.query_one({"candidate_id": ids[0]})
+    return CandidateDoc.model_validate(document)

@@ -1,0 +1,128 @@
+"""What is there, what is not, and the line that fixes it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel
+
+from .errors import UserError, explain, one_line
+from .settings import Settings, settings
+
+Status = Literal["ok", "missing", "broken"]
+
+CODES = {
+    "abinit": (("abinit",), "apt install abinit abinit-data, or load your site's module"),
+    "cp2k": (("cp2k.psmp", "cp2k.popt", "cp2k"), "apt install cp2k cp2k-data, or load your site's module"),
+    "vasp": (("vasp_std",), "VASP is licensed: put your vasp_std on the PATH"),
+    "slurm": (("sbatch",), "run on a login node of a cluster with Slurm; elsewhere jobs run on this machine"),
+}
+
+
+class Check(BaseModel):
+    """One line of the report. missing: optional, and not there; broken: the main job cannot run; fix: what to do."""
+
+    name: str
+    status: Status
+    detail: str
+    fix: str | None = None
+
+
+def examine() -> Iterator[Check]:
+    """All checks, one after another."""
+    try:
+        config = settings()
+    except UserError as error:
+        yield Check(name="settings", status="broken", detail=str(error), fix="unset or correct it")
+        config = Settings.model_construct()  # the defaults
+    yield from check_store(config)
+    yield check_device(config)
+    yield from check_checkpoints(config)
+    yield from (check_code(name) for name in CODES)
+
+
+def check_store(config: Settings) -> Iterator[Check]:
+    """The store can be reached and written, and what it holds."""
+    from .stores import EmbeddedStore, collection, describe, is_embedded, job_store
+
+    try:
+        store = job_store(config)
+        counts = ", ".join(f"{collection(store, name).count():,} {name}" for name in ("candidates", "runs"))
+    except UserError as error:
+        fix = "correct the configuration, or run without one: the embedded store needs no set-up"
+        if "JOBFLOW_CONFIG_FILE" not in os.environ and "jobflow" not in str(error):
+            fix = "set DAO_FLOWS_DATA_DIR to a folder that can be written"
+        yield Check(name="store", status="broken", detail=str(error), fix=fix)
+        return
+    where = f"{describe(store)}: {store.count():,} jobs, {counts}"
+    docs = store.docs_store
+    if isinstance(docs, EmbeddedStore) and not os.access(docs.path, os.W_OK):
+        fix = "correct its permissions, or set DAO_FLOWS_DATA_DIR to another folder"
+        yield Check(name="store", status="broken", detail=f"{where}; it cannot be written", fix=fix)
+        return
+    yield Check(name="store", status="ok", detail=where)
+    if is_embedded(store):
+        fix = "name a MongoStore in ~/.jobflow.yaml"
+        yield Check(name="store for several machines", status="missing", detail="one machine at a time", fix=fix)
+
+
+def check_device(config: Settings) -> Check:
+    """The device that jobs run on."""
+    import torch
+
+    from dao_flows.makers.checkpoints import pick_device
+
+    try:
+        device = pick_device(config.device)
+    except ValueError as error:
+        return Check(name="device", status="broken", detail=one_line(error), fix="unset DAO_FLOWS_DEVICE")
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        detail = f"{device}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        return Check(name="device", status="ok", detail=f"{detail}, torch {torch.__version__}")
+    threads = torch.get_num_threads()
+    detail = f"{device}: {threads} thread{'s' * (threads != 1)}, torch {torch.__version__}"
+    return Check(name="device", status="ok", detail=detail)
+
+
+def check_checkpoints(config: Settings) -> Iterator[Check]:
+    """Every checkpoint is what its card says; those that `predict` takes by default are there."""
+    from dao_flows.model.checkpoint import verify
+    from dao_flows.model.library import available, find
+
+    folders = available()
+    for reference, kind in ((config.checkpoint, "dao-g"), (config.predictor, "dao-p")):
+        try:
+            folder = find(reference)
+            folders.setdefault(reference, folder)
+            found = verify(folder).kind
+        except ValueError:
+            found = None
+            if reference in folders:
+                continue  # damaged: said below
+        if found != kind:
+            fix = "`dao-flows checkpoint import FILE.ckpt`, or install the package again: checkpoints ship with it"
+            what = "is of another kind" if found else "is not there"
+            yield Check(name=f"checkpoint {reference}", status="broken", detail=what, fix=fix)
+    for name, folder in sorted(folders.items()):
+        try:
+            card = verify(folder)
+        except ValueError as error:
+            needed = name in (config.checkpoint, config.predictor)
+            status: Status = "broken" if needed else "missing"
+            yield Check(name=f"checkpoint {name}", status=status, detail=explain(error) or one_line(error))
+        else:
+            detail = f"{card.kind}, {card.sha256[:12]}, {len(card.elements)} elements, up to {card.max_atoms} atoms"
+            yield Check(name=f"checkpoint {name}", status="ok", detail=detail)
+
+
+def check_code(name: str) -> Check:
+    """An external code on the PATH."""
+    commands, fix = CODES[name]
+    found = next((path for command in commands if (path := shutil.which(command))), None)
+    if found:
+        return Check(name=name, status="ok", detail=found)
+    return Check(name=name, status="missing", detail=f"{' or '.join(commands)} is not on the PATH", fix=fix)

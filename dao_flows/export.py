@@ -1,0 +1,96 @@
+"""Candidates as files: CIF, POSCAR or JSON, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from monty.json import jsanitize
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from dao_flows.makers.schemas import CandidateDoc, ScreenedCandidate
+
+Format = Literal["cif", "poscar", "json"]
+REFINED_SYMPREC = 0.01  # Å: what is symmetrised needs no slack
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+def render(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, refined: bool = False) -> str:
+    """The text of a file. CIF and POSCAR: the structure as it was ranked, in P1; JSON: the whole document.
+
+    refined: the symmetrised conventional cell instead, with its symmetry in the CIF. CIF files say in a comment which
+    candidate they hold. Raises InputError if no symmetry was found.
+    """
+    if file_format == "json":
+        return json.dumps(jsanitize(candidate, strict=True), indent=1, ensure_ascii=False) + "\n"
+    structure = candidate.refined_structure if refined else candidate.structure
+    if structure is None:
+        raise InputError(f"{candidate.candidate_id} has no refined structure: export it without --refined")
+    if file_format == "poscar":
+        from pymatgen.io.vasp.inputs import Poscar
+
+        poscar = Poscar(structure.get_sorted_structure(), comment=title(candidate))
+        return poscar.get_str(significant_figures=10)
+    from pymatgen.io.cif import CifWriter
+
+    symprec = REFINED_SYMPREC if refined else None
+    return f"# {title(candidate)}\n{CifWriter(structure, symprec=symprec, significant_figures=8)}"
+
+
+def title(candidate: CandidateDoc | ScreenedCandidate) -> str:
+    """One line that says which candidate it is, and what its energy is."""
+    energy = candidate.energy
+    return (
+        f"{candidate.candidate_id} {candidate.formula} Z={candidate.z}, predicted energy above hull "
+        f"{energy.value:.4f} {energy.unit} ({energy.model} {energy.model_sha256[:12]})"
+    )
+
+
+def file_name(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, ranked: bool = False) -> str:
+    """For example 01_Cr3Os_dao-0123456789ab.cif; POSCAR files end in .vasp, which viewers know."""
+    suffix = {"cif": "cif", "poscar": "vasp", "json": "json"}[file_format]
+    place = f"{candidate.rank:02d}_" if ranked else ""
+    return f"{place}{candidate.formula}_{candidate.candidate_id}.{suffix}"
+
+
+def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write texts by file name: all are complete before the first gets its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".dao-flows-", dir=folder) as staging:
+        for name, text in texts.items():
+            partial = Path(staging) / name
+            partial.write_text(text, encoding="utf-8")
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        for name in texts:
+            (Path(staging) / name).replace(folder / name)
+    return [folder / name for name in texts]
+
+
+def free_folder(wanted: Path, texts: Mapping[str, str]) -> Path:
+    """`wanted`, or with -2, -3 … where a folder of that name holds other files than these."""
+    number, folder = 1, wanted
+    while folder.exists() and not holds(folder, texts):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def holds(folder: Path, texts: Mapping[str, str]) -> bool:
+    """True if the folder holds exactly these files."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != set(texts):
+        return False
+    return all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items())
+
+
+def writable(folder: Path) -> bool:
+    """True if files can be written here, or the folder can be made."""
+    existing: Iterable[Path] = (path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = next(iter(existing))
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
