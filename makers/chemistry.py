@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -67,12 +68,13 @@ def parse_composition(text: str) -> Composition:
         raise CompositionError(f"{text!r}: an amount of zero; leave that element out")
     try:
         amounts = Composition(formula, strict=True).get_el_amt_dict()
+        whole = {symbol: int(amount) for symbol, amount in amounts.items()}
     except (ValueError, TypeError, KeyError, OverflowError):
         raise CompositionError(f"{text!r} is not a chemical formula: write one such as Cr3Os") from None
-    fractional = [symbol for symbol, amount in amounts.items() if not float(amount).is_integer()]
+    fractional = [symbol for symbol, amount in amounts.items() if amount != whole[symbol]]
     if fractional:
         raise CompositionError(f"{text!r}: fractional amount of {fractional[0]}; write whole numbers of atoms")
-    return Composition({symbol: int(amount) for symbol, amount in amounts.items()})
+    return Composition(whole)
 
 
 def parse_batch(
@@ -103,9 +105,11 @@ def formula_of(composition: Composition) -> Formula:
 
     Unlike pymatgen's `reduced_formula`, which keeps O2 or Li2O2, for the same ratio is always the same formula here.
     """
-    amounts = {symbol: int(amount) for symbol, amount in composition.get_el_amt_dict().items()}
-    units = math.gcd(*amounts.values())
-    name, _ = reduce_formula({symbol: amount // units for symbol, amount in amounts.items()})
+    amounts = {e.symbol: int(composition[e]) for e in sorted(composition.elements, key=lambda e: e.Z)}
+    units = math.gcd(*amounts.values())  # sorted, for pymatgen leaves elements of equal electronegativity as they come
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # pymatgen's, that He, Ne and Ar have no electronegativity
+        name, _ = reduce_formula({symbol: amount // units for symbol, amount in amounts.items()})
     return Formula(name, units, sum(amounts.values()) // units)
 
 

@@ -6,12 +6,14 @@ module paths and class names of documents stay, for stores hold them.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
-from pymatgen.core.structure import Structure
+from pydantic import BaseModel, Field, PlainSerializer
+from pymatgen.core.structure import Structure as PymatgenStructure
 
 SCHEMA_VERSION = 1
+
+Structure = Annotated[PymatgenStructure, PlainSerializer(lambda structure: structure.as_dict(), when_used="json")]
 
 Cause = Literal["generation", "geometry", "charge", "energy", "duplicate", "rank"]
 
