@@ -232,6 +232,9 @@ def plan_batches(entries: Sequence[Entry], maker: PredictFlowMaker, batch_candid
     problems: list[str] = []
     groups: dict[tuple[str, Z], list[Entry]] = {}
     for entry in entries:
+        if entry.fault:
+            problems.append(entry.problem(entry.fault))
+            continue
         try:
             formula = formula_of(parse_composition(entry.formula)).name
         except CompositionError as error:

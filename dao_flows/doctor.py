@@ -50,14 +50,14 @@ def check_store(config: Settings) -> Iterator[Check]:
 
     try:
         store = job_store(config)
-        counts = ", ".join(f"{collection(store, name).count():,} {name}" for name in ("candidates", "runs"))
+        candidates, runs = collection(store, "candidates").count(), collection(store, "runs").count({"event": "start"})
     except UserError as error:
-        fix = "correct the configuration, or run without one: the embedded store needs no set-up"
-        if "JOBFLOW_CONFIG_FILE" not in os.environ and "jobflow" not in str(error):
+        fix = "start the server, or correct your jobflow configuration; without one an embedded store is used"
+        if "(embedded)" in str(error):
             fix = "set DAO_FLOWS_DATA_DIR to a folder that can be written"
         yield Check(name="store", status="broken", detail=str(error), fix=fix)
         return
-    where = f"{describe(store)}: {store.count():,} jobs, {counts}"
+    where = f"{describe(store)}: {store.count():,} jobs, {candidates:,} candidates, {runs:,} runs"
     docs = store.docs_store
     if isinstance(docs, EmbeddedStore) and not os.access(docs.path, os.W_OK):
         fix = "correct its permissions, or set DAO_FLOWS_DATA_DIR to another folder"

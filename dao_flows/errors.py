@@ -65,7 +65,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and type(error).__module__.startswith("dao_flows"):
         text = str(error)
     elif isinstance(error, sqlite3.OperationalError):
-        text = f"the store cannot be used: {error}{_fix_of_sqlite(str(error))}"
+        text = f"the embedded store: {error}{_fix_of_sqlite(str(error))}"
     elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         text = "out of memory: ask for fewer candidates at once (-n), or set DAO_FLOWS_BATCH_CANDIDATES lower"
     elif isinstance(error, OSError):
@@ -73,13 +73,14 @@ def explain(error: BaseException) -> str | None:
         fix = FIXES.get(error.errno or 0)
         text = f"{error.strerror or error}{where}" + (f" ({fix})" if fix else "")
     elif (pymongo := sys.modules.get("pymongo.errors")) and isinstance(error, pymongo.PyMongoError):
-        text = f"the store cannot be used: {one_line(error)} (`dao-flows doctor` says which store it is)"
+        text = f"the database server: {one_line(error).split(' (configured')[0]}"  # pymongo adds its topology
     return None if text is None else mask(text)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The error's first words on one line, masked."""
-    text = " ".join(mask(str(error) or type(error).__name__).split())
+    said = f"unknown name {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    text = " ".join(mask(said).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from monty.json import jsanitize
-
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +26,8 @@ def render(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, ref
     candidate they hold. Raises InputError if no symmetry was found.
     """
     if file_format == "json":
+        from monty.json import jsanitize
+
         return json.dumps(jsanitize(candidate, strict=True), indent=1, ensure_ascii=False) + "\n"
     structure = candidate.refined_structure if refined else candidate.structure
     if structure is None:
@@ -53,10 +53,10 @@ def title(candidate: CandidateDoc | ScreenedCandidate) -> str:
 
 
 def file_name(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, ranked: bool = False) -> str:
-    """For example 01_Cr3Os_dao-0123456789ab.cif; POSCAR files end in .vasp, which viewers know."""
+    """For example Cr3Os_01_dao-0123456789ab.cif; POSCAR files end in .vasp, which viewers know."""
     suffix = {"cif": "cif", "poscar": "vasp", "json": "json"}[file_format]
-    place = f"{candidate.rank:02d}_" if ranked else ""
-    return f"{place}{candidate.formula}_{candidate.candidate_id}.{suffix}"
+    place = f"_{candidate.rank:02d}" if ranked else ""
+    return f"{candidate.formula}{place}_{candidate.candidate_id}.{suffix}"
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:

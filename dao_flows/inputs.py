@@ -17,11 +17,15 @@ FORMULA_COLUMNS = ("formula", "composition")
 
 @dataclass(frozen=True)
 class Entry:
-    """A formula as it was written; where: file:line, or nothing for the command line; z: of its own, if any."""
+    """A formula as it was written.
+
+    where: file:line, or nothing for the command line; z: of its own, if any; fault: why its line cannot be read.
+    """
 
     formula: str
     where: str = ""
     z: Z | None = None
+    fault: str = ""
 
     def problem(self, text: str) -> str:
         """What is wrong with it, with its place."""
@@ -44,7 +48,8 @@ def parse_z(text: str) -> Z:
 def read_formulas(path: Path) -> list[Entry]:
     """Formulas of a text file (one a line, # begins a comment) or a csv file (column formula or composition, maybe z).
 
-    Raises InputError naming the line; for several bad lines, all of them.
+    A line that cannot be used becomes an entry with a fault, so that it can be named together with bad formulas. Raises
+    InputError for a file that cannot be read at all.
     """
     lines = _lines(path)
     entries = _from_csv(path, lines) if path.suffix.lower() == ".csv" else _from_text(path, lines)
@@ -76,41 +81,35 @@ def _lines(path: Path) -> list[str]:
 
 
 def _from_text(path: Path, lines: Iterable[str]) -> list[Entry]:
-    entries, problems = [], []
+    entries = []
     for number, line in enumerate(lines, 1):
-        words = line.split("#", 1)[0].split()
-        if len(words) > 1:
-            problems.append(f"{path}:{number}: one formula a line, not {len(words)}")
-        elif words:
-            entries.append(Entry(words[0], f"{path}:{number}"))
-    raise_problems(problems, len(entries) + len(problems))
+        if words := line.split("#", 1)[0].split():
+            fault = f"one formula a line, not {len(words)}" if len(words) > 1 else ""
+            entries.append(Entry(words[0], f"{path}:{number}", fault=fault))
     return entries
 
 
 def _from_csv(path: Path, lines: list[str]) -> list[Entry]:
     reader = csv.reader(lines, strict=True)
-    entries, problems = [], []
+    entries = []
     try:
         header = [name.strip().lower() for name in next(reader, [])]
         column = next((header.index(name) for name in FORMULA_COLUMNS if name in header), None)
         if column is None:
             raise InputError(f"{path}:1: no column called formula or composition; there are: {', '.join(header)}")
-        z_column = header.index("z") if "z" in header else None
         for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            where = f"{path}:{reader.line_num}"
-            cells = dict(enumerate(cell.strip() for cell in row))
-            if not cells.get(column):
-                problems.append(f"{where}: no {header[column]}")
-                continue
-            try:
-                z = parse_z(text) if z_column is not None and (text := cells.get(z_column)) else None
-            except InputError as error:
-                problems.append(f"{where}: {error}")
-                continue
-            entries.append(Entry(cells[column], where, z))
+            cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
+            if any(cells.values()):
+                entries.append(_from_row(cells, header[column], f"{path}:{reader.line_num}"))
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: {error}") from None
-    raise_problems(problems, len(entries) + len(problems))
     return entries
+
+
+def _from_row(cells: dict[str, str], column: str, where: str) -> Entry:
+    formula, z, fault = cells.get(column, ""), None, ""
+    try:
+        z = parse_z(cells["z"]) if cells.get("z") else None
+    except InputError as error:
+        fault = str(error)
+    return Entry(formula, where, z, fault if formula else f"no {column}")

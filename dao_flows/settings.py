@@ -14,7 +14,9 @@ from .errors import SettingsError
 class Settings(BaseSettings):
     """What a user may set once for all runs; each field is an environment variable DAO_FLOWS_<NAME>."""
 
-    model_config = SettingsConfigDict(env_prefix="DAO_FLOWS_", extra="ignore", validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DAO_FLOWS_", extra="ignore", env_ignore_empty=True, validate_default=True
+    )
 
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("dao_flows"),

@@ -7,7 +7,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial, reduce
 from itertools import islice
 from pathlib import Path
@@ -211,6 +211,12 @@ def job_store(config: Settings | None = None) -> JobStore:
         from jobflow.core.store import JobStore
 
         store = JobStore(EmbeddedStore(JOBS, str(config.data_dir.expanduser() / "store")))
+    docs = store.docs_store
+    if not isinstance(docs, MongoStore) or isinstance(docs, JSONStore):
+        raise StoreError(
+            f"a {type(docs).__name__} cannot hold candidates and runs beside its jobs: "
+            "configure a MongoStore for jobflow, or nothing"
+        )
     for part in (store.docs_store, *vars(store)["additional_stores"].values()):
         _prepare(part, config)
     _connect(store, store.docs_store)
@@ -220,17 +226,14 @@ def job_store(config: Settings | None = None) -> JobStore:
 def collection(store: JobStore, name: str) -> Store:
     """`candidates` or `runs`, in the same database as the jobs of `store`. Raises StoreError."""
     docs = store.docs_store
-    if not isinstance(docs, MongoStore) or isinstance(docs, JSONStore):
-        raise StoreError(
-            f"a {type(docs).__name__} cannot hold {name} beside its jobs: configure a MongoStore for jobflow, or none"
-        )
     siblings: dict[str, Store] = vars(store).setdefault("_dao_flows_siblings", {})  # a MemoryStore lives in its object
     if name not in siblings:
-        sibling = copy.copy(docs)
+        sibling: Any = copy.copy(docs)
         sibling.collection_name, sibling.key, sibling._coll = name, KEYS[name], None
         _connect(sibling, sibling)
-        for field in INDEXES[name]:
-            sibling.ensure_index(field)
+        with suppress(NotImplementedError):  # a plain MontyStore has no indexes
+            for field in INDEXES[name]:
+                sibling.ensure_index(field)
         siblings[name] = sibling
     return siblings[name]
 

@@ -1,0 +1,112 @@
+"""`dao-flows checkpoint`: the trained weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Trained weights: list, show, verify, import.",
+    epilog="Checkpoints of your own live in $DAO_FLOWS_CHECKPOINT_DIR, by default in your data folder.",
+)
+
+
+@app.command("list")
+def list_checkpoints(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the checkpoints that ship with the package, and your own."""
+    from dao_flows.model.checkpoint import CheckpointError, read_card
+    from dao_flows.model.library import available
+
+    rows, problems = [], []
+    for name, folder in sorted(available().items()):
+        try:
+            card = read_card(folder)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        rows.append((name, folder, card))
+    if as_json:
+        keys = ("kind", "sha256", "elements", "max_atoms", "code_version")
+        print(
+            json.dumps(
+                [{"name": n, "folder": str(f), **{k: getattr(c, k) for k in keys}} for n, f, c in rows], indent=1
+            )
+        )
+    else:
+        from .tables import new_table, plain, stdout
+
+        table = new_table()
+        for title in ("name", "kind", "sha256", "elements", "atoms up to", "folder"):
+            table.add_column(title, overflow="fold")
+        for name, folder, card in rows:
+            table.add_row(
+                name, card.kind, card.sha256[:12], str(len(card.elements)), str(card.max_atoms), plain(str(folder))
+            )
+        stdout().print(table if rows else "no checkpoints; `dao-flows checkpoint import FILE.ckpt` brings one in")
+    for problem in problems:
+        typer.echo(f"dao-flows: {problem}", err=True)
+
+
+@app.command()
+def show(
+    reference: Annotated[str, typer.Argument(metavar="NAME", help="Name, path or sha256.")],
+) -> None:
+    """Show a checkpoint's card: what it was trained on, how, and what was measured."""
+    from dao_flows.model.library import card_of
+
+    print(json.dumps(asdict(card_of(reference)), indent=1, ensure_ascii=False))
+
+
+@app.command()
+def verify(
+    references: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Names, paths or sha256; all if left out.")
+    ] = None,
+) -> None:
+    """Check that weights are byte for byte what their card says."""
+    from dao_flows.model.checkpoint import CheckpointError
+    from dao_flows.model.checkpoint import verify as check
+    from dao_flows.model.library import available, find
+
+    problems = []
+    for reference in references or sorted(available()):
+        try:
+            card = check(find(reference))
+        except CheckpointError as error:
+            problems.append(str(error))
+        else:
+            print(f"{reference}: intact, {card.kind}, sha256 {card.sha256}")
+    if problems:
+        raise CheckpointError("\n".join(problems))
+
+
+@app.command("import")
+def import_published(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the published code (PyTorch Lightning).")],
+    name: Annotated[str | None, typer.Option(help="Its name here.", show_default="the file's")] = None,
+) -> None:
+    """Convert a published checkpoint. Nothing of the file is executed.
+
+    Example:  dao-flows checkpoint import dao_g.ckpt --name dao-g-published
+    """
+    from dao_flows.model.library import user_folder
+    from dao_flows.model.lightning_import import import_checkpoint
+
+    if not file.is_file():
+        raise InputError(f"{file} is not a file")
+    chosen = name or file.stem
+    if Path(chosen).name != chosen or chosen.startswith("."):
+        raise InputError(f"{chosen!r} cannot be the name of a checkpoint: leave out slashes and a leading dot")
+    folder = user_folder() / chosen
+    if folder.exists():
+        raise InputError(f"there is a checkpoint called {chosen} already: choose another with --name")
+    card = import_checkpoint(file, folder, chosen)
+    print(f"{chosen}: {card.kind}, sha256 {card.sha256}, in {folder}")

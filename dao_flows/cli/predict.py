@@ -1,0 +1,176 @@
+"""`dao-flows predict`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..api import Interrupted, PredictionResult, Progress
+
+EXAMPLES = """[bold]Examples[/bold]
+
+dao-flows predict Cr3Os
+
+dao-flows predict TiO2 Al2O3 -n 50 --z 2 --seed 7 --out structures
+
+dao-flows predict --input formulas.csv --json > results.json
+"""
+
+
+def predict(
+    formulas: Annotated[list[str] | None, typer.Argument(help="Formulas, such as Cr3Os.", show_default=False)] = None,
+    n: Annotated[int, typer.Option("-n", "--candidates", min=1, help="Candidates for each formula.")] = 20,
+    z: Annotated[str, typer.Option("--z", help="Formula units per cell, or auto for all that fit.")] = "auto",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same candidates.")] = 0,
+    guidance: Annotated[bool, typer.Option("--guidance/--no-guidance", help="Steer by DAO-P's energy.")] = True,
+    relax: Annotated[
+        bool | None, typer.Option("--relax/--no-relax", help="Relax in DAO-P's energy.", show_default=False)
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Structures to keep for each formula.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
+    max_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms in a cell.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="DAO-G: name, path or sha256.")] = None,
+    predictor: Annotated[str | None, typer.Option(help="DAO-P: name, path or sha256.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="File of formulas: one a line, or csv with a column formula.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for CIF files.", show_default="dao-<formula>, or dao-<run>")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' log and warnings.")] = False,
+) -> None:
+    """Generate crystal structures for formulas, rank them, write CIF files and store everything.
+
+    A run that was interrupted goes on where it stopped when the same command is given again.
+    """
+    from ..inputs import Entry, parse_z, read_formulas
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop is as kind as Ctrl-C
+    _set_up_logging(verbose)
+    entries = [Entry(formula) for formula in formulas or []] + (read_formulas(source) if source else [])
+    if not entries:
+        raise InputError("no formula given: write one such as Cr3Os, or --input FILE")
+    cell = parse_z(z)
+    from .tables import stderr
+
+    errors = stderr()
+    try:
+        with errors.status("loading …") if errors.is_terminal else nullcontext():
+            from ..api import predict as run
+            from ..export import free_folder, writable, write_files
+        if out is None and not writable(Path.cwd()):
+            raise InputError(f"CIF files cannot be written to {Path.cwd()}: choose a folder with --out")
+        with _Bar() as bar:
+            result = run(
+                entries,
+                n=n,
+                z=cell,
+                seed=seed,
+                guidance=guidance,
+                out=out,
+                steps=steps,
+                relax=relax,
+                top_k=top,
+                max_atoms=max_atoms,
+                checkpoint=checkpoint,
+                predictor=predictor,
+                device=device,
+                on_progress=bar.show,
+                command=["dao-flows", *sys.argv[1:]],
+            )
+        if out is None and (texts := result.cif_files()):
+            named = result.compositions[0].formula if len(result.compositions) == 1 else result.run_id
+            result.files = write_files(free_folder(Path(f"dao-{named}"), texts), texts)
+    except KeyboardInterrupt as interruption:
+        errors.print(_go_on(interruption), soft_wrap=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        print(result.model_dump_json(indent=1))
+    else:
+        _print(result)
+
+
+def _print(result: PredictionResult) -> None:
+    from .tables import ranking, remarks, stdout
+
+    console = stdout()
+    if any(composition.ranked for composition in result.compositions):
+        console.print(ranking(result.compositions, result.run_id))
+    else:
+        console.print("No candidate passed the screen: try more of them (-n), or another seed.")
+    for remark in remarks(result):
+        console.print(remark, markup=False, soft_wrap=True)
+    if result.reused_batches:
+        console.print(f"{result.reused_batches} batches were taken over from an attempt that was interrupted")
+    if result.files:
+        console.print(f"CIF files: {result.files[0].parent}/ ({len(result.files)})", markup=False, soft_wrap=True)
+    console.print(f"Stored in {result.store} (`dao-flows list`)", markup=False, soft_wrap=True)
+
+
+def _go_on(interruption: KeyboardInterrupt) -> str:
+    if hasattr(interruption, "finished"):
+        done: Interrupted = interruption  # type: ignore[assignment]
+        return f"dao-flows: interrupted: {done}; the same command goes on from there"
+    return "dao-flows: interrupted before the first batch; nothing is lost"
+
+
+def _set_up_logging(verbose: bool) -> None:
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+        warnings.resetwarnings()
+    else:
+        logging.getLogger().setLevel(logging.ERROR)
+
+
+class _Bar:
+    """Progress on stderr: a bar with an estimate on a terminal, a line a batch in a log file."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        from .tables import stderr
+
+        self.console = stderr()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            Remaining(),
+        )
+        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.task: Any = None
+        self.shown: tuple[int, str] = (0, "")
+
+    def __enter__(self) -> _Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Take a report."""
+        where = (progress.batch, progress.stage)
+        several = f"batch {progress.batch} of {progress.batches}: " if progress.batches > 1 else ""
+        if where != self.shown:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.task = self.bar.add_task(f"{several}{progress.stage}", total=progress.total)
+            if progress.batch != self.shown[0] and several and not self.console.is_terminal:
+                self.console.print(f"{several}started")
+            self.shown = where
+        self.bar.update(self.task, completed=progress.done, total=progress.total)

@@ -1,0 +1,99 @@
+"""How results look on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..api import CompositionResult, PredictionResult, Row
+
+PIPE_WIDTH = 160  # what is read by a program is not cut to a terminal's width
+ENERGY, VOLUME = "predicted\nE_hull\neV/atom", "volume\nÅ³/atom"
+FEW = 10  # compositions whose whole ranking is shown
+BEST = 3  # structures of each where there are more
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
+
+
+def stderr() -> Console:
+    """The console for progress and remarks."""
+    return Console(stderr=True, highlight=False)
+
+
+def ranking(compositions: Sequence[CompositionResult], run_id: str) -> Table:
+    """Ranked structures, compositions one after another."""
+    table = new_table(f"Run {run_id}")
+    for name in ("rank", "formula", "Z", "space group"):
+        table.add_column(name, justify="right" if name in ("rank", "Z") else "left")
+    for name in (ENERGY, VOLUME, "shortest\nÅ"):
+        table.add_column(name, justify="right")
+    shown = [row for c in compositions for row in (c.ranked if len(compositions) <= FEW else c.ranked[:BEST])]
+    named = any(row.prototype for row in shown)
+    if named:
+        table.add_column("prototype")
+    table.add_column("id", no_wrap=True)
+    for row, following in zip(shown, [*shown[1:], None], strict=True):
+        last = following is None or following.formula != row.formula
+        table.add_row(*cells(row, named), end_section=last)
+    return table
+
+
+def new_table(title: str | None = None) -> Table:
+    """An empty table in the house's style."""
+    return Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+
+
+def cells(row: Row, prototype: bool) -> list[str]:
+    """The cells of a ranked structure."""
+    return [
+        str(row.rank),
+        row.formula,
+        str(row.z),
+        f"{row.space_group.symbol} ({row.space_group.number})" if row.space_group else "–",
+        f"{row.energy.value:.3f}",
+        f"{row.volume_per_atom:.2f}",
+        f"{row.shortest_distance:.2f}",
+        *([row.prototype or ""] if prototype else []),
+        row.candidate_id,
+    ]
+
+
+def remarks(result: PredictionResult) -> Iterable[str]:
+    """What the table does not say: the Z that were tried, and what was rejected and why."""
+    if len(result.compositions) <= FEW:
+        for composition in result.compositions:
+            yield _remark(composition)
+    else:
+        empty = [c.formula for c in result.compositions if not c.ranked]
+        kept, made = (sum(counts) for counts in zip(*map(_counts, result.compositions), strict=True))
+        compositions = len(result.compositions)
+        yield f"{compositions} compositions, {made} candidates, {kept} ranked; the best {BEST} of each are shown"
+        if empty:
+            yield f"no candidate passed for {', '.join(empty)}"
+
+
+def _counts(composition: CompositionResult) -> tuple[int, int]:
+    return len(composition.ranked), sum(cells.candidates for cells in composition.cells)
+
+
+def _remark(composition: CompositionResult) -> str:
+    kept, made = _counts(composition)
+    dealt = ", ".join(f"{c.z}: {c.candidates}" for c in composition.cells)
+    text = f"{composition.formula}: {made} candidates (by Z: {dealt}), {kept} ranked"
+    reasons = [f"{count} {cause} (e.g. {composition.reasons[cause]})" for cause, count in composition.rejected.items()]
+    return f"{text}; rejected: {'; '.join(reasons)}" if reasons else text
+
+
+def plain(text: str) -> Text:
+    """Text that may hold brackets, not taken for markup."""
+    return Text(text)
