@@ -7,6 +7,7 @@ on coordinates and lattice; DAO-P's energy may guide the latter (arXiv 2503.1047
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,10 +29,16 @@ class SamplingError(ValueError):
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """steps: times visited, at most the schedule's T (1000, as published); corrector: a second network call a step."""
+    """How to walk from noise to a crystal; `SamplerConfig(steps=1000)` is the published sampler.
 
-    steps: int = 1000
+    steps: times visited, at most the schedule's T; corrector: a second network call a step. double: compute in float64.
+    A long trajectory magnifies rounding: over 1000 steps float32 loses a candidate that comes in another batch, float64
+    does not.
+    """
+
+    steps: int = 100
     corrector: bool = True
+    double: bool = False
 
     def times(self, last: int) -> list[int]:
         """Descending times, then 0.
@@ -71,11 +78,11 @@ class NormalStreams:
     its size.
     """
 
-    def __init__(self, requests: Sequence[Request], seed: int, device: torch.device) -> None:
+    def __init__(self, requests: Sequence[Request], seed: int, like: Tensor) -> None:
         keys = [np.random.SeedSequence([seed, *request.key]) for request in requests]
         self.streams = [np.random.Generator(np.random.Philox(key)) for key in keys]
         self.sizes = [len(request.numbers) for request in requests]
-        self.device = device
+        self.like = like
 
     def coordinates(self, uniform: bool = False) -> Tensor:
         """(B, N, 3), zero on padding; uniform in [0, 1) instead of normal on request."""
@@ -83,12 +90,12 @@ class NormalStreams:
         for row, (stream, n) in enumerate(zip(self.streams, self.sizes, strict=True)):
             draw = stream.random if uniform else stream.standard_normal
             out[row, :n] = draw((n, 3), dtype=np.float32)
-        return torch.from_numpy(out).to(self.device)
+        return torch.from_numpy(out).to(self.like)
 
     def lattice(self) -> Tensor:
         """(B, 3, 3)."""
         draws = [stream.standard_normal((3, 3), dtype=np.float32) for stream in self.streams]
-        return torch.from_numpy(np.stack(draws)).to(self.device)
+        return torch.from_numpy(np.stack(draws)).to(self.like)
 
 
 def check_pair(generator: Dao, predictor: Dao) -> None:
@@ -125,13 +132,13 @@ def sample_batch(
     advance: Callable[[], None] = lambda: None,
 ) -> list[Crystal]:
     """One padded batch through the whole trajectory; `advance` is called once a step."""
-    device = next(model.parameters()).device
-    schedule, noise = model.schedule, NormalStreams(requests, seed, device)
+    schedule = model.schedule
     start = model.collate([Crystal(r.numbers, np.zeros((len(r.numbers), 3)), np.eye(3)) for r in requests])
+    noise = NormalStreams(requests, seed, start.frac)
     crystals = start.with_geometry(noise.coordinates(uniform=True), noise.lattice())
     times = config.times(schedule.config.steps)
     for t, s in pairwise(times):
-        time = torch.full((len(requests),), float(t), device=device)
+        time = torch.full((len(requests),), float(t), device=start.frac.device)
         frac, lattice = crystals.frac, crystals.lattice
         sigma, norm = float(schedule.sigma[t]), float(schedule.score_norm[t])
         if config.corrector:
@@ -169,13 +176,15 @@ def sample(
 ) -> list[Crystal]:
     """Crystals (Å) in the order of the requests.
 
-    A candidate depends on seed, its key and its atoms alone: in another batch it differs by float32 rounding, in the
-    same batch not at all. progress is told (steps done, steps in all). Raises SamplingError for models that do not
-    fit.
+    A candidate depends on seed, its key and its atoms alone: in the same batch bit for bit, in another batch up to
+    rounding, which the trajectory magnifies (SamplerConfig.double). progress is told (steps done, steps in all). Raises
+    SamplingError for models that do not fit.
     """
     config = config or SamplerConfig()
     if predictor is not None and guidance is not None:
         check_pair(model, predictor)
+    if config.double:
+        model, predictor = deepcopy(model).double(), deepcopy(predictor).double() if predictor is not None else None
     batches = list(buckets([len(r.numbers) for r in requests], max_batch_atoms, max_batch_atoms))
     total, done = len(batches) * config.steps, 0
 

@@ -68,6 +68,14 @@ def test_a_candidate_does_not_depend_on_its_batch_or_its_place():
         assert distance(a, c) < 1e-3
 
 
+def test_in_double_precision_the_published_sampler_does_not_depend_on_the_batch():
+    model, wanted = build(DaoG), requests(3)
+    config = SamplerConfig(1000, double=True)
+    together = sample(model, wanted, 3, config)
+    alone = [sample(model, [request], 3, config)[0] for request in wanted]
+    assert max(distance(a, b) for a, b in zip(together, alone, strict=True)) < 1e-6
+
+
 def test_seed_and_key_change_the_candidate():
     model, numbers = build(DaoG), np.array([3, 8])
     a, b = sample(model, [Request(numbers, (0,)), Request(numbers, (1,))], 0, SamplerConfig(5))
@@ -78,7 +86,7 @@ def test_seed_and_key_change_the_candidate():
 
 def test_streams_are_standard_normal_and_zero_on_padding():
     wanted = [Request(np.ones(3, dtype=int), (k,)) for k in range(2000)] + [Request(np.ones(1, dtype=int), (9, 9))]
-    streams = NormalStreams(wanted, 0, torch.device("cpu"))
+    streams = NormalStreams(wanted, 0, torch.zeros(()))
     uniform, normal = streams.coordinates(uniform=True), streams.coordinates()
     assert torch.all(normal[-1, 1:] == 0)
     assert abs(float(normal[:-1].mean())) < 0.03
