@@ -18,6 +18,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 
 from .parallel import parallel_map
+from .structures import primitive_niggli
 
 NEIGHBOURS, REACH = 16, 2.5  # of each kind, within REACH mean atomic spacings
 LARGE, ROUND, CHUNK = 300, 32, 25  # candidates in a block worth sharing out; kept at a time; of the rest in one piece
@@ -62,7 +63,7 @@ def find_duplicates(structures: Sequence[Structure], formulas: Sequence[str], to
 
 def reduced_cell(structure: Structure) -> Reduced:
     """The primitive Niggli cell, and what of it a match can change only a little."""
-    cell = structure.get_reduced_structure("niggli").get_primitive_structure()
+    cell = primitive_niggli(structure)
     return Reduced(cell, fingerprint(cell))
 
 

@@ -32,7 +32,7 @@ from .structures import to_structure
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
 
-MAX_CANDIDATES, MAX_ATOMS = 2_000, 25_000  # in one job: a document of a screened batch stays below MongoDB's 16 MB
+MAX_CANDIDATES, MAX_ATOMS = 2_000, 20_000  # in one job: relaxed, all distinct, they are a document of 13 MB (limit: 16)
 MAX_SEED = 2**63
 
 

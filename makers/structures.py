@@ -25,6 +25,18 @@ def to_structure(crystal: Crystal) -> Structure:
     return Structure(Lattice(lattice), crystal.numbers.tolist(), frac % 1)
 
 
+def compact(structure: Structure) -> Structure:
+    """The same crystal in its LLL-reduced cell: searches in a long skew cell can take for ever."""
+    reduced: Structure = structure.get_reduced_structure("LLL")
+    return reduced
+
+
+def primitive_niggli(structure: Structure) -> Structure:
+    """The primitive Niggli cell, in which StructureMatcher compares crystals."""
+    cell: Structure = compact(structure).get_reduced_structure("niggli").get_primitive_structure()
+    return cell
+
+
 def to_crystal(structure: Structure) -> Crystal:
     """An ordered structure for the model floor."""
     from dao_flows.model.crystals import Crystal

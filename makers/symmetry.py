@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import warnings
 from collections import defaultdict
 from functools import cache
-from typing import Any
+from importlib.resources import files
 
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from .schemas import Symmetry
+from .structures import compact, primitive_niggli
 
 
 def space_group(structure: Structure, symprec: float) -> tuple[Symmetry | None, Structure | None]:
     """Space group by spglib at a tolerance (Å), and the symmetrised conventional cell; None where it finds none."""
     try:
-        analyzer = SpacegroupAnalyzer(structure, symprec=symprec)
+        analyzer = SpacegroupAnalyzer(compact(structure), symprec=symprec)
         found = Symmetry(
             symprec=symprec, number=analyzer.get_space_group_number(), symbol=analyzer.get_space_group_symbol()
         )
@@ -25,37 +30,44 @@ def space_group(structure: Structure, symprec: float) -> tuple[Symmetry | None, 
 
 
 @cache
-def _library() -> dict[str, list[Any]]:
-    """The AFLOW Library of Crystallographic Prototypes (pymatgen ships it) by anonymous formula."""
-    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY  # type: ignore[attr-defined]
+def _library() -> dict[str, list[tuple[str, Structure]]]:
+    """Labels and cells of the AFLOW Library of Crystallographic Prototypes, by anonymous formula.
 
+    pymatgen ships it; its own loader takes seconds to parse the references that come with each prototype.
+    """
+    path = files("pymatgen.analysis") / "prototypes" / "aflow_prototypes.json.gz"
+    if not path.is_file():
+        warnings.warn("this version of pymatgen ships no prototypes: none will be named", stacklevel=2)
+        return {}
     entries = defaultdict(list)
-    for entry in AFLOW_PROTOTYPE_LIBRARY:
-        entries[entry["snl"].structure.composition.anonymized_formula].append(entry)
+    for entry in json.loads(gzip.decompress(path.read_bytes())):
+        structure, tags = Structure.from_dict(entry["snl"]), entry["tags"]
+        names = [str(tags[key]) for key in ("strukturbericht", "mineral") if str(tags[key]) not in ("", "None")]
+        label = f"{names[0]} ({tags['aflow']})" if names else str(tags["aflow"])
+        entries[structure.composition.anonymized_formula].append((label, structure))
     return dict(entries)
 
 
 @cache
-def _matcher(anonymous_formula: str) -> Any:
-    """A matcher for the prototypes of one anonymous formula."""
-    import pandas as pd
-    from pymatgen.analysis.prototypes.matcher import PrototypeDatabaseMatcher
-
-    return PrototypeDatabaseMatcher(pd.DataFrame(_library()[anonymous_formula]))
+def _cells(anonymous_formula: str) -> list[tuple[str, Structure]]:
+    """Labels and primitive cells of the prototypes of one anonymous formula."""
+    return [(label, primitive_niggli(structure)) for label, structure in _library().get(anonymous_formula, [])]
 
 
 def prototype(structure: Structure) -> str | None:
     """The known prototype that a structure realises, as 'A15 (A3B_cP8_223_c_a)', or None.
 
-    Matches by geometry at any assignment of elements; of several, the first of the library. Source: Mehl et al.,
-    Comput. Mater. Sci. 136, S1 (2017).
+    Matches by geometry at any assignment of elements, by StructureMatcher with its default tolerances; where several
+    match, the tolerances shrink until one is left. Source: Mehl et al., Comput. Mater. Sci. 136, S1 (2017).
     """
-    anonymous = structure.composition.anonymized_formula
-    if anonymous not in _library():
-        return None
-    found = _matcher(anonymous).get_prototypes(structure)
-    if not found:
-        return None
-    tags = found[0]["tags"]
-    names = [str(tags[key]) for key in ("strukturbericht", "mineral") if str(tags[key]) not in ("", "None")]
-    return f"{names[0]} ({tags['aflow']})" if names else str(tags["aflow"])
+    cell = primitive_niggli(structure)
+    found, tolerance = _cells(structure.composition.anonymized_formula), 1.0
+    while found:
+        matcher = StructureMatcher(ltol=0.2 * tolerance, stol=0.3 * tolerance, angle_tol=5 * tolerance)
+        closer = [e for e in found if matcher.fit_anonymous(e[1], cell, skip_structure_reduction=True)]
+        if tolerance < 1 and not closer:
+            break
+        found, tolerance = closer, tolerance * 0.8
+        if len(found) == 1 or tolerance < 0.05:
+            break
+    return found[0][0] if found else None

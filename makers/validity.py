@@ -10,6 +10,8 @@ import numpy as np
 from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
 from pymatgen.core.structure import Structure
 
+from .structures import compact
+
 # SMACT's settings: pure metals and alloys count as neutral, anions must be the more electronegative, and an element may
 # stand in two oxidation states at once, as in Fe3O4.
 NEUTRALITY: dict[str, Any] = {"use_pauling_test": True, "include_alloys": True, "mixed_valence": True}
@@ -52,6 +54,7 @@ def volume_fault(structure: Structure, rules: Rules) -> str | None:
 
 def contacts(structure: Structure) -> Contacts:
     """The closest contacts of a structure whose volume is sensible."""
+    structure = compact(structure)
     radii = np.array([CovalentRadius.radius.get(site.specie.symbol, LARGEST_RADIUS) for site in structure])
     reach = 2 * radii.max()
     centres, partners, _, distances = structure.get_neighbor_list(reach)

@@ -71,11 +71,11 @@ def test_large_blocks_are_shared_out_with_the_same_result(monkeypatch):
     names = ["rock salt", "caesium chloride", "zinc blende"]
     structures = [
         distorted(CRYSTALS[str(rng.choice(names))].get_primitive_structure(), rng, 0.3 * rng.random())
-        for _ in range(60)
+        for _ in range(36)
     ]
     names = formulas(structures)
     whole = find_duplicates(structures, names, Tolerance())
-    monkeypatch.setattr(dedup, "LARGE", 10)
+    monkeypatch.setattr(dedup, "LARGE", 6)
     monkeypatch.setattr(dedup, "ROUND", 4)
     monkeypatch.setattr(dedup, "CHUNK", 5)
     assert find_duplicates(structures, names, Tolerance()) == whole
@@ -88,6 +88,12 @@ def test_a_supercell_is_a_duplicate_and_another_formula_is_not(crystals):
     structures = [salt, salt.get_primitive_structure(), salt * (1, 1, 2), potassium, crystals["zinc blende"]]
     assert find_duplicates(structures, formulas(structures), Tolerance()) == [None, 0, 0, None, None]
     assert find_duplicates([], [], Tolerance()) == []
+
+
+def test_long_skew_cells_are_no_trap(crystals):
+    quartz = crystals["quartz"]
+    sheared = [quartz.make_supercell([[1, 0, 0], [k, 1, 0], [0, k, 1]], in_place=False) for k in (1, 50, 333)]
+    assert find_duplicates([quartz, *sheared], ["SiO2"] * 4, Tolerance()) == [None, 0, 0, 0]
 
 
 @settings(max_examples=30, deadline=None)

@@ -28,6 +28,7 @@ def test_verdicts_do_not_depend_on_how_the_crystal_is_written(seed, n):
         Structure(structure.lattice, structure.species, structure.frac_coords + rng.random(3)),
         Structure(structure.lattice.matrix @ rotation, structure.species, structure.frac_coords),
         structure.make_supercell([[1, 1, 0], [0, 1, 0], [0, -1, 2]], in_place=False),
+        structure.make_supercell([[1, 0, 0], [90, 1, 0], [0, 90, 1]], in_place=False),
     ]
     found = contacts(structure)
     for variant in variants:
