@@ -1,5 +1,7 @@
 """GenerateMaker: what it draws, what it says of it, what it refuses."""
 
+import shutil
+
 import numpy as np
 import pytest
 from jobflow import run_locally
@@ -12,7 +14,7 @@ from dao_flows.makers.progress import reporter
 from dao_flows.makers.provenance import science_hash
 from dao_flows.makers.schemas import GenerationDoc
 from dao_flows.makers.structures import to_crystal, to_structure
-from dao_flows.model.checkpoint import CheckpointError
+from dao_flows.model.checkpoint import CheckpointError, load, save
 from dao_flows.model.crystals import Crystal
 
 pytestmark = pytest.mark.usefixtures("tiny_library")
@@ -179,6 +181,26 @@ def test_a_missing_checkpoint_or_device_is_named():
         maker(checkpoint="dao-g-nowhere").check("NaCl")
     with pytest.raises(SettingError, match="device 'gpu' cannot be used here"):
         maker(device="gpu").make.original(maker(device="gpu"), "NaCl")
+
+
+def test_a_draw_that_is_not_finite_is_told_and_spoils_no_job(job_store, tiny_library, tmp_path):
+    model, card = load(tiny_library / "dao-g-tiny")
+    for parameter in model.parameters():
+        parameter.fill_(np.nan)
+    save(tmp_path / "dao-g-broken", model, {"elements": card.elements, "max_atoms": card.max_atoms})
+    document = generate(job_store, "NaCl", checkpoint=str(tmp_path / "dao-g-broken"), predictor=None)
+    assert document.candidates == []
+    assert [c.reason for c in document.failed] == ["the network's output is not finite"] * 4
+    assert {(c.z, c.index) for c in document.failed} == {(1, 0), (2, 0), (3, 0), (4, 0)}
+
+
+def test_a_damaged_checkpoint_is_refused(tiny_library, tmp_path):
+    folder = shutil.copytree(tiny_library / "dao-g-tiny", tmp_path / "dao-g-damaged")
+    weights = bytearray((folder / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(weights)
+    with pytest.raises(CheckpointError, match="damaged"):
+        maker(checkpoint=str(folder)).make.original(maker(checkpoint=str(folder)), "NaCl")
 
 
 def test_structures_are_right_handed_and_finite():
