@@ -102,6 +102,13 @@ class PredictionResult(BaseModel):
             document = screening_doc(self._jobs, uuid)
             yield from (candidate_doc(document, place) for place in range(len(document.accepted)))
 
+    def write(self, folder: Path) -> None:
+        """Write CIF files, all or none. Raises InputError, which says that the results are stored all the same."""
+        try:
+            self.files = write_files(folder, self.cif_files())
+        except InputError as error:
+            raise InputError(f"{error}; the results are stored: `dao-flows list`, `dao-flows export`") from error
+
     def cif_files(self) -> dict[str, str]:
         """Texts of CIF files by file name."""
         return {file_name(c, "cif", ranked=True): render(c, "cif") for c in self.candidates()}
@@ -219,7 +226,7 @@ def predict(
     )
     result._jobs, result._uuids = jobs, [batch.screen_uuid for batch in finished]
     if out is not None:
-        result.files = write_files(Path(out), result.cif_files())
+        result.write(Path(out))
     return result
 
 

@@ -6,10 +6,11 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from .errors import InputError
+from .errors import InputError, explain
 
 if TYPE_CHECKING:
     from dao_flows.makers.schemas import CandidateDoc, ScreenedCandidate
@@ -60,16 +61,23 @@ def file_name(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, 
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write texts by file name: all are complete before the first gets its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".dao-flows-", dir=folder) as staging:
-        for name, text in texts.items():
-            partial = Path(staging) / name
-            partial.write_text(text, encoding="utf-8")
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-        for name in texts:
-            (Path(staging) / name).replace(folder / name)
+    """Write texts by file name: all are complete before the first gets its name. Raises InputError for a full disk."""
+    new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".dao-flows-", dir=folder) as staging:
+            for name, text in texts.items():
+                with (Path(staging) / name).open("w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for name in texts:
+                (Path(staging) / name).replace(folder / name)
+    except OSError as error:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise InputError(f"files cannot be written to {folder}: {explain(error)}") from error
     return [folder / name for name in texts]
 
 

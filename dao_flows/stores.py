@@ -25,6 +25,7 @@ from montydb.storage.sqlite import (  # type: ignore[import-untyped]
     SQLITE_RECORD_TABLE,
     UPSERT_RECORD,
 )
+from montydb.types import bson as montydb_bson  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from .errors import SettingsError, StoreError, explain, mask, one_line, remember_secret, remember_uri
@@ -114,7 +115,7 @@ class EmbeddedStore(MontyStore):
         for doc in docs if isinstance(docs, list) else [docs]:
             clean = jsanitize(doc, allow_bson=True, recursive_msonable=True)
             clean.setdefault("_id", "/".join(str(clean[field]) for field in fields))
-            rows.append((bson.encode(clean), bson.encode({"": clean["_id"]})))
+            rows.append((bson.encode(clean), montydb_bson.id_encode(clean["_id"])))
         with self._connection() as connection:
             connection.executemany(UPSERT_RECORD.format(SQLITE_RECORD_TABLE), rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -57,6 +58,8 @@ app.command("doctor", epilog=system.DOCTOR_EXAMPLES)(system.doctor)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 not well (doctor) or our own error, 2 the user's error, 130 Ctrl-C."""
+    warnings.simplefilter("ignore")  # what libraries say to developers; `predict --verbose` shows it
+    logging.getLogger().setLevel(logging.ERROR)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -64,8 +67,6 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors become one line on stderr."""
     debug = DEBUG_FLAG in arguments or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
     words = [word for word in arguments if word != DEBUG_FLAG]  # it may stand after the command, too
-    if not debug:
-        warnings.simplefilter("ignore")
     try:
         code = typer.main.get_command(app).main(args=words, prog_name="dao-flows", standalone_mode=False)
         sys.stdout.flush()  # a full disk shows here, not when Python has gone

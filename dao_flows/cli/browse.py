@@ -144,7 +144,7 @@ def _list_runs(store: Any, limit: int, as_json: bool) -> None:
         print(json.dumps([run.model_dump() for run in found], indent=1))
         return
     table = new_table()
-    for name in ("run", "started (UTC)", "outcome", "batches", "formulas", "command or error"):
+    for name in ("run", "started (UTC)", "outcome", "batches\nbegun", "formulas", "command or error"):
         table.add_column(name, overflow="fold")
     for run in found:
         asked = run.request.get("formulas", [])

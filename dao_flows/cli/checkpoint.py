@@ -11,6 +11,11 @@ import typer
 
 from ..errors import InputError
 
+IMPORT_EXAMPLES = """[bold]Example[/bold]
+
+dao-flows checkpoint import dao_g.ckpt --name dao-g-published --kind dao-g
+"""
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -88,25 +93,21 @@ def verify(
         raise CheckpointError("\n".join(problems))
 
 
-@app.command("import")
+@app.command("import", epilog=IMPORT_EXAMPLES)
 def import_published(
     file: Annotated[Path, typer.Argument(help="A checkpoint of the published code (PyTorch Lightning).")],
     name: Annotated[str | None, typer.Option(help="Its name here.", show_default="the file's")] = None,
+    kind: Annotated[str | None, typer.Option(help="dao-g or dao-p, where the file does not say.")] = None,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads, which the file does not say.")] = 8,
+    max_atoms: Annotated[int, typer.Option(min=1, help="Largest cell that it was trained on.")] = 30,
 ) -> None:
-    """Convert a published checkpoint. Nothing of the file is executed.
-
-    Example:  dao-flows checkpoint import dao_g.ckpt --name dao-g-published
-    """
+    """Convert a published checkpoint. Nothing of the file is executed."""
     from dao_flows.model.library import user_folder
     from dao_flows.model.lightning_import import import_checkpoint
 
-    if not file.is_file():
-        raise InputError(f"{file} is not a file")
     chosen = name or file.stem
     if Path(chosen).name != chosen or chosen.startswith("."):
         raise InputError(f"{chosen!r} cannot be the name of a checkpoint: leave out slashes and a leading dot")
     folder = user_folder() / chosen
-    if folder.exists():
-        raise InputError(f"there is a checkpoint called {chosen} already: choose another with --name")
-    card = import_checkpoint(file, folder, chosen)
+    card = import_checkpoint(file, folder, chosen, kind, heads=heads, max_atoms=max_atoms)
     print(f"{chosen}: {card.kind}, sha256 {card.sha256}, in {folder}")

@@ -57,8 +57,9 @@ def predict(
     """
     from ..inputs import Entry, parse_z, read_formulas
 
+    if verbose:
+        _talkative()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop is as kind as Ctrl-C
-    _set_up_logging(verbose)
     entries = [Entry(formula) for formula in formulas or []] + (read_formulas(source) if source else [])
     if not entries:
         raise InputError("no formula given: write one such as Cr3Os, or --input FILE")
@@ -69,7 +70,7 @@ def predict(
     try:
         with errors.status("loading …") if errors.is_terminal else nullcontext():
             from ..api import predict as run
-            from ..export import free_folder, writable, write_files
+            from ..export import free_folder, writable
         if out is None and not writable(Path.cwd()):
             raise InputError(f"CIF files cannot be written to {Path.cwd()}: choose a folder with --out")
         with _Bar() as bar:
@@ -92,7 +93,7 @@ def predict(
             )
         if out is None and (texts := result.cif_files()):
             named = result.compositions[0].formula if len(result.compositions) == 1 else result.run_id
-            result.files = write_files(free_folder(Path(f"dao-{named}"), texts), texts)
+            result.write(free_folder(Path(f"dao-{named}"), texts))
     except KeyboardInterrupt as interruption:
         errors.print(_go_on(interruption), soft_wrap=True)
         raise typer.Exit(130) from None
@@ -126,12 +127,10 @@ def _go_on(interruption: KeyboardInterrupt) -> str:
     return "dao-flows: interrupted before the first batch; nothing is lost"
 
 
-def _set_up_logging(verbose: bool) -> None:
-    if verbose:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-        warnings.resetwarnings()
-    else:
-        logging.getLogger().setLevel(logging.ERROR)
+def _talkative() -> None:
+    """Let the libraries talk on stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr, force=True)
+    warnings.resetwarnings()
 
 
 class _Bar:

@@ -88,8 +88,10 @@ def _counts(composition: CompositionResult) -> tuple[int, int]:
 
 def _remark(composition: CompositionResult) -> str:
     kept, made = _counts(composition)
-    dealt = ", ".join(f"{c.z}: {c.candidates}" for c in composition.cells)
-    text = f"{composition.formula}: {made} candidates (by Z: {dealt}), {kept} ranked"
+    dealt = ", ".join(f"{c.z}: {c.candidates}" for c in composition.cells if c.candidates)
+    rest = [str(c.z) for c in composition.cells if not c.candidates]
+    none_left = f"; none left for Z = {', '.join(rest)}" if rest else ""
+    text = f"{composition.formula}: {made} candidate{'s' * (made != 1)} (by Z: {dealt}{none_left}), {kept} ranked"
     reasons = [f"{count} {cause} (e.g. {composition.reasons[cause]})" for cause, count in composition.rejected.items()]
     return f"{text}; rejected: {'; '.join(reasons)}" if reasons else text
 
