@@ -35,6 +35,7 @@ DTYPES = {
 }
 KEY = re.compile(r"[0-9]{1,10}")  # of a storage
 MAX_DIMENSIONS = 8
+COUNT = range(2**48)  # arithmetic on the integers of a pickle, which can have millions of digits, stays cheap
 MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict"}
 REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 # Names of the standard library and torch that honest files hold; every other one is refused. Other packages' names
@@ -251,7 +252,7 @@ def called(function: Any, arguments: Any) -> Any:
 def storage(identifier: Any) -> Storage:
     """('storage', type, key, location, number of elements), as torch.save writes it."""
     match identifier:
-        case ("storage", Name(dotted), str(key), str(), int(size)) if KEY.fullmatch(key):
+        case ("storage", Name(dotted), str(key), str(), int(size)) if KEY.fullmatch(key) and size in COUNT:
             return Storage(DTYPES[dotted.removeprefix("torch.")], key, size)
     raise ValueError("a reference to tensor data is not of the form that torch.save writes")
 
@@ -260,7 +261,7 @@ def view(storage: Any, offset: Any, shape: Any, stride: Any) -> View:
     """A tensor that stays within its storage and has no more elements than it."""
     if not isinstance(storage, Storage) or not len(shape) == len(stride) <= MAX_DIMENSIONS:
         raise ValueError("a tensor is not described as torch.save does")
-    if not all(type(n) is int and n >= 0 for n in (offset, *shape, *stride)):
+    if not all(type(n) is int and n in COUNT for n in (offset, *shape, *stride)):
         raise ValueError("a tensor has a size, stride or offset that is no count")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if 0 not in shape and (last >= storage.size or math.prod(shape) > storage.size):

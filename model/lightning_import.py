@@ -53,7 +53,7 @@ UNUSED = re.compile(
 )
 ENERGY_SCALERS = ("scaler", "prop_scaler")
 STATISTICS = (("means", "stds"), ("mean", "std"))  # what a scaler calls its two numbers
-KIND_IN_TEXT = re.compile(r"dao[-_ ]?([gp])(?![a-z])", re.IGNORECASE)
+KIND_IN_TEXT = re.compile(r"(?<![a-z])dao[-_ ]?([gp])(?![a-z])", re.IGNORECASE)
 
 
 def import_checkpoint(
@@ -132,11 +132,13 @@ def _convert(archive: Archive, kind: str | None, heads: int) -> tuple[Any, dict[
     published = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(published, dict):
         raise CheckpointError("it holds no state_dict")
-    dropped = sorted(key for key in published if UNUSED.fullmatch(key))
+    dropped = {key for key in published if UNUSED.fullmatch(key)}
     unknown = [key for key in published if not key.startswith(PREFIX) and key not in dropped]
     if unknown:
         raise CheckpointError(f"it is not a published DAO checkpoint: its weights are called {_some(unknown)}")
     wanted = {_rename(key): key for key in published if key not in dropped}
+    if len(wanted) + len(dropped) < len(published):
+        raise CheckpointError("it holds a weight twice, under two names")
     views = {ours: published[key] for ours, key in wanted.items()}
     bad = [wanted[ours] for ours, view in views.items() if not isinstance(view, View)]
     if bad:
@@ -158,7 +160,7 @@ def _convert(archive: Archive, kind: str | None, heads: int) -> tuple[Any, dict[
         raise CheckpointError(f"there are infinite or undefined values in {_some(broken)}")
     model.network.load_state_dict(weights, assign=True)
 
-    training: dict[str, Any] = {"dropped": dropped}
+    training: dict[str, Any] = {"dropped": sorted(dropped)}
     for key in ("epoch", "global_step"):
         if type(content.get(key)) is int and 0 <= content[key] < 2**40:
             training[key] = content[key]

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import types
@@ -210,6 +211,7 @@ def test_does_not_overwrite(tmp_path, small):
         (lambda w: w.update({"decoder.coord_out.weight": torch.zeros(1).expand(3, 8)}), "beyond its storage"),
         (lambda w: w.update({"decoder.block_7.ffn.norm.bias": torch.zeros(8)}), "missing"),
         (lambda w: w.update({BLOCK + "edge_norm.weight": torch.zeros(22)}), "fit no Crysformer"),
+        (lambda w: w.update({"decoder.energy_out.2.bias": torch.zeros(1)}), "twice"),
         (lambda w: w.clear(), "missing"),
     ],
 )
@@ -298,3 +300,175 @@ def test_hostile_pickles_are_refused_and_do_nothing(tmp_path, small, attack, nes
     assert not (tmp_path / "out").exists()
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+MANY = 100_000
+BOMBS = {
+    "a key whose hash overflows the stack": b"}" + b")" + b"\x85" * 3 * MANY + b"K\x01s.",
+    "a set member whose hash never ends": b"\x80\x04\x8f)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"(h\x00\x90.",
+    "nested lists": b"]" * MANY + b"a" * (MANY - 1) + b".",
+    "nested foreign objects": b"cforgotten\nx\nq\x00" + b"h\x00" * MANY + b")" + b"R\x85" * MANY + b".",
+    "nested states": b"cforgotten\nx\n)\x81q\x00" + b"h\x00b" * MANY + b".",
+    "a memo index of two billion": b"Nr\xff\xff\xff\x7f.",
+    "a length of 2**62": b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",
+    "an endless name": b"\x80\x04" + text("a" * 10**6) + b"q\x00" + b"h\x00h\x00\x93" * 1000 + b".",
+    "marks": b"(" * MANY + b".",
+    "nothing": b"",
+    "no stop": b"N",
+    "an empty stack": b".",
+    "a list of itself": b"}" + text("state_dict") + b"}s" + text("hyper_parameters") + b"]q\x00h\x00as.",
+    "too long": b"N0" * 2**22 + b"N.",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_bombs_are_refused_at_once(tmp_path, small, bomb):
+    file = rewrite(small, tmp_path / "bomb.ckpt", data_pkl=BOMBS[bomb])
+    with pytest.raises(CheckpointError):
+        import_checkpoint(file, tmp_path / "out", "out", "dao-g")
+
+
+@pytest.mark.parametrize(
+    ("storage_size", "layout"),
+    [
+        (16, (0, (4, 5), (5, 1))),
+        (16, (8, (4, 4), (4, 1))),
+        (16, (-1, (4, 4), (4, 1))),
+        (16, (0, (4, 4), (-4, 1))),
+        (16, (0, (4, 4), (0, 0, 1))),
+        (16, (0, (4, 4), (8, 1))),
+        (16, (0, (2,) * 20, (0,) * 20)),
+        (16, (0, (10**9, 10**9), (0, 0))),
+        (16, (10**3000, (4, 4), (4, 1))),
+        (16, (0.0, (4, 4), (4, 1))),
+        (16, (0, (True, 4), (4, 1))),
+        (16, (0, "44", "41")),
+        (10**12, (0, (10**6, 10**6), (10**6, 1))),
+        (17, (0, (4, 4), (4, 1))),
+        (-16, (0, (4, 4), (4, 1))),
+        ("16", (0, (4, 4), (4, 1))),
+    ],
+)
+def test_tensors_stay_within_their_data(tmp_path, small, storage_size, layout):
+    # a state_dict with one tensor, which would be read as the energy scaler's mean
+    def frag(value: object) -> bytes:
+        return pickle.dumps(value, 2).removeprefix(b"\x80\x02").removesuffix(b".")
+
+    reference = (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + frag(storage_size) + b"tQ"
+    )
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + reference + b"".join(frag(part) for part in layout) + b"tR"
+    honest = pickle_of(small).removesuffix(b".")
+    scaler = b"}" + text("mean") + tensor + b"s" + text("std") + b"K\x01s"
+    file = rewrite(small, tmp_path / "a.ckpt", data_pkl=honest + text("scaler") + scaler + b"s.", data_0=bytes(64))
+    with pytest.raises(CheckpointError):
+        import_checkpoint(file, tmp_path / "out", "out", "dao-p")
+
+
+def test_files_that_are_no_checkpoints(tmp_path, small):
+    honest = small.read_bytes()
+    legacy = tmp_path / "legacy"
+    torch.save({"state_dict": {}}, legacy, _use_new_zipfile_serialization=False)
+    files = {
+        "empty": b"",
+        "text": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "truncated": honest[: len(honest) // 2],
+        "legacy pickle": legacy.read_bytes(),
+        "plain pickle": pickle.dumps({"state_dict": {}}),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CheckpointError, match="not a whole zip archive") as caught:
+            import_checkpoint(tmp_path / name, tmp_path / "out", "out", "dao-g")
+        assert "\n" not in str(caught.value)
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(CheckpointError, match="no such file"):
+            import_checkpoint(path, tmp_path / "out", "out", "dao-g")
+
+
+def test_archives_that_torch_does_not_write(tmp_path, small):
+    with zipfile.ZipFile(small) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    weight = next(name for name in members if name.endswith("/data/5"))
+    cases = {
+        "compressed": (members, zipfile.ZIP_DEFLATED),
+        "hold one data.pkl": (members | {"other/data.pkl": b"N."}, zipfile.ZIP_STORED),
+        "size that the pickle says": (members | {weight: members[weight] + b"\0"}, zipfile.ZIP_STORED),
+        "no item named": ({name: data for name, data in members.items() if name != weight}, zipfile.ZIP_STORED),
+        "no state_dict": ({name: b"]." if name.endswith(".pkl") else b"" for name in members}, zipfile.ZIP_STORED),
+    }
+    for said, (content, method) in cases.items():
+        with zipfile.ZipFile(tmp_path / "a.ckpt", "w", method) as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+        with pytest.raises(CheckpointError, match=said):
+            import_checkpoint(tmp_path / "a.ckpt", tmp_path / "out", "out", "dao-g")
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """One to four changes: a byte, an opcode, a piece left out, or a piece doubled."""
+    out = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(out))
+        match chance.randrange(4):
+            case 0:
+                out[at] ^= 1 << chance.randrange(8)
+            case 1:
+                out[at] = chance.choice(b"().0NRQabcdeghijloqrstu}]\x81\x85\x86\x87\x90\x92\x93\x94")
+            case 2:
+                del out[at : at + chance.randint(1, 20)]
+            case 3:
+                out[at:at] = out[at : at + chance.randint(1, 20)]
+    return bytes(out)
+
+
+EVENTS: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def watch():
+    """Everything that an audit hook sees of running foreign code; hooks cannot be removed, so it is switched off.
+
+    Code of a file (a codec of the standard library, loaded when first needed) is not meant, code of a string is.
+    """
+    on = [True]
+    names = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "exec", "compile", "pickle.find_class"}
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if on[0] and event in names and getattr(arguments[0], "co_filename", "<string>") == "<string>":
+            EVENTS.append(f"{event} {arguments!a:.300}")
+
+    sys.addaudithook(hook)
+    yield EVENTS
+    on[0] = False
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # of a mutated STRING opcode
+def test_mutated_files_import_or_are_refused(tmp_path, watch):
+    chance = random.Random(0)
+    mark = tmp_path / "it-ran"
+    content = {"state_dict": small_weights(), "hyper_parameters": {"command": Calls(os.system, touch(mark))}}
+    hostile = save_ckpt(tmp_path / "hostile.ckpt", content)
+    content["hyper_parameters"] = {"config": forgotten("Config", content=[1, 2, {"a": (3, b"x")}])}
+    honest = save_ckpt(tmp_path / "honest.ckpt", content)
+    import_checkpoint(honest, tmp_path / "honest", "honest", "dao-g")  # what is loaded late is loaded now
+    watch.clear()
+    target, outcomes = tmp_path / "mutated.ckpt", {"imported": 0, "refused": 0}
+    for round_ in range(1200):
+        if round_ % 3 == 0:  # the zip archive itself
+            target.write_bytes(mutated(honest.read_bytes(), chance))
+        else:
+            source = (honest, hostile)[round_ % 2]
+            rewrite(source, target, data_pkl=mutated(pickle_of(source), chance))
+        out = tmp_path / str(round_)
+        try:
+            import_checkpoint(target, out, "out", "dao-g")
+            outcomes["imported"] += 1
+            load(out)
+        except CheckpointError as error:
+            assert not out.exists()
+            assert "\n" not in str(error)
+            outcomes["refused"] += 1
+    assert not mark.exists()
+    assert watch == []
+    assert min(outcomes.values()) > 10, outcomes
