@@ -42,7 +42,8 @@ class GenerateMaker(Maker):
 
     checkpoint: DAO-G by name, path or sha256. predictor: DAO-P whose energy guides, with a strength for coordinates and
     one for the lattice; None, or both strengths 0: no guidance. steps: times visited (None: the sampler's default);
-    corrector: a second network call a step. candidates: per composition. z: formula units per cell; 'auto' deals the
+    corrector: a second network call a step; double: in float64, slower: over many hundred steps float32 rounding makes
+    a candidate depend on its batch. candidates: per composition. z: formula units per cell; 'auto' deals the
     candidates round-robin over all Z that fit into max_atoms (None: what the checkpoints cover), smallest first. A
     formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell. seed: candidate k of a formula and a Z is
     the same in any batch, and when more are asked for.
@@ -55,6 +56,7 @@ class GenerateMaker(Maker):
     guidance_lattice: float = 20.0
     steps: int | None = None
     corrector: bool = True
+    double: bool = False
     candidates: int = 20
     z: Z = "auto"
     max_atoms: int | None = None
@@ -86,7 +88,7 @@ class GenerateMaker(Maker):
             generator,
             [Request(np.array(atomic_numbers(f, z)), (formula_key(f), z, index)) for f, z, index in draws],
             self.seed,
-            SamplerConfig(science.parameters["steps"], self.corrector),
+            SamplerConfig(science.parameters["steps"], self.corrector, self.double),
             predictor=predictor,
             guidance=Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None,
             progress=lambda done, total: report(done, total, "generate"),
@@ -170,6 +172,7 @@ class GenerateMaker(Maker):
         parameters: dict[str, Any] = {
             "steps": SamplerConfig().steps if self.steps is None else self.steps,
             "corrector": self.corrector,
+            "double": self.double,
         }
         if self.guided:
             parameters["guidance_coordinates"] = float(self.guidance_coordinates)

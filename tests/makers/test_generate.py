@@ -71,6 +71,13 @@ def test_candidates_do_not_depend_on_the_batch_or_on_how_many_were_asked_for(job
         assert_alike(structure, batch[candidate_id])
 
 
+def test_in_float64_a_batch_changes_a_candidate_by_nothing_that_counts(job_store):
+    alone = {c.candidate_id: c.structure for c in generate(job_store, "NaCl", double=True).candidates}
+    batch = {c.candidate_id: c.structure for c in generate(job_store, ["Si", "NaCl"], double=True).candidates}
+    for candidate_id, structure in alone.items():
+        assert np.allclose(structure.lattice.matrix, batch[candidate_id].lattice.matrix, rtol=1e-9)
+
+
 def test_what_does_not_decide_the_result_does_not_change_its_hash_or_ids():
     base = maker().science(["Cr3Os", "NaCl"])
     same = [
@@ -84,13 +91,14 @@ def test_what_does_not_decide_the_result_does_not_change_its_hash_or_ids():
         maker(seed=1),
         maker(steps=11),
         maker(corrector=False),
+        maker(double=True),
         maker(candidates=5),
         maker(z=2),
         maker(guidance_lattice=1),
         maker(predictor=None),
     ]
     hashes = {science_hash(m.science(["Cr3Os", "NaCl"])) for m in different}
-    assert len(hashes | {science_hash(base)}) == 8
+    assert len(hashes | {science_hash(base)}) == 9
 
 
 def test_no_guidance_is_the_same_however_it_is_said(job_store):
