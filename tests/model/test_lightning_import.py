@@ -307,7 +307,7 @@ BOMBS = {
     "a key whose hash overflows the stack": b"}" + b")" + b"\x85" * 3 * MANY + b"K\x01s.",
     "a set member whose hash never ends": b"\x80\x04\x8f)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"(h\x00\x90.",
     "nested lists": b"]" * MANY + b"a" * (MANY - 1) + b".",
-    "nested foreign objects": b"cforgotten\nx\nq\x00" + b"h\x00" * MANY + b")" + b"R\x85" * MANY + b".",
+    "nested foreign objects": b"cforgotten\nx\nq\x00" + b"h\x00" * 30_000 + b")" + b"R\x85" * 30_000 + b".",
     "nested states": b"cforgotten\nx\n)\x81q\x00" + b"h\x00b" * MANY + b".",
     "a memo index of two billion": b"Nr\xff\xff\xff\x7f.",
     "a length of 2**62": b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",
