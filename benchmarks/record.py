@@ -1,0 +1,36 @@
+"""Write measured figures into a checkpoint's card: `python benchmarks/record.py CHECKPOINT KEY RESULT.json`.
+
+RESULT.json is what a benchmark wrote with --out. The weights, and so the checkpoint's identity, stay as they are;
+figures of other weights are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from dao_flows.model.checkpoint import verify, write_card
+from dao_flows.model.library import find
+
+
+def main() -> int:
+    """Exit code 2 if the figures are not of this checkpoint."""
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("checkpoint")
+    p.add_argument("key", help="under which the figures stand in card.json, as in mp20_test_dev_1_sample")
+    p.add_argument("result", type=Path)
+    args = p.parse_args()
+    folder = find(args.checkpoint)
+    card, result = verify(folder), json.loads(args.result.read_text())
+    if result.get("checkpoint_sha256") != card.sha256:
+        print(f"error: {args.result} does not hold figures of {card.name} ({card.sha256[:12]}…)", file=sys.stderr)
+        return 2
+    write_card(folder, replace(card, metrics={**card.metrics, args.key: result}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
