@@ -2,8 +2,9 @@
 
 The protocol of the field (Nature Communications 2026, 10.1038/s41467-026-72362-3): StructureMatcher(stol=0.5,
 angle_tol=10, ltol=0.3); a composition counts as matched when any of its k samples matches its reference; RMSE is the
-mean of the best sample of each matched one; the denominator is the whole set. Both with and without the validity filter of the published
-scripts (SMACT charge neutrality, distances above 0.5 Å, volume above 0.1 Å³), which turns a sample away.
+mean of the best sample of each matched one; the denominator is the whole set. Both with and without the validity filter
+of the published scripts (SMACT charge neutrality, distances above 0.5 Å, volume above 0.1 Å³), which turns a sample
+away.
 """
 
 from __future__ import annotations
