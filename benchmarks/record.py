@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dao_flows.model.checkpoint import verify, write_card
 from dao_flows.model.library import find
+
+
+def without_folders(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with the absolute paths of their `command` cut down to file names."""
+    if "command" not in fields:
+        return fields
+    words = [Path(word).name if word.startswith("/") else word for word in shlex.split(fields["command"])]
+    return {**fields, "command": shlex.join(words)}
 
 
 def main() -> int:
@@ -28,7 +38,8 @@ def main() -> int:
     if result.get("checkpoint_sha256") != card.sha256:
         print(f"error: {args.result} does not hold figures of {card.name} ({card.sha256[:12]}…)", file=sys.stderr)
         return 2
-    write_card(folder, replace(card, metrics={**card.metrics, args.key: result}))
+    metrics = {**card.metrics, args.key: without_folders(result)}
+    write_card(folder, replace(card, metrics=metrics, training=without_folders(card.training)))
     return 0
 
 

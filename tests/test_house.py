@@ -1,0 +1,183 @@
+"""The rules of the house: imports go down only, the package holds what it says, nothing of one machine gets in."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"dao_flows": ROOT / "dao_flows", "dao_flows.makers": ROOT / "makers", "dao_flows.model": ROOT / "model"}
+MODEL_MAY_IMPORT = {"torch", "numpy", "safetensors"}
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, by the name it is imported under."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            if package == "dao_flows" and parts[0] in ("makers", "model"):  # the links to the two lower floors
+                continue
+            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
+    return found
+
+
+MODULES = modules()
+OF_MODEL = [name for name in MODULES if name.startswith("dao_flows.model")]
+
+
+def floor(module: str) -> int:
+    """1 for the model, 2 for the makers, 3 for the rest."""
+    return {"model": 1, "makers": 2}.get([*module.split("."), ""][1], 3)
+
+
+def imports(name: str, path: Path, at_import: bool = False) -> Iterator[str]:
+    """Absolute names of what a module imports; at_import leaves out function bodies and `if TYPE_CHECKING`."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            source = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            known = (f"{source}.{alias.name}" for alias in node.names)
+            yield from (name if name in MODULES else f"{source}:{name.rpartition('.')[2]}" for name in known)
+        if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending += node.orelse
+            continue
+        pending += ast.iter_child_nodes(node)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down_only(name):
+    for imported in imports(name, MODULES[name]):
+        module = imported.split(":")[0]
+        if module.split(".")[0] == "dao_flows" and imported != "dao_flows:__version__":
+            assert floor(module) <= floor(name), f"{name} imports {module}, which stands above it"
+
+
+@pytest.mark.parametrize("name", OF_MODEL)
+def test_the_model_floor_imports_torch_numpy_and_safetensors_alone(name):
+    roots = {imported.split(":")[0].split(".")[0] for imported in imports(name, MODULES[name], at_import=True)}
+    assert roots <= MODEL_MAY_IMPORT | {"dao_flows"} | sys.stdlib_module_names
+
+
+def test_the_checks_of_imports_see_every_form_of_import(tmp_path):
+    source = """
+import os.path, numpy as np
+from . import api
+from ..makers.generate import GenerateMaker
+from dao_flows import makers
+class C:
+    def f(self):
+        from dao_flows.model import sample
+        import pandas
+"""
+    path = tmp_path / "browse.py"
+    path.write_text(source)
+    lower = {"os.path", "numpy", "dao_flows.cli:api", "dao_flows.makers.generate:GenerateMaker", "dao_flows.makers"}
+    assert set(imports("dao_flows.cli.browse", path, at_import=True)) == lower
+    assert set(imports("dao_flows.cli.browse", path)) == lower | {"dao_flows.model.sample", "pandas"}
+
+
+def closure(distributions: set[str]) -> set[str]:
+    """The distributions and all that they require here, by normalised name."""
+    found: set[str] = set()
+    pending = list(distributions)
+    while pending:
+        name = re.split(r"[^\w.-]", pending.pop())[0].lower().replace("_", "-")
+        if name not in found:
+            found.add(name)
+            try:
+                pending += [line for line in requires(name) or [] if "extra ==" not in line]
+            except PackageNotFoundError:
+                continue
+    return found
+
+
+BLOCK_AND_IMPORT = """
+import importlib, runpy, sys
+blocked, modules = set({blocked!r}), {modules!r}
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ModuleNotFoundError("no module named " + name, name=name)
+sys.meta_path.insert(0, Block())
+for name in modules:
+    importlib.import_module(name)
+del sys.modules["dao_flows.model.train"]
+sys.argv = ["train", "--help"]
+runpy.run_module("dao_flows.model.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_model_floor_needs_no_other_package_to_be_there():
+    kept = closure(MODEL_MAY_IMPORT)
+    owners = {name: {d.lower().replace("_", "-") for d in found} for name, found in packages_distributions().items()}
+    blocked = sorted(name for name, found in owners.items() if not found & kept and not name.startswith("_"))
+    blocked = [name for name in blocked if name != "dao_flows"]
+    assert {"pymatgen", "jobflow", "pyarrow", "pandas", "pydantic"} <= set(blocked)
+    code = BLOCK_AND_IMPORT.format(blocked=blocked, modules=OF_MODEL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "--volume-scaling" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["dao_flows", "dao_flows.cli"])
+def test_the_package_and_its_command_line_start_without_heavy_libraries(module):
+    code = f"import sys, {module}; print(*{{'torch', 'pymatgen', 'jobflow', 'maggma', 'pandas'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_every_package_is_listed_for_the_wheel():
+    in_tree = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == in_tree
+    homes = {path.parent for path in MODULES.values()}
+    assert homes == {MODULES[name].parent for name in in_tree}  # no module lies in a folder that is no package
+
+
+def test_every_data_file_is_listed_for_the_wheel():
+    data = PYPROJECT["tool"]["setuptools"]["package-data"]
+    listed = {path for name, globs in data.items() for pattern in globs for path in FOLDERS[name].glob(pattern)}
+    lying = {
+        path
+        for name, folder in FOLDERS.items()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and not (name == "dao_flows" and "model" in path.parts)
+    }
+    assert listed == lying
+    assert {path.name for path in listed} >= {"py.typed", "elements.csv"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is_for(name):
+    assert ast.get_docstring(ast.parse(MODULES[name].read_text()))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="not a git checkout")
+def test_no_file_names_a_registry_or_a_place_of_one_machine():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    # in halves, so that this file does not name them either
+    halves = ["py pi.org", "python hosted.org", "download.py torch.org", "anaconda .org", "index -url"]
+    halves += ["/ work/", "/ var/tmp/", "/ root/", "/ home/"]
+    forbidden = [half.replace(" ", "") for half in halves]
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.is_symlink() or not path.is_file() or path.suffix in (".npz", ".safetensors", ".png"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        found = [word for word in forbidden if word in text]
+        assert not found, f"{name} names {found}"
