@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import explain, mask, one_line
-from . import browse, checkpoint, predict, system
+from . import browse, checkpoint, dataset, predict, system
 
 OK, UNEXPECTED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DEBUG_FLAG, DEBUG_VARIABLE = "--traceback", "DAO_FLOWS_DEBUG"
@@ -52,6 +52,7 @@ app.command("list", epilog=browse.LIST_EXAMPLES)(browse.list_candidates)
 app.command("show", epilog=browse.SHOW_EXAMPLES)(browse.show)
 app.command("export", epilog=browse.EXPORT_EXAMPLES)(browse.export)
 app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(dataset.app, name="dataset")
 app.command("build", epilog=system.BUILD_EXAMPLES)(system.build)
 app.command("doctor", epilog=system.DOCTOR_EXAMPLES)(system.doctor)
 
