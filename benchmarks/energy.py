@@ -1,0 +1,179 @@
+"""MAE and ranking of DAO-P's energy above hull on held-out rows: `python benchmarks/energy.py --help`.
+
+Errors are given apart for energies from the source's own hull (dft) and from a hull over Materials Project energies
+(approx, a lower bound), beside those of a model that always says the training mean. Ranking is what a search needs of
+DAO-P: Spearman's rank correlation over all rows, and over polymorphs, the rows of one formula. Few formulas have two
+held-out rows, so a held-out row is also compared with the training rows of its formula, and the output says so.
+Intervals are 95 % bootstrap intervals, over rows or, for polymorphs, over formulas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dao_flows.model.checkpoint import CheckpointError, load
+from dao_flows.model.crystals import Crystal
+from dao_flows.model.dao_p import DaoP, predict_energy
+from dao_flows.model.data import file_sha256
+from dao_flows.model.library import find
+
+RESAMPLES = 2000
+
+
+def with_interval(value: Callable[[np.ndarray], float], n: int) -> dict[str, Any]:
+    """value(indices) over all n items, with its bootstrap interval."""
+    rng = np.random.default_rng(0)
+    drawn = [value(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
+    return {"value": value(np.arange(n)), "interval_95": [float(q) for q in np.nanpercentile(drawn, [2.5, 97.5])]}
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation; NaN where one side does not vary."""
+    ranks = [pd.Series(x).rank().to_numpy() for x in (a, b)]
+    if min(np.ptp(r) for r in ranks) == 0:
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def errors(rows: pd.DataFrame, constant: float) -> dict[str, Any]:
+    """MAE in eV/atom of the predictions and of the constant, and Spearman over the rows."""
+    truth, predicted = rows.e_above_hull.to_numpy(), rows.predicted.to_numpy()
+    return {
+        "rows": len(rows),
+        "mae_ev_per_atom": with_interval(lambda i: float(np.abs(predicted - truth)[i].mean()), len(rows)),
+        "mae_of_training_mean_ev_per_atom": float(np.abs(constant - truth).mean()),
+        "median_error_ev_per_atom": float(np.median(np.abs(predicted - truth))),
+        "spearman": with_interval(lambda i: spearman(truth[i], predicted[i]), len(rows)),
+    }
+
+
+def polymorphs(rows: pd.DataFrame, split: str) -> dict[str, Any]:
+    """Ranking within formulas that have a row of the split and at least one other row.
+
+    pairs: a row of the split against any other row of its formula, equal energies left out; in_order: the share of
+    them that DAO-P orders as the reference does. spearman: the mean over formulas of three rows or more.
+    """
+    right, count, correlations, unseen = [], [], [], 0
+    for _, group in rows.groupby("reduced_formula"):
+        held = (group.split == split).to_numpy()
+        if len(group) < 2 or not held.any():
+            continue
+        truth, predicted = group.e_above_hull.to_numpy(), group.predicted.to_numpy()
+        i, j = np.triu_indices(len(group), 1)
+        kept = (held[i] | held[j]) & (truth[i] != truth[j])
+        i, j = i[kept], j[kept]
+        right.append(int(((truth[i] > truth[j]) == (predicted[i] > predicted[j])).sum()))
+        count.append(len(i))
+        unseen += int((held[i] & held[j]).sum())
+        if len(group) >= 3 and np.isfinite(rho := spearman(truth, predicted)):
+            correlations.append(rho)
+    if not sum(count):
+        return {"formulas": 0}
+    rights, counts, rhos = np.array(right), np.array(count), np.array(correlations)
+    result: dict[str, Any] = {
+        "formulas": len(counts),
+        "pairs": int(counts.sum()),
+        "pairs_of_two_held_out_rows": unseen,
+        "in_order": with_interval(lambda i: float(rights[i].sum() / max(counts[i].sum(), 1)), len(counts)),
+    }
+    if len(rhos):
+        mean = with_interval(lambda i: float(rhos[i].mean()), len(rhos))
+        result["spearman"] = {**mean, "formulas_of_three_rows_or_more": len(rhos)}
+    return result
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Predict every row that the checkpoint covers, and gather the figures."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    model, card = load(find(args.checkpoint), "cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(model, DaoP):
+        raise CheckpointError(f"{card.name} is a {card.kind} checkpoint; the energy is DAO-P's")
+    rows = pd.read_parquet(args.data)
+    if "split" not in rows:
+        rows["split"] = args.split
+    rows = rows[rows.e_above_hull.notna()]
+    limit, covered = args.max_atoms or card.max_atoms, set(card.elements)
+    fits = (rows.numbers.map(len) <= limit) & rows.numbers.map(lambda numbers: set(numbers.tolist()) <= covered)
+    held = rows.split == args.split
+    left_out = int((held & ~fits).sum())
+    # beside the held-out rows, only those of the same formulas are looked at
+    rows = rows[fits & (held | rows.reduced_formula.isin(rows[held & fits].reduced_formula))].reset_index(drop=True)
+    if args.limit:
+        chosen = rows[rows.split == args.split].sample(frac=1, random_state=0).index[: args.limit]
+        rows = rows[(rows.split != args.split) | rows.index.isin(chosen)].reset_index(drop=True)
+    held = rows.split == args.split
+    if not held.any():
+        raise CheckpointError(f"{args.data} has no row of split {args.split!r} that {card.name} covers")
+    crystals = [
+        Crystal(r.numbers, np.reshape(r.frac, (-1, 3)), np.reshape(r.lattice, (3, 3))) for r in rows.itertuples()
+    ]
+    rows["predicted"] = predict_energy(model, crystals)
+    mean = model.config.energy_mean
+    kinds = sorted(set(rows.e_above_hull_kind[held].dropna())) if "e_above_hull_kind" in rows else []
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "checkpoint_sha256": card.sha256,
+        "data": {"file": args.data.name, "sha256": file_sha256(args.data), "split": args.split},
+        "max_atoms": limit,
+        "left_out_as_not_covered": left_out,
+        "all": errors(rows[held], mean),
+        "by_kind": {kind: errors(rows[held & (rows.e_above_hull_kind == kind)], mean) for kind in kinds},
+        "polymorphs": polymorphs(rows, args.split),
+    }
+
+
+def main() -> int:
+    """The last line is the figure; exit code 2 for what cannot be measured."""
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("data", type=Path, help="parquet file as prepared for training (Niggli cells)")
+    p.add_argument("--checkpoint", default="dao-p-base")
+    p.add_argument("--split", default="val", help="the held-out rows")
+    p.add_argument("--max-atoms", type=int, help="largest cell (default: the checkpoint's)")
+    p.add_argument("--limit", type=int, help="a random subset of this many held-out rows (always the same)")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--quick", action="store_true", help="50 rows: to see that it runs")
+    p.add_argument("--out", type=Path, help="JSON file for the figures")
+    args = p.parse_args()
+    if args.quick:
+        args.limit = 50
+    try:
+        result = measure(args)
+    except (CheckpointError, OSError, KeyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    def said(figure: dict[str, Any]) -> str:
+        return "{:.4f} [{:.4f}, {:.4f}]".format(figure["value"], *figure["interval_95"])
+
+    for kind, figures in result["by_kind"].items():
+        mae, mean = said(figures["mae_ev_per_atom"]), figures["mae_of_training_mean_ev_per_atom"]
+        print(f"{kind}: MAE {mae} eV/atom (n = {figures['rows']}; training mean: {mean:.4f})")
+    every, pairs = result["all"], result["polymorphs"]
+    if pairs["formulas"]:
+        print(
+            f"polymorphs: {said(pairs['in_order'])} of {pairs['pairs']} pairs of {pairs['formulas']} formulas in order"
+            f" ({pairs['pairs_of_two_held_out_rows']} pairs of two held-out rows)"
+            + (f", mean Spearman {said(pairs['spearman'])}" if "spearman" in pairs else "")
+        )
+    print(
+        f"MAE {said(every['mae_ev_per_atom'])} eV/atom, Spearman {said(every['spearman'])} "
+        f"(n = {every['rows']}; training mean: {every['mae_of_training_mean_ev_per_atom']:.4f})"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
