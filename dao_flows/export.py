@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -98,7 +98,10 @@ def holds(folder: Path, texts: Mapping[str, str]) -> bool:
 
 
 def writable(folder: Path) -> bool:
-    """True if files can be written here, or the folder can be made."""
-    existing: Iterable[Path] = (path for path in (folder, *folder.absolute().parents) if path.exists())
-    nearest = next(iter(existing))
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    """True if files can be written here, or the folder can be made. Tries it: permissions do not tell all."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return True
+    except OSError:
+        return False
