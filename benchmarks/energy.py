@@ -145,6 +145,8 @@ def main() -> int:
     p.add_argument("--quick", action="store_true", help="50 rows: to see that it runs")
     p.add_argument("--out", type=Path, help="JSON file for the figures")
     args = p.parse_args()
+    if not args.data.is_file():
+        p.error(f"there is no file {args.data}")
     if args.quick:
         args.limit = 50
     try:
