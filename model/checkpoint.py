@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
+from torch import Tensor
 
 from .crysformer import CrysformerConfig
 from .dao import Dao, DaoConfig
@@ -56,6 +58,14 @@ class Card:
     format: int = FORMAT
 
 
+CARD_TYPES: dict[str, type] = {
+    **dict.fromkeys(("name", "kind", "sha256", "code_version"), str),
+    **dict.fromkeys(("max_atoms", "format"), int),
+    **dict.fromkeys(("architecture", "training", "metrics"), dict),
+    "elements": list,
+}
+
+
 def kind_of(model: Dao) -> str:
     """'dao-g' or 'dao-p'."""
     return next(kind for kind, cls in KINDS.items() if type(model) is cls)
@@ -82,7 +92,8 @@ def build(kind: str, architecture: dict[str, Any]) -> Dao:
 def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
     """Write a checkpoint folder in one step (all of it or nothing) and return its card.
 
-    card: the Card fields that the model does not know itself. An existing checkpoint at this path is replaced.
+    card: the Card fields that the model does not know itself. An existing checkpoint at this path is replaced, and
+    stays there until the new one is whole.
     """
     from .. import __version__
 
@@ -92,7 +103,7 @@ def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
     try:
         header = {"kind": kind, "architecture": json.dumps(architecture, sort_keys=True), "format": str(FORMAT)}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, staging / WEIGHTS, metadata=header)
+        _write_weights(staging / WEIGHTS, tensors, header)
         written = Card(
             kind=kind,
             architecture=architecture,
@@ -101,12 +112,35 @@ def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
         )
         write_card(staging, written)
         staging.chmod(0o755)  # mkdtemp makes it private; a checkpoint is as readable as its folder
-        if folder.exists():
-            shutil.rmtree(folder)
-        staging.replace(folder)
+        _swap(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return written
+
+
+def _write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A safetensors file, the same bytes for the same content: the library writes metadata in random order."""
+    data = serialise(tensors, metadata)
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    """Put staging in folder's place. What was there is moved aside first, and back if that fails."""
+    aside = staging.with_name(f"{staging.name}-old")
+    if folder.exists():
+        folder.replace(aside)
+    try:
+        staging.replace(folder)
+    except OSError:
+        if aside.exists():
+            aside.replace(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -120,9 +154,12 @@ def read_card(folder: Path) -> Card:
     """The card alone, unverified. Raises CheckpointError if there is none that this version can read."""
     try:
         card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
+        for name, kind in CARD_TYPES.items():
+            if not isinstance(getattr(card, name), kind):
+                raise ValueError(f"{name} is {getattr(card, name)!r}")
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {folder}: {CARD} is missing") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"the card of the checkpoint at {folder} cannot be read: {error}") from error
     if card.kind not in KINDS or card.format > FORMAT:
         raise CheckpointError(f"the checkpoint at {folder} needs a newer version of dao_flows")
