@@ -82,7 +82,9 @@ def start(workplace) -> Callable[..., subprocess.Popen[str]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", "from dao_flows.cli import main; main()", *arguments]
+        # a runner in the background starts its children with SIGINT ignored; a terminal does not
+        heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        command = [sys.executable, "-c", f"{heed}; from dao_flows.cli import main; main()", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
         started.append(subprocess.Popen(command, **{**pipes, **options}))
         return started[-1]
