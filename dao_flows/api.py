@@ -148,7 +148,7 @@ def predict(
     n: int = 20,
     z: Z = "auto",
     seed: int = 0,
-    guidance: bool = True,
+    guidance: bool | None = None,
     out: str | Path | None = None,
     *,
     steps: int | None = None,
@@ -164,9 +164,9 @@ def predict(
     """Generate, screen, rank and store crystal structures for one formula or many.
 
     n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
-    candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; steps: of the sampler (None: its default);
-    relax: in DAO-P's energy (None: the maker's default); top_k: structures kept a formula; max_atoms: in a cell;
-    checkpoint, predictor, device: default to the settings (DAO_FLOWS_*); command: for the log of runs.
+    candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; steps: of the sampler; relax: in DAO-P's
+    energy; top_k: structures kept a formula; max_atoms: in a cell; command: for the log of runs. None: guidance, steps
+    and relax as the makers do by default; checkpoint, predictor and device by the settings (DAO_FLOWS_*).
 
     Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
     interrupted goes on from there when it is called again, and one that finished is computed again.
@@ -181,17 +181,18 @@ def predict(
     predictor = predictor or config.predictor
     device = pick_device(device or config.device)
     screen = ScreenMaker(predictor=predictor, top_k=top_k, device=device)
+    generate = GenerateMaker(
+        checkpoint=checkpoint or config.checkpoint,
+        candidates=n,
+        z=z,
+        max_atoms=max_atoms,
+        seed=seed,
+        steps=steps,
+        device=device,
+    )
+    guided = generate.guided if guidance is None else guidance
     maker = PredictFlowMaker(
-        generate=GenerateMaker(
-            checkpoint=checkpoint or config.checkpoint,
-            predictor=predictor if guidance else None,
-            candidates=n,
-            z=z,
-            max_atoms=max_atoms,
-            seed=seed,
-            steps=steps,
-            device=device,
-        ),
+        generate=replace(generate, predictor=predictor if guided else None),
         screen=screen if relax is None else replace(screen, relax=relax),
     )
     for reference in {maker.generate.checkpoint, maker.screen.predictor}:

@@ -32,7 +32,9 @@ def predict(
     n: Annotated[int, typer.Option("-n", "--candidates", min=1, help="Candidates for each formula.")] = 20,
     z: Annotated[str, typer.Option("--z", help="Formula units per cell, or auto for all that fit.")] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed gives the same candidates.")] = 0,
-    guidance: Annotated[bool, typer.Option("--guidance/--no-guidance", help="Steer by DAO-P's energy.")] = True,
+    guidance: Annotated[
+        bool | None, typer.Option("--guidance/--no-guidance", help="Steer by DAO-P's energy.", show_default=False)
+    ] = None,
     relax: Annotated[
         bool | None, typer.Option("--relax/--no-relax", help="Relax in DAO-P's energy.", show_default=False)
     ] = None,
