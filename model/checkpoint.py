@@ -85,7 +85,7 @@ def build(kind: str, architecture: dict[str, Any]) -> Dao:
         network, noise = CrysformerConfig(**fields.pop("network")), NoiseConfig(**fields.pop("noise"))
         config = DaoConfig(network=network, noise=noise, **fields)
         return DaoP(config, properties) if kind == "dao-p" else KINDS[kind](config)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"this version cannot build the checkpoint's architecture: {error}") from error
 
 

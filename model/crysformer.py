@@ -15,7 +15,7 @@ Shapes: B crystals, N atoms (padded), H hidden, h heads, d = H / h, F pair featu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from .elements import N_PROPERTIES, property_table
 
 @dataclass(frozen=True)
 class CrysformerConfig:
-    """Size of the network; the defaults are the published ones."""
+    """Size of the network; the defaults are the published ones. Raises ValueError for one that cannot be."""
 
     hidden: int = 384
     layers: int = 12
@@ -35,6 +35,15 @@ class CrysformerConfig:
     frequencies: int = 128
     time_width: int = 256
     feed_forward: int = 4
+
+    def __post_init__(self) -> None:
+        for name, size in asdict(self).items():
+            if size < 1:
+                raise ValueError(f"{name} must be positive, not {size}")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        if self.time_width % 2 or self.time_width < 4:
+            raise ValueError(f"time_width must be even and at least 4, not {self.time_width}")
 
     @property
     def pair_features(self) -> int:

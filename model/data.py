@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .crystals import Crystal, Crystals
+from .elements import MAX_ATOMIC_NUMBER
 from .random import stream
 
 BUCKET_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 52, 64)
+MIN_VOLUME = 1e-3  # Å³
 
 
 class DataError(ValueError):
     """The file cannot be used for training; the message says why."""
+
+
+class NothingSelectedError(DataError):
+    """The file holds no crystal of the split and size that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,13 @@ def read_parquet(path: Path, split: str | None = None, max_atoms: int | None = N
     """Crystals of a parquet file, those of one split and of at most max_atoms if asked.
 
     Columns: numbers, frac (3·n, row-major), lattice (9, rows are vectors, Å); e_above_hull (eV/atom) and split may be
-    missing. Needs pyarrow. Raises DataError for a missing column or an empty selection.
+    missing. Needs pyarrow. Raises DataError for a missing column or a row that is no crystal,
+    NothingSelectedError for an empty selection.
     """
     import pyarrow.parquet as pq
 
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
     try:
         table = pq.read_table(path)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
@@ -68,18 +78,48 @@ def read_parquet(path: Path, split: str | None = None, max_atoms: int | None = N
     columns = {name: table[name].to_pylist() for name in ("numbers", "frac", "lattice")}
     splits = table["split"].to_pylist() if split is not None else None
     known = "e_above_hull" in table.column_names
-    energies = table["e_above_hull"].to_pylist() if known else [None] * table.num_rows
+    energies = _energies(table["e_above_hull"], path) if known else [None] * table.num_rows
     crystals, energy = [], []
     for row in range(table.num_rows):
-        numbers = columns["numbers"][row]
-        if (splits and splits[row] != split) or (max_atoms and len(numbers) > max_atoms):
+        if splits is not None and splits[row] != split:
             continue
-        frac = np.reshape(columns["frac"][row], (-1, 3))
-        crystals.append(Crystal(np.asarray(numbers), frac, np.reshape(columns["lattice"][row], (3, 3))))
+        try:
+            crystal = _crystal(*(columns[name][row] for name in ("numbers", "frac", "lattice")))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}, row {row} (the first is 0): {error}") from error
+        if max_atoms is not None and len(crystal) > max_atoms:
+            continue
+        crystals.append(crystal)
         energy.append(np.nan if energies[row] is None else energies[row])
     if not crystals:
-        raise DataError(f"{path} has no crystal" + (f" with split == {split!r}" if split else ""))
+        limits = {f"split == {split!r}": split, f"at most {max_atoms} atoms": max_atoms}
+        wanted = " and ".join(text for text, limit in limits.items() if limit is not None)
+        raise NothingSelectedError(f"{path} has no crystal" + (f" with {wanted}" if wanted else ""))
     return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), file_sha256(path))
+
+
+def _energies(column: Any, path: Path) -> list[float | None]:
+    """An arrow column of numbers as a list."""
+    import pyarrow as pa
+
+    try:
+        energies: list[float | None] = column.cast(pa.float64()).to_pylist()  # type: ignore[attr-defined]
+    except pa.ArrowException as error:  # type: ignore[attr-defined]
+        raise DataError(f"{path}: e_above_hull does not hold numbers: {error}") from error
+    return energies
+
+
+def _crystal(numbers: list[int], frac: list[float], lattice: list[float]) -> Crystal:
+    """One row as a crystal. Raises ValueError or TypeError for what is none."""
+    z = np.asarray(numbers)
+    if z.ndim != 1 or not len(z) or z.dtype.kind not in "iu" or not 1 <= z.min() <= z.max() <= MAX_ATOMIC_NUMBER:
+        raise ValueError(f"numbers are to be atomic numbers from 1 to {MAX_ATOMIC_NUMBER}, at least one")
+    x, cell = np.asarray(frac, dtype=float), np.asarray(lattice, dtype=float)
+    if x.shape != (3 * len(z),) or not np.isfinite(x).all():
+        raise ValueError(f"frac is to hold {3 * len(z)} finite numbers, three for each atom")
+    if cell.shape != (9,) or not np.isfinite(cell).all() or abs(np.linalg.det(cell.reshape(3, 3))) < MIN_VOLUME:
+        raise ValueError("lattice is to hold nine finite numbers, the rows of a cell with a volume (Å)")
+    return Crystal(z, x.reshape(-1, 3), cell.reshape(3, 3))
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .checkpoint import KINDS, CheckpointError, build, kind_of, load, save
+from .checkpoint import KINDS, CheckpointError, architecture_of, build, kind_of, load, save
 from .crysformer import CrysformerConfig
 from .dao import Dao, DaoConfig
-from .data import BucketedBatches, CrystalTable, DataError, read_parquet
+from .data import BucketedBatches, CrystalTable, DataError, NothingSelectedError, read_parquet
 from .random import stream
+
+
+class TrainingError(ValueError):
+    """A setting is out of range, or what is in the run's folder does not belong to this run."""
+
 
 STATE, METRICS = "state.safetensors", "metrics.jsonl"
 
@@ -56,6 +61,20 @@ class TrainConfig:
     save_every_s: float = 120.0
     validate_every: int = 2000
 
+    def __post_init__(self) -> None:
+        positive = ("steps", "batch_size", "rate", "final_rate", "clip_value", "clip_norm", "validate_every")
+        shares = ("constant", "gate_rate", "ema")
+        at_least_zero = ("warm_up", "weight_decay", "seed", "save_every_s")
+        ranges = {
+            "positive": (positive, math.nextafter(0, 1), sys.float_info.max),
+            "between 0 and 1": (shares, 0, 1),
+            "0 or more": (at_least_zero, 0, sys.float_info.max),
+        }
+        for what, (names, low, high) in ranges.items():
+            for name in names:
+                if not low <= (value := getattr(self, name)) <= high:
+                    raise TrainingError(f"--{name.replace('_', '-')} must be {what}, not {value}")
+
     def rate_at(self, step: int) -> float:
         """Linear warm-up, then constant, then cosine down to final_rate."""
         if step < self.warm_up:
@@ -82,21 +101,37 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay, fused=True)
         self.average = [p.detach().clone() for p in self.parameters]
         self.step, self.elapsed = 0, 0.0
+        # what a saved state must share with this run to be its own
+        self.identity = {
+            "kind": kind_of(model),
+            "architecture": architecture_of(model),
+            "data": train.sha256,
+            "crystals": len(train),
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+        }
         folder.mkdir(parents=True, exist_ok=True)
 
     def resume(self) -> bool:
-        """Go back to the last saved state of this folder; False if there is none."""
+        """Go back to the last saved state of this folder; False if there is none.
+
+        Raises TrainingError for a state of another run, or one that cannot be read.
+        """
         path = self.folder / STATE
         if not path.exists():
             return False
-        with safe_open(path, framework="pt") as header:
-            saved = json.loads(header.metadata()["run"])
-        for key in ("batch_size", "seed"):
-            if saved["config"][key] != getattr(self.config, key):
-                raise DataError(
-                    f"{path} was trained with {key} {saved['config'][key]}; give the same, or another --out"
-                )
-        tensors = load_file(path)
+        try:
+            with safe_open(path, framework="pt") as header:
+                saved = json.loads((header.metadata() or {})["run"])
+            tensors = load_file(path)
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise TrainingError(f"{path} cannot be read ({error}): delete it to begin anew") from error
+        identity = saved.get("identity", {})
+        differing = [key for key, value in self.identity.items() if identity.get(key) != value]
+        if differing:
+            raise TrainingError(
+                f"{path} belongs to a run with another {' and '.join(differing)}: give another --out, or the same again"
+            )
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             parameter.data.copy_(tensors[f"model/{name}"])
             self.average[i].copy_(tensors[f"average/{name}"])
@@ -114,7 +149,7 @@ class Trainer:
         for name, parameter, average in zip(self.names, self.parameters, self.average, strict=True):
             tensors |= {f"model/{name}": parameter.detach(), f"average/{name}": average}
             tensors |= {f"{k}/{name}": v for k, v in self.optimizer.state[parameter].items() if k != "step"}
-        run = {"step": self.step, "elapsed": self.elapsed, "config": asdict(self.config)}
+        run = {"step": self.step, "elapsed": self.elapsed, "identity": self.identity}
         partial = self.folder / f"{STATE}.partial"
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial, metadata={"run": json.dumps(run)})
         partial.replace(self.folder / STATE)
@@ -167,7 +202,7 @@ class Trainer:
                 self.elapsed = now - started
                 means = {name: float(total) / count for name, total in sums.items()}
                 if not all(math.isfinite(v) for v in means.values()):
-                    raise DataError(
+                    raise TrainingError(
                         f"the loss is not finite at step {self.step}: lower --rate, then run the same command again"
                     )
                 record = {"step": self.step, "epoch": round(self.step / self.batches.steps_per_epoch, 3), **means}
@@ -301,7 +336,7 @@ def parser() -> argparse.ArgumentParser:
     )
     training = p.add_argument_group("training")
     training.add_argument("--steps", type=int, required=True)
-    for name, default in asdict(TrainConfig(steps=0)).items():
+    for name, default in asdict(TrainConfig(steps=1)).items():
         if name not in ("steps", "bf16"):
             training.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     training.add_argument(
@@ -317,9 +352,14 @@ def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, str |
         if card.kind != args.kind:
             raise CheckpointError(f"{args.start} is a {card.kind} checkpoint, not {args.kind}")
         return model.train().requires_grad_(True), card.sha256
-    network = CrysformerConfig(**{name: getattr(args, name) for name in asdict(CrysformerConfig())})
+    try:
+        network = CrysformerConfig(**{name: getattr(args, name) for name in asdict(CrysformerConfig())})
+    except ValueError as error:
+        raise TrainingError(f"there is no such network: {error}") from error
     config = DaoConfig(network=network, volume_scaling=args.volume_scaling)
     if args.kind == "dao-p":
+        if train.energy.std() == 0:
+            raise DataError("DAO-P cannot learn from energies that are all the same")
         config = replace(config, energy_mean=float(train.energy.mean()), energy_std=float(train.energy.std()))
     torch.manual_seed(args.seed)  # torch.nn initialises from the global generator alone
     return build(args.kind, {**asdict(config), "properties": []}), None
@@ -327,17 +367,23 @@ def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, str |
 
 def train(args: argparse.Namespace, command: str) -> None:
     """Run one training from parsed arguments and write its checkpoint."""
-    if args.threads:
+    config = TrainConfig(**{name: getattr(args, name) for name in asdict(TrainConfig(steps=1))})
+    if args.threads is not None:
+        if args.threads < 1:
+            raise TrainingError(f"--threads must be positive, not {args.threads}")
         torch.set_num_threads(args.threads)
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from error
     table = read_parquet(args.data, None if args.fit_all else "train", args.max_atoms)
     try:
         validation = None if args.fit_all else read_parquet(args.data, "val", args.max_atoms)
-    except DataError:
+    except NothingSelectedError:
         validation = None
     if args.kind == "dao-p":
         table, validation = table.labelled(), validation and validation.labelled()
     model, parent = new_model(args, table)
-    config = TrainConfig(**{name: getattr(args, name) for name in asdict(TrainConfig(steps=0))})
     trainer = Trainer(model.to(args.device), config, table, validation, args.out)
     trainer.resume()
     size = sum(p.numel() for p in trainer.parameters)
@@ -377,7 +423,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         train(args, shlex.join(["python", "-m", "dao_flows.model.train", *argv]))
-    except (DataError, CheckpointError, OSError) as error:
+    except (DataError, TrainingError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,0 +1,149 @@
+"""Training data: every crystal once an epoch, and files that hold none are refused with the row that is wrong."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dao_flows.model.crystals import Crystal, Crystals, buckets
+from dao_flows.model.data import BucketedBatches, CrystalTable, DataError, NothingSelectedError, read_parquet
+
+
+def table(sizes: list[int]) -> CrystalTable:
+    """Crystal i has energy i, and lattice and coordinates that are its own too."""
+    crystals = [
+        Crystal(np.full(n, 1 + i % 90), np.full((n, 3), i / 1000), (i + 1) * np.eye(3)) for i, n in enumerate(sizes)
+    ]
+    return CrystalTable(crystals, np.arange(len(sizes), dtype=np.float32), "0" * 64)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 100), st.integers(0, 9))
+def test_an_epoch_holds_every_crystal_once(sizes, batch_size, seed, epoch):
+    data = BucketedBatches(table(sizes), batch_size, seed)
+    batches = data.epoch(epoch)
+    assert len(batches) == data.steps_per_epoch
+    seen = []
+    for bucket, rows in batches:
+        crystals, energy = data.take(bucket, rows)
+        assert 1 <= len(crystals) <= batch_size
+        for crystal, number in zip(crystals.unpad(), energy.int().tolist(), strict=True):
+            assert len(crystal) == sizes[number]
+            assert np.all(crystal.numbers == 1 + number % 90)
+            assert np.allclose(crystal.lattice, (number + 1) * np.eye(3))
+            assert np.allclose(crystal.frac, number / 1000)
+            seen.append(number)
+    assert Counter(seen) == Counter(range(len(sizes)))
+
+
+def test_epochs_differ_and_depend_on_seed_and_epoch_alone():
+    data = table([1 + i % 5 for i in range(40)])
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = BucketedBatches(data, 4, seed)
+        return [int(e) for bucket, rows in batches.epoch(epoch) for e in batches.take(bucket, rows)[1]]
+
+    later = BucketedBatches(data, 4, 0)
+    for epoch in (0, 1):
+        later.epoch(epoch)
+    assert order(0, 3) == [int(e) for bucket, rows in later.epoch(3) for e in later.take(bucket, rows)[1]]
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 400), st.integers(1, 20))
+def test_buckets_hold_everything_once_within_their_bounds(sizes, max_atoms, max_crystals):
+    batches = list(buckets(sizes, max_atoms, max_crystals))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+    for batch in batches:
+        padded = max(sizes[i] for i in batch) * len(batch)
+        assert len(batch) <= max_crystals
+        assert padded <= max_atoms or len(batch) == 1
+        assert padded <= 1.3 * sum(sizes[i] for i in batch) + len(batch)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
+def test_padding_comes_off_again(sizes, seed):
+    rng = np.random.default_rng(seed)
+    crystals = [Crystal(rng.integers(1, 101, n), rng.random((n, 3)), rng.normal(size=(3, 3))) for n in sizes]
+    batch = Crystals.collate(crystals, torch.float64)
+    assert batch.n_atoms.tolist() == sizes
+    for before, after in zip(crystals, batch.unpad(), strict=True):
+        assert all(
+            np.array_equal(getattr(before, name), getattr(after, name)) for name in ("numbers", "frac", "lattice")
+        )
+
+
+def test_reads_what_was_written(parquet):
+    path = parquet()
+    everything, train, val = (read_parquet(path, split) for split in (None, "train", "val"))
+    assert (len(everything), len(train), len(val)) == (60, 48, 12)
+    assert everything.sha256 == train.sha256
+    assert np.isnan(everything.energy).sum() == 8
+    assert len(everything.labelled()) == 52
+    assert not np.isnan(everything.labelled().energy).any()
+    small = read_parquet(path, max_atoms=2)
+    assert 0 < len(small) < 60
+    assert max(len(c) for c in small.crystals) == 2
+    assert set(everything.elements()) <= set(range(1, 84))
+    import pyarrow.parquet as pq
+
+    row = pq.read_table(path).to_pylist()[7]
+    assert everything.crystals[7].numbers.tolist() == row["numbers"]
+    assert everything.crystals[7].frac.ravel().tolist() == row["frac"]
+    assert everything.crystals[7].lattice.ravel().tolist() == row["lattice"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("numbers", [], "atomic numbers from 1 to 100"),
+        ("numbers", [0], "atomic numbers from 1 to 100"),
+        ("numbers", [101], "atomic numbers from 1 to 100"),
+        ("numbers", None, "atomic numbers from 1 to 100"),
+        ("frac", [0.5] * 5, "three for each atom"),
+        ("frac", [], "three for each atom"),
+        ("frac", None, "three for each atom"),
+        ("frac", [float("nan")] * 3, "three for each atom"),
+        ("lattice", [1.0] * 8, "nine finite numbers"),
+        ("lattice", [0.0] * 9, "a cell with a volume"),
+        ("lattice", [float("inf")] * 9, "nine finite numbers"),
+        ("lattice", None, "nine finite numbers"),
+    ],
+)
+def test_a_row_that_is_no_crystal_is_named(parquet, column, value, says):
+    rows = {"numbers": [[1]] * 9, "frac": [[0.5] * 3] * 9, "lattice": [[3.0, 0, 0, 0, 3, 0, 0, 0, 3]] * 9}
+    rows[column] = [*rows[column][:6], value, *rows[column][7:]]
+    path = parquet(**rows, e_above_hull=None, split=None)
+    with pytest.raises(DataError, match=rf"row 6 .*{says}") as caught:
+        read_parquet(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_used_are_refused_with_the_reason(parquet, tmp_path):
+    (tmp_path / "text").write_text("hello")
+    for path, says in (
+        (tmp_path / "absent", "there is no file"),
+        (tmp_path, "there is no file"),
+        (tmp_path / "text", "cannot read"),
+        (parquet("a", frac=None, lattice=None), "has no column frac, lattice"),
+        (parquet("b", e_above_hull=["low"] * 60), "e_above_hull does not hold numbers"),
+        (parquet("c", numbers=["NaCl"] * 60), "row 0 .*atomic numbers"),
+    ):
+        with pytest.raises(DataError, match=says):
+            read_parquet(path)
+    with pytest.raises(DataError, match="no column split"):
+        read_parquet(parquet("d", split=None), "train")
+    for split, max_atoms, says in (
+        ("test", None, "split == 'test'"),
+        (None, 0, "at most 0"),
+        ("val", 0, "val' and at"),
+    ):
+        with pytest.raises(NothingSelectedError, match=says):
+            read_parquet(parquet("e"), split, max_atoms)
+    with pytest.raises(DataError, match="holds none"):
+        read_parquet(parquet("f", e_above_hull=None)).labelled()
