@@ -2,8 +2,9 @@
 
 Errors are given apart for energies from the source's own hull (dft) and from a hull over Materials Project energies
 (approx, a lower bound), beside those of a model that always says the training mean. Ranking is what a search needs of
-DAO-P: Spearman's rank correlation over all rows, and over polymorphs, the rows of one formula. Few formulas have two
-held-out rows, so a held-out row is also compared with the training rows of its formula, and the output says so.
+DAO-P: Spearman's rank correlation over all held-out rows, and within polymorphs, the rows of one formula. Few formulas
+have two held-out rows, so a held-out row is also compared with the training rows of its formula; as DAO-P has seen
+those, the two figures stand apart, and two training rows are never compared.
 Intervals are 95 % bootstrap intervals, over rows or, for polymorphs, over formulas.
 """
 
@@ -27,10 +28,18 @@ from dao_flows.model.data import file_sha256
 from dao_flows.model.library import find
 
 RESAMPLES = 2000
+ENOUGH_TO_RESAMPLE = 10
+COLUMNS = {"numbers", "frac", "lattice", "e_above_hull", "reduced_formula"}
+
+
+class BenchmarkError(ValueError):
+    """What was asked for cannot be measured; the message says why."""
 
 
 def with_interval(value: Callable[[np.ndarray], float], n: int) -> dict[str, Any]:
-    """value(indices) over all n items, with its bootstrap interval."""
+    """value(indices) over all n items, with its bootstrap interval, or None where n is too small for one."""
+    if n < ENOUGH_TO_RESAMPLE:
+        return {"value": value(np.arange(n)), "interval_95": None}
     rng = np.random.default_rng(0)
     drawn = [value(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
     return {"value": value(np.arange(n)), "interval_95": [float(q) for q in np.nanpercentile(drawn, [2.5, 97.5])]}
@@ -38,10 +47,9 @@ def with_interval(value: Callable[[np.ndarray], float], n: int) -> dict[str, Any
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Rank correlation; NaN where one side does not vary."""
-    ranks = [pd.Series(x).rank().to_numpy() for x in (a, b)]
-    if min(np.ptp(r) for r in ranks) == 0:
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(pd.Series(a).corr(pd.Series(b), method="spearman"))
 
 
 def errors(rows: pd.DataFrame, constant: float) -> dict[str, Any]:
@@ -56,39 +64,42 @@ def errors(rows: pd.DataFrame, constant: float) -> dict[str, Any]:
     }
 
 
-def polymorphs(rows: pd.DataFrame, split: str) -> dict[str, Any]:
-    """Ranking within formulas that have a row of the split and at least one other row.
+def in_order(formulas: list[pd.DataFrame], pairs: list[np.ndarray]) -> dict[str, Any]:
+    """Share of pairs that DAO-P orders as the reference does, equal energies left out.
 
-    pairs: a row of the split against any other row of its formula, equal energies left out; in_order: the share of
-    them that DAO-P orders as the reference does. spearman: the mean over formulas of three rows or more.
+    formulas: the rows of one formula each; pairs: (n, n) bool for each, True above the diagonal where a pair counts.
     """
-    right, count, correlations, unseen = [], [], [], 0
-    for _, group in rows.groupby("reduced_formula"):
-        held = (group.split == split).to_numpy()
-        if len(group) < 2 or not held.any():
-            continue
-        truth, predicted = group.e_above_hull.to_numpy(), group.predicted.to_numpy()
-        i, j = np.triu_indices(len(group), 1)
-        kept = (held[i] | held[j]) & (truth[i] != truth[j])
-        i, j = i[kept], j[kept]
-        right.append(int(((truth[i] > truth[j]) == (predicted[i] > predicted[j])).sum()))
-        count.append(len(i))
-        unseen += int((held[i] & held[j]).sum())
-        if len(group) >= 3 and np.isfinite(rho := spearman(truth, predicted)):
-            correlations.append(rho)
-    if not sum(count):
+    right, count = [], []
+    rows = used = 0
+    for group, counted in zip(formulas, pairs, strict=True):
+        truth, predicted = (column[:, None] - column for column in group[["e_above_hull", "predicted"]].to_numpy().T)
+        counted = np.triu(counted, 1) & (truth != 0)
+        if counted.any():
+            right.append(int((np.sign(truth) == np.sign(predicted))[counted].sum()))
+            count.append(int(counted.sum()))
+            rows += int((counted | counted.T).any(1).sum())
+            used += 1
+    if not used:
         return {"formulas": 0}
-    rights, counts, rhos = np.array(right), np.array(count), np.array(correlations)
-    result: dict[str, Any] = {
-        "formulas": len(counts),
-        "pairs": int(counts.sum()),
-        "pairs_of_two_held_out_rows": unseen,
-        "in_order": with_interval(lambda i: float(rights[i].sum() / max(counts[i].sum(), 1)), len(counts)),
-    }
+    rights, counts = np.array(right), np.array(count)
+    share = with_interval(lambda i: float(rights[i].sum() / counts[i].sum()), used)
+    return {"formulas": used, "rows": rows, "pairs": int(counts.sum()), "in_order": share}
+
+
+def polymorphs(rows: pd.DataFrame, split: str) -> dict[str, Any]:
+    """Ranking within formulas: among held-out rows, and of a held-out row against a row that DAO-P was trained on.
+
+    spearman: the mean over the formulas whose held-out rows have at least two different energies.
+    """
+    formulas = [group for _, group in rows.groupby("reduced_formula")]
+    held = [(group.split == split).to_numpy() for group in formulas]
+    among = in_order(formulas, [h[:, None] & h for h in held])
+    kept = [g[h] for g, h in zip(formulas, held, strict=True) if h.sum() >= 2]
+    rhos = np.array([spearman(g.e_above_hull.to_numpy(), g.predicted.to_numpy()) for g in kept])
+    rhos = rhos[np.isfinite(rhos)]
     if len(rhos):
-        mean = with_interval(lambda i: float(rhos[i].mean()), len(rhos))
-        result["spearman"] = {**mean, "formulas_of_three_rows_or_more": len(rhos)}
-    return result
+        among["spearman"] = with_interval(lambda i: float(rhos[i].mean()), len(rhos))
+    return {"held_out": among, "against_training_rows": in_order(formulas, [h[:, None] ^ h for h in held])}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -99,7 +110,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model, card = load(find(args.checkpoint), "cuda" if torch.cuda.is_available() else "cpu")
     if not isinstance(model, DaoP):
         raise CheckpointError(f"{card.name} is a {card.kind} checkpoint; the energy is DAO-P's")
-    rows = pd.read_parquet(args.data)
+    try:
+        rows = pd.read_parquet(args.data)
+    except ValueError as error:
+        raise BenchmarkError(f"cannot read {args.data}: {str(error).splitlines()[0]}") from error
+    if missing := COLUMNS - set(rows):
+        raise BenchmarkError(f"{args.data} has no column {', '.join(sorted(missing))}")
     if "split" not in rows:
         rows["split"] = args.split
     rows = rows[rows.e_above_hull.notna()]
@@ -114,7 +130,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         rows = rows[(rows.split != args.split) | rows.index.isin(chosen)].reset_index(drop=True)
     held = rows.split == args.split
     if not held.any():
-        raise CheckpointError(f"{args.data} has no row of split {args.split!r} that {card.name} covers")
+        raise BenchmarkError(
+            f"{args.data} has no row with a known energy of split {args.split!r} that {card.name} covers"
+        )
     crystals = [
         Crystal(r.numbers, np.reshape(r.frac, (-1, 3)), np.reshape(r.lattice, (3, 3))) for r in rows.itertuples()
     ]
@@ -151,24 +169,30 @@ def main() -> int:
         args.limit = 50
     try:
         result = measure(args)
-    except (CheckpointError, OSError, KeyError) as error:
+    except (BenchmarkError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
     def said(figure: dict[str, Any]) -> str:
-        return "{:.4f} [{:.4f}, {:.4f}]".format(figure["value"], *figure["interval_95"])
+        interval = figure["interval_95"]
+        return f"{figure['value']:.4f}" + (" [{:.4f}, {:.4f}]".format(*interval) if interval else "")
 
     for kind, figures in result["by_kind"].items():
         mae, mean = said(figures["mae_ev_per_atom"]), figures["mae_of_training_mean_ev_per_atom"]
         print(f"{kind}: MAE {mae} eV/atom (n = {figures['rows']}; training mean: {mean:.4f})")
-    every, pairs = result["all"], result["polymorphs"]
-    if pairs["formulas"]:
+    every = result["all"]
+    for which, ranked in result["polymorphs"].items():
+        of = f"polymorphs, {which.replace('_', ' ')}:"
+        if not ranked["formulas"]:
+            print(of, "none")
+            continue
+        spearman_said = f", mean Spearman {said(ranked['spearman'])}" if "spearman" in ranked else ""
         print(
-            f"polymorphs: {said(pairs['in_order'])} of {pairs['pairs']} pairs of {pairs['formulas']} formulas in order"
-            f" ({pairs['pairs_of_two_held_out_rows']} pairs of two held-out rows)"
-            + (f", mean Spearman {said(pairs['spearman'])}" if "spearman" in pairs else "")
+            of,
+            f"{said(ranked['in_order'])} of {ranked['pairs']} pairs in order "
+            f"({ranked['rows']} rows of {ranked['formulas']} formulas){spearman_said}",
         )
     print(
         f"MAE {said(every['mae_ev_per_atom'])} eV/atom, Spearman {said(every['spearman'])} "
