@@ -14,6 +14,7 @@ from dao_flows import stores
 from dao_flows.errors import SettingsError, StoreError
 from dao_flows.stores import EmbeddedStore
 
+MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 TEXTS = st.sampled_from(["NaCl", "Cr3Os", "Na", "ClNa", "", "a.b"])
 NUMBERS = st.integers(-3, 3)
 DOCUMENTS = st.lists(
@@ -167,13 +168,13 @@ def test_a_folder_that_cannot_be_made_is_named(workplace, monkeypatch):
         stores.job_store()
 
 
-@pytest.mark.skipif("DAO_FLOWS_TEST_MONGO_URI" not in os.environ, reason="DAO_FLOWS_TEST_MONGO_URI names no server")
-def test_the_same_prediction_and_queries_on_a_real_server(workplace, tmp_path, monkeypatch, call):
-    uri, database = os.environ["DAO_FLOWS_TEST_MONGO_URI"], f"dao_flows_test_{tmp_path.name}"
+@pytest.mark.skipif(MONGO_URI is None, reason="DAO_FLOWS_TEST_MONGO_URI names no server")
+def test_the_same_prediction_and_queries_on_a_real_server(workplace, monkeypatch, call):
+    database = f"dao_flows_test_{os.getpid()}"
     configure(
         workplace,
         monkeypatch,
-        f"JOB_STORE: {{docs_store: {{type: MongoStore, uri: '{uri}', database: {database}, collection_name: jobs}}}}\n",
+        f"JOB_STORE: {{docs_store: {{type: MongoStore, uri: '{MONGO_URI}', database: {database}, collection_name: jobs}}}}\n",
     )
     try:
         command = ("predict", "NaCl", "-n", "4", "--z", "2", "--steps", "4", "--json")
