@@ -171,11 +171,8 @@ def test_a_folder_that_cannot_be_made_is_named(workplace, monkeypatch):
 @pytest.mark.skipif(MONGO_URI is None, reason="DAO_FLOWS_TEST_MONGO_URI names no server")
 def test_the_same_prediction_and_queries_on_a_real_server(workplace, monkeypatch, call):
     database = f"dao_flows_test_{os.getpid()}"
-    configure(
-        workplace,
-        monkeypatch,
-        f"JOB_STORE: {{docs_store: {{type: MongoStore, uri: '{MONGO_URI}', database: {database}, collection_name: jobs}}}}\n",
-    )
+    spec = f"{{type: MongoStore, uri: '{MONGO_URI}', database: {database}, collection_name: jobs}}"
+    configure(workplace, monkeypatch, f"JOB_STORE:\n  docs_store: {spec}\n")
     try:
         command = ("predict", "NaCl", "-n", "4", "--z", "2", "--steps", "4", "--json")
         assert [call(*command)[0] for _ in range(2)] == [0, 0]
