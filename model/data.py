@@ -56,12 +56,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream_, "sha256").hexdigest()
 
 
-def read_parquet(path: Path, split: str | None = None, max_atoms: int | None = None) -> CrystalTable:
-    """Crystals of a parquet file, those of one split and of at most max_atoms if asked.
+def read_parquet(
+    path: Path, split: str | None = None, max_atoms: int | None = None, max_energy: float | None = None
+) -> CrystalTable:
+    """Crystals of a parquet file; if asked, those of one split, of at most max_atoms and max_energy above hull alone.
 
     Columns: numbers, frac (3·n, row-major), lattice (9, rows are vectors, Å); e_above_hull (eV/atom) and split may be
-    missing. Needs pyarrow. Raises DataError for a missing column or a row that is no crystal,
-    NothingSelectedError for an empty selection.
+    missing; crystals without an energy are not within max_energy. Needs pyarrow. Raises DataError for a missing column
+    or a row that is no crystal, NothingSelectedError for an empty selection.
     """
     import pyarrow.parquet as pq
 
@@ -87,12 +89,20 @@ def read_parquet(path: Path, split: str | None = None, max_atoms: int | None = N
             crystal = _crystal(*(columns[name][row] for name in ("numbers", "frac", "lattice")))
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}, row {row} (the first is 0): {error}") from error
+        value = energies[row]
+        above = np.nan if value is None else value
         if max_atoms is not None and len(crystal) > max_atoms:
             continue
+        if max_energy is not None and not above <= max_energy:
+            continue
         crystals.append(crystal)
-        energy.append(np.nan if energies[row] is None else energies[row])
+        energy.append(above)
     if not crystals:
-        limits = {f"split == {split!r}": split, f"at most {max_atoms} atoms": max_atoms}
+        limits = {
+            f"split == {split!r}": split,
+            f"at most {max_atoms} atoms": max_atoms,
+            f"at most {max_energy} eV/atom above hull": max_energy,
+        }
         wanted = " and ".join(text for text, limit in limits.items() if limit is not None)
         raise NothingSelectedError(f"{path} has no crystal" + (f" with {wanted}" if wanted else ""))
     return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), file_sha256(path))

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .checkpoint import KINDS, CheckpointError, architecture_of, build, kind_of, load, save
+from .checkpoint import KINDS, Card, CheckpointError, architecture_of, build, kind_of, load, save
 from .crysformer import CrysformerConfig
 from .dao import Dao, DaoConfig
 from .data import BucketedBatches, CrystalTable, DataError, NothingSelectedError, read_parquet
@@ -325,6 +325,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--name", help="name of the checkpoint (default: the name of OUT)")
     p.add_argument("--start", type=Path, help="checkpoint folder to train on from (its architecture is kept)")
     p.add_argument("--max-atoms", type=int, help="leave larger cells out")
+    p.add_argument(
+        "--max-energy", type=float, help="leave crystals further above hull out (eV/atom), and those without an energy"
+    )
     p.add_argument("--fit-all", action="store_true", help="train on the whole file, not on split == 'train' alone")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--threads", type=int, help="CPU threads (default: all)")
@@ -345,13 +348,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, str | None]:
-    """The model to train, and the identity of its parent."""
+def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, Card | None]:
+    """The model to train, and the card of its parent."""
     if args.start:
         model, card = load(args.start)
         if card.kind != args.kind:
             raise CheckpointError(f"{args.start} is a {card.kind} checkpoint, not {args.kind}")
-        return model.train().requires_grad_(True), card.sha256
+        return model.train().requires_grad_(True), card
     try:
         network = CrysformerConfig(**{name: getattr(args, name) for name in asdict(CrysformerConfig())})
     except ValueError as error:
@@ -376,9 +379,10 @@ def train(args: argparse.Namespace, command: str) -> None:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from error
-    table = read_parquet(args.data, None if args.fit_all else "train", args.max_atoms)
+    limits = (args.max_atoms, args.max_energy)
+    table = read_parquet(args.data, None if args.fit_all else "train", *limits)
     try:
-        validation = None if args.fit_all else read_parquet(args.data, "val", args.max_atoms)
+        validation = None if args.fit_all else read_parquet(args.data, "val", *limits)
     except NothingSelectedError:
         validation = None
     if args.kind == "dao-p":
@@ -399,9 +403,10 @@ def train(args: argparse.Namespace, command: str) -> None:
             model,
             {
                 "name": args.name or args.out.name,
-                "elements": table.elements(),
-                "max_atoms": max(len(c) for c in table.crystals),
-                "parent": parent,
+                # what the parent has seen, its child has seen too
+                "elements": sorted({*table.elements(), *(parent.elements if parent else ())}),
+                "max_atoms": max([len(c) for c in table.crystals] + ([parent.max_atoms] if parent else [])),
+                "parent": parent and parent.sha256,
                 "training": {
                     "command": command,
                     "data": {"file": args.data.name, "sha256": table.sha256, "rows": len(table)},

@@ -153,7 +153,8 @@ class _Bar:
             Remaining(),
         )
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.task: Any = None
+        self.all: Any = None
+        self.stage: Any = None
         self.shown: tuple[int, str] = (0, "")
 
     def __enter__(self) -> _Bar:
@@ -165,13 +166,17 @@ class _Bar:
 
     def show(self, progress: Progress) -> None:
         """Take a report."""
-        where = (progress.batch, progress.stage)
-        several = f"batch {progress.batch} of {progress.batches}: " if progress.batches > 1 else ""
-        if where != self.shown:
-            if self.task is not None:
-                self.bar.remove_task(self.task)
-            self.task = self.bar.add_task(f"{several}{progress.stage}", total=progress.total)
-            if progress.batch != self.shown[0] and several and not self.console.is_terminal:
-                self.console.print(f"{several}started")
-            self.shown = where
-        self.bar.update(self.task, completed=progress.done, total=progress.total)
+        several = progress.batches > 1
+        if (progress.batch, progress.stage) != self.shown:
+            if several and self.all is None:
+                self.all = self.bar.add_task("batches", total=progress.batches)
+            if several and progress.batch != self.shown[0] and not self.console.is_terminal:
+                self.console.print(f"batch {progress.batch} of {progress.batches}: started")
+            if self.stage is not None:
+                self.bar.remove_task(self.stage)
+            self.stage = self.bar.add_task(progress.stage, total=progress.total)
+            self.shown = (progress.batch, progress.stage)
+        self.bar.update(self.stage, completed=progress.done, total=progress.total)
+        if several:
+            part = progress.done / progress.total if progress.stage == "generate" else 1.0  # screening is short
+            self.bar.update(self.all, completed=progress.batch - 1 + part)

@@ -90,6 +90,9 @@ def test_reads_what_was_written(parquet):
     assert 0 < len(small) < 60
     assert max(len(c) for c in small.crystals) == 2
     assert set(everything.elements()) <= set(range(1, 84))
+    low = read_parquet(path, max_energy=0.5)
+    assert len(low) == sum(e <= 0.5 for e in everything.energy)  # and none without an energy
+    assert 0 < len(low) < 52
     import pyarrow.parquet as pq
 
     row = pq.read_table(path).to_pylist()[7]
@@ -138,12 +141,13 @@ def test_files_that_cannot_be_used_are_refused_with_the_reason(parquet, tmp_path
             read_parquet(path)
     with pytest.raises(DataError, match="no column split"):
         read_parquet(parquet("d", split=None), "train")
-    for split, max_atoms, says in (
-        ("test", None, "split == 'test'"),
-        (None, 0, "at most 0"),
-        ("val", 0, "val' and at"),
+    for limits, says in (
+        (("test",), "split == 'test'"),
+        ((None, 0), "at most 0 atoms"),
+        (("val", 0), "val' and at"),
+        ((None, None, -1.0), "at most -1.0 eV/atom above hull"),
     ):
         with pytest.raises(NothingSelectedError, match=says):
-            read_parquet(parquet("e"), split, max_atoms)
+            read_parquet(parquet("e"), *limits)
     with pytest.raises(DataError, match="holds none"):
         read_parquet(parquet("f", e_above_hull=None)).labelled()

@@ -78,6 +78,10 @@ def test_seeds_differ_and_a_checkpoint_can_be_trained_on(parquet, tmp_path):
     assert len({card.sha256 for card in cards.values()}) == 3
     assert cards["c"].parent == cards["a"].sha256
     assert cards["c"].architecture == cards["a"].architecture
+    small = ["--max-atoms", "2", "--start", str(tmp_path / "a" / "checkpoint")]
+    assert main(arguments("dao-g", data, tmp_path / "d", "--steps", "5", *small)) == 0
+    child = read_card(tmp_path / "d" / "checkpoint")
+    assert (child.max_atoms, child.elements) == (cards["a"].max_atoms, cards["a"].elements)  # seen by its parent
 
 
 def test_a_finished_run_is_not_trained_again(parquet, tmp_path):
