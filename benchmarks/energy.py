@@ -24,7 +24,7 @@ import pandas as pd
 from dao_flows.model.checkpoint import CheckpointError, load
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_p import DaoP, predict_energy
-from dao_flows.model.data import file_sha256
+from dao_flows.model.dataset import file_sha256
 from dao_flows.model.library import find
 
 RESAMPLES = 2000

@@ -37,7 +37,8 @@ from dao_flows import __version__
 from dao_flows.model.checkpoint import CheckpointError, load, verify
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.data import DataError, read_parquet
+from dao_flows.model.data import read_crystals
+from dao_flows.model.dataset import DataError
 from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
 from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
@@ -215,7 +216,7 @@ def draw(
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Sample, match, and gather the figures."""
-    table = read_parquet(args.data, args.split, args.max_atoms)
+    table = read_crystals(args.data, args.split, args.max_atoms)
     rows = np.sort(np.random.default_rng(0).permutation(len(table))[: args.limit])
     references = [table.crystals[i] for i in rows]
     identity = {

@@ -19,7 +19,7 @@ from pymatgen.vis.structure_vtk import EL_COLORS
 
 from dao_flows.model.checkpoint import load
 from dao_flows.model.dao_p import predict_energy
-from dao_flows.model.data import read_parquet
+from dao_flows.model.data import read_crystals
 from dao_flows.model.library import find
 from dao_flows.model.sample import Request, SamplerConfig, sample
 
@@ -73,7 +73,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=Path("predicted.png"))
     args = p.parse_args()
     generator, predictor = load(find(args.checkpoint))[0], load(find(args.predictor))[0]
-    table = read_parquet(args.data)
+    table = read_crystals(args.data)
     references = [Structure(c.lattice, c.numbers.tolist(), c.frac) for c in table.crystals]
     names = [r.composition.reduced_formula for r in references]
     matcher = StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3)

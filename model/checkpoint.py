@@ -24,7 +24,7 @@ from .crysformer import CrysformerConfig
 from .dao import Dao, DaoConfig
 from .dao_g import DaoG
 from .dao_p import DaoP
-from .data import file_sha256
+from .dataset import file_sha256
 from .noise import NoiseConfig
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from .crystals import Crystal, Crystals
+from .dataset import DataError, parts
 from .elements import MAX_ATOMIC_NUMBER
 from .random import stream
 
 BUCKET_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 52, 64)
 MIN_VOLUME = 1e-3  # Å³
-
-
-class DataError(ValueError):
-    """The file cannot be used for training; the message says why."""
 
 
 class NothingSelectedError(DataError):
@@ -50,27 +47,43 @@ class CrystalTable:
         return len(self.crystals)
 
 
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as stream_:
-        return hashlib.file_digest(stream_, "sha256").hexdigest()
-
-
-def read_parquet(
+def read_crystals(
     path: Path, split: str | None = None, max_atoms: int | None = None, max_energy: float | None = None
 ) -> CrystalTable:
-    """Crystals of a parquet file; if asked, those of one split, of at most max_atoms and max_energy above hull alone.
+    """Crystals of a dataset (a folder) or a parquet file; if asked, those of one split and within the bounds alone.
 
     Columns: numbers, frac (3·n, row-major), lattice (9, rows are vectors, Å); e_above_hull (eV/atom) and split may be
-    missing; crystals without an energy are not within max_energy. Needs pyarrow. Raises DataError for a missing column
-    or a row that is no crystal, NothingSelectedError for an empty selection.
+    missing; a crystal without an energy is not within max_energy. Needs pyarrow. Raises DataError for a missing column,
+    a row that is no crystal or a damaged dataset, NothingSelectedError for an empty selection.
     """
+    crystals: list[Crystal] = []
+    energy: list[float] = []
+    files, sha256 = parts(path)
+    for file in files:
+        for crystal, above in _rows(file, split):
+            if max_atoms is not None and len(crystal) > max_atoms:
+                continue
+            if max_energy is not None and not above <= max_energy:
+                continue
+            crystals.append(crystal)
+            energy.append(above)
+    if not crystals:
+        limits = {
+            f"split == {split!r}": split,
+            f"at most {max_atoms} atoms": max_atoms,
+            f"at most {max_energy} eV/atom above hull": max_energy,
+        }
+        wanted = " and ".join(text for text, limit in limits.items() if limit is not None)
+        raise NothingSelectedError(f"{path} has no crystal" + (f" with {wanted}" if wanted else ""))
+    return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), sha256)
+
+
+def _rows(path: Path, split: str | None) -> Iterator[tuple[Crystal, float]]:
+    """Crystals and energies (eV/atom, NaN where unknown) of one parquet file."""
     import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
     try:
-        table = pq.read_table(path)  # type: ignore[no-untyped-call]
+        table = pq.read_table(path)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     if missing := {"numbers", "frac", "lattice"} - set(table.column_names):
@@ -81,7 +94,6 @@ def read_parquet(
     splits = table["split"].to_pylist() if split is not None else None
     known = "e_above_hull" in table.column_names
     energies = _energies(table["e_above_hull"], path) if known else [None] * table.num_rows
-    crystals, energy = [], []
     for row in range(table.num_rows):
         if splits is not None and splits[row] != split:
             continue
@@ -90,22 +102,7 @@ def read_parquet(
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}, row {row} (the first is 0): {error}") from error
         value = energies[row]
-        above = np.nan if value is None else value
-        if max_atoms is not None and len(crystal) > max_atoms:
-            continue
-        if max_energy is not None and not above <= max_energy:
-            continue
-        crystals.append(crystal)
-        energy.append(above)
-    if not crystals:
-        limits = {
-            f"split == {split!r}": split,
-            f"at most {max_atoms} atoms": max_atoms,
-            f"at most {max_energy} eV/atom above hull": max_energy,
-        }
-        wanted = " and ".join(text for text, limit in limits.items() if limit is not None)
-        raise NothingSelectedError(f"{path} has no crystal" + (f" with {wanted}" if wanted else ""))
-    return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), file_sha256(path))
+        yield crystal, np.nan if value is None else value
 
 
 def _energies(column: Any, path: Path) -> list[float | None]:
@@ -113,8 +110,8 @@ def _energies(column: Any, path: Path) -> list[float | None]:
     import pyarrow as pa
 
     try:
-        energies: list[float | None] = column.cast(pa.float64()).to_pylist()  # type: ignore[attr-defined]
-    except pa.ArrowException as error:  # type: ignore[attr-defined]
+        energies: list[float | None] = column.cast(pa.float64()).to_pylist()
+    except pa.ArrowException as error:
         raise DataError(f"{path}: e_above_hull does not hold numbers: {error}") from error
     return energies
 

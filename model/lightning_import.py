@@ -23,7 +23,7 @@ from torch import Tensor
 from .checkpoint import KINDS, Card, CheckpointError, build, save
 from .crysformer import CrysformerConfig
 from .dao import DaoConfig
-from .data import file_sha256
+from .dataset import file_sha256
 from .elements import MAX_ATOMIC_NUMBER
 from .inert_pickle import Inert, Program, View
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from .checkpoint import KINDS, Card, CheckpointError, architecture_of, build, kind_of, load, save
 from .crysformer import CrysformerConfig
 from .dao import Dao, DaoConfig
-from .data import BucketedBatches, CrystalTable, DataError, NothingSelectedError, read_parquet
+from .data import BucketedBatches, CrystalTable, NothingSelectedError, read_crystals
+from .dataset import DataError
 from .random import stream
 
 
@@ -380,9 +381,9 @@ def train(args: argparse.Namespace, command: str) -> None:
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from error
     limits = (args.max_atoms, args.max_energy)
-    table = read_parquet(args.data, None if args.fit_all else "train", *limits)
+    table = read_crystals(args.data, None if args.fit_all else "train", *limits)
     try:
-        validation = None if args.fit_all else read_parquet(args.data, "val", *limits)
+        validation = None if args.fit_all else read_crystals(args.data, "val", *limits)
     except NothingSelectedError:
         validation = None
     if args.kind == "dao-p":

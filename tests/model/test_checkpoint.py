@@ -18,7 +18,7 @@ from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, predict_energy
-from dao_flows.model.data import file_sha256
+from dao_flows.model.dataset import file_sha256
 from dao_flows.model.library import available, card_of, find
 
 NETWORK = CrysformerConfig(hidden=8, layers=1, heads=2, frequencies=2, time_width=8)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dao_flows.model.crystals import Crystal, Crystals, buckets
-from dao_flows.model.data import BucketedBatches, CrystalTable, DataError, NothingSelectedError, read_parquet
+from dao_flows.model.data import BucketedBatches, CrystalTable, NothingSelectedError, read_crystals
+from dao_flows.model.dataset import DataError
 
 
 def table(sizes: list[int]) -> CrystalTable:
@@ -80,17 +81,17 @@ def test_padding_comes_off_again(sizes, seed):
 
 def test_reads_what_was_written(parquet):
     path = parquet()
-    everything, train, val = (read_parquet(path, split) for split in (None, "train", "val"))
+    everything, train, val = (read_crystals(path, split) for split in (None, "train", "val"))
     assert (len(everything), len(train), len(val)) == (60, 48, 12)
     assert everything.sha256 == train.sha256
     assert np.isnan(everything.energy).sum() == 8
     assert len(everything.labelled()) == 52
     assert not np.isnan(everything.labelled().energy).any()
-    small = read_parquet(path, max_atoms=2)
+    small = read_crystals(path, max_atoms=2)
     assert 0 < len(small) < 60
     assert max(len(c) for c in small.crystals) == 2
     assert set(everything.elements()) <= set(range(1, 84))
-    low = read_parquet(path, max_energy=0.5)
+    low = read_crystals(path, max_energy=0.5)
     assert len(low) == sum(e <= 0.5 for e in everything.energy)  # and none without an energy
     assert 0 < len(low) < 52
     import pyarrow.parquet as pq
@@ -123,7 +124,7 @@ def test_a_row_that_is_no_crystal_is_named(parquet, column, value, says):
     rows[column] = [*rows[column][:6], value, *rows[column][7:]]
     path = parquet(**rows, e_above_hull=None, split=None)
     with pytest.raises(DataError, match=rf"row 6 .*{says}") as caught:
-        read_parquet(path)
+        read_crystals(path)
     assert "\n" not in str(caught.value)
 
 
@@ -131,16 +132,16 @@ def test_files_that_cannot_be_used_are_refused_with_the_reason(parquet, tmp_path
     (tmp_path / "text").write_text("hello")
     for path, says in (
         (tmp_path / "absent", "there is no file"),
-        (tmp_path, "there is no file"),
+        (tmp_path, "is no dataset: it has no manifest.json"),
         (tmp_path / "text", "cannot read"),
         (parquet("a", frac=None, lattice=None), "has no column frac, lattice"),
         (parquet("b", e_above_hull=["low"] * 60), "e_above_hull does not hold numbers"),
         (parquet("c", numbers=["NaCl"] * 60), "row 0 .*atomic numbers"),
     ):
         with pytest.raises(DataError, match=says):
-            read_parquet(path)
+            read_crystals(path)
     with pytest.raises(DataError, match="no column split"):
-        read_parquet(parquet("d", split=None), "train")
+        read_crystals(parquet("d", split=None), "train")
     for limits, says in (
         (("test",), "split == 'test'"),
         ((None, 0), "at most 0 atoms"),
@@ -148,6 +149,6 @@ def test_files_that_cannot_be_used_are_refused_with_the_reason(parquet, tmp_path
         ((None, None, -1.0), "at most -1.0 eV/atom above hull"),
     ):
         with pytest.raises(NothingSelectedError, match=says):
-            read_parquet(parquet("e"), *limits)
+            read_crystals(parquet("e"), *limits)
     with pytest.raises(DataError, match="holds none"):
-        read_parquet(parquet("f", e_above_hull=None)).labelled()
+        read_crystals(parquet("f", e_above_hull=None)).labelled()
