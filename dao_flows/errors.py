@@ -21,7 +21,10 @@ _secrets: set[str] = set()
 
 
 class UserError(ValueError):
-    """Something the user can put right; the message is one line that says what and how."""
+    """Something the user can put right; the message is one line that says what and how, without credentials."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask(message))
 
 
 class SettingsError(UserError):

@@ -247,9 +247,16 @@ def describe(store: Store) -> str:
     if isinstance(docs, MemoryStore):
         return "memory (keeps nothing)"
     if isinstance(docs, MongoStore):
-        where = mask(docs.uri).split("?")[0] if docs.uri else f"mongodb://{docs.host}:{docs.port}"
+        uri = _uri_of(docs)
+        where = mask(uri).split("?")[0] if uri else f"mongodb://{docs.host}:{docs.port}"
         return f"{where} database {docs.database}"
     return type(docs).__name__
+
+
+def _uri_of(store: Store) -> str | None:
+    """A store's URI. Some users write it where the host's name goes, which pymongo accepts."""
+    host = str(getattr(store, "host", ""))
+    return getattr(store, "uri", None) or (host if "://" in host else None)
 
 
 def is_embedded(store: Store) -> bool:
@@ -277,7 +284,7 @@ def _configured_store() -> JobStore | None:
 def _prepare(store: Store, config: Settings) -> None:
     """Learn a store's secrets and keep it from waiting half a minute for a server that is not there."""
     remember_secret(getattr(store, "password", None))
-    if uri := getattr(store, "uri", None):
+    if uri := _uri_of(store):
         remember_uri(uri)
     if isinstance(store, MongoStore) and hasattr(store, "mongoclient_kwargs"):
         patience = int(1000 * config.store_timeout)

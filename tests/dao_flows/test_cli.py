@@ -67,9 +67,10 @@ def test_a_damaged_checkpoint_is_refused(workplace, tmp_path, tiny_checkpoints, 
     assert "damaged" in out
 
 
-def test_an_unreachable_store_is_named_without_its_credentials(workplace, monkeypatch, call):
+@pytest.mark.parametrize("key", ["uri", "host"])  # pymongo takes a URI as the host too
+def test_an_unreachable_store_is_named_without_its_credentials(workplace, monkeypatch, call, key):
     uri = f"mongodb://alice:{SECRET}@127.0.0.1:9/db"
-    spec = f"{{type: MongoStore, uri: '{uri}', database: db, collection_name: jobs}}"
+    spec = f"{{type: MongoStore, {key}: '{uri}', database: db, collection_name: jobs}}"
     (workplace / "jobflow.yaml").write_text(f"JOB_STORE: {{docs_store: {spec}}}\n")
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", "jobflow.yaml")
     monkeypatch.setenv("DAO_FLOWS_STORE_TIMEOUT", "0.2")
