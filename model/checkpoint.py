@@ -23,7 +23,7 @@ from torch import Tensor
 from .crysformer import CrysformerConfig
 from .dao import Dao, DaoConfig
 from .dao_g import DaoG
-from .dao_p import DaoP
+from .dao_p import DaoP, PropertyHead
 from .dataset import file_sha256
 from .noise import NoiseConfig
 
@@ -72,8 +72,8 @@ def kind_of(model: Dao) -> str:
 
 
 def architecture_of(model: Dao) -> dict[str, Any]:
-    """The configuration as JSON, with the names of property heads."""
-    properties = list(model.properties) if isinstance(model, DaoP) else []
+    """The configuration as JSON, with the property heads."""
+    properties = [asdict(head) for head in model.heads.values()] if isinstance(model, DaoP) else []
     return {**asdict(model.config), "properties": properties}
 
 
@@ -81,7 +81,7 @@ def build(kind: str, architecture: dict[str, Any]) -> Dao:
     """An untrained model of this kind. Raises CheckpointError for an architecture this version does not know."""
     fields = dict(architecture)
     try:
-        properties = tuple(fields.pop("properties", ()))
+        properties = [p if isinstance(p, str) else PropertyHead(**p) for p in fields.pop("properties", ())]
         network, noise = CrysformerConfig(**fields.pop("network")), NoiseConfig(**fields.pop("noise"))
         config = DaoConfig(network=network, noise=noise, **fields)
         return DaoP(config, properties) if kind == "dao-p" else KINDS[kind](config)

@@ -12,6 +12,8 @@ from .crysformer import Crysformer, CrysformerConfig, CrysformerOutput
 from .crystals import Crystal, Crystals
 from .noise import NoiseConfig, NoiseSchedule, wrapped_score
 
+ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class DaoConfig:
@@ -37,6 +39,12 @@ class Noised:
     t: Tensor
     eps: Tensor
     score: Tensor
+
+    def rows(self, part: slice) -> Noised:
+        """Some of the crystals, with their noise."""
+        c = self.crystals
+        crystals = Crystals(c.numbers[part], c.frac[part], c.lattice[part])
+        return Noised(crystals, self.t[part], self.eps[part], self.score[part])
 
 
 class Dao(nn.Module):
@@ -80,14 +88,17 @@ class Dao(nn.Module):
         lattice = alpha_bar.sqrt() * crystals.lattice + (1 - alpha_bar).sqrt() * eps
         return Noised(crystals.with_geometry((crystals.frac + sigma * z) % 1, lattice), t, eps, score)
 
-    def diffusion_losses(self, noised: Noised, output: CrysformerOutput) -> dict[str, Tensor]:
-        """Mean squared errors of lattice noise and coordinate score; clean crystals (t = 0) do not count."""
+    def diffusion_losses(self, noised: Noised, output: CrysformerOutput, part: slice = ALL) -> dict[str, Tensor]:
+        """Mean squared errors of lattice noise and coordinate score; clean crystals (t = 0) do not count.
+
+        output: of the rows `part`, whose share of the batch's mean this is: the shares of all parts add up to it.
+        """
         noisy = noised.t > 0
         atoms = (noised.crystals.mask & noisy[:, None])[..., None].to(noised.score.dtype)
         cells = noisy[:, None, None].to(noised.eps.dtype)
-        lattice = (cells * (output.eps.float() - noised.eps) ** 2).sum() / (9 * cells.sum().clamp(min=1))
-        score = (atoms * (output.score.float() - noised.score) ** 2).sum() / (3 * atoms.sum().clamp(min=1))
-        return {"lattice": lattice, "coordinate": score}
+        lattice = (cells[part] * (output.eps.float() - noised.eps[part]) ** 2).sum() / (9 * cells.sum().clamp(min=1))
+        score = (atoms[part] * (output.score.float() - noised.score[part]) ** 2).sum()
+        return {"lattice": lattice, "coordinate": score / (3 * atoms.sum().clamp(min=1))}
 
     def random_times(self, batch: int, generator: torch.Generator, clean_fraction: float = 0.0) -> Tensor:
         """(B,) t uniform in 1..T; a share of the batch, drawn at random, gets t = 0."""

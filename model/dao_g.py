@@ -6,13 +6,19 @@ import torch
 from torch import Tensor
 
 from .crystals import Crystals
-from .dao import Dao
+from .dao import ALL, Dao
 
 
 class DaoG(Dao):
     """Trained by denoising alone; `model.sample` draws crystals from it."""
 
-    def losses(self, crystals: Crystals, energy: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
-        """Loss terms of one training batch (weights 1 : 1). crystals: Å; energy is not used."""
+    def losses(
+        self, crystals: Crystals, energy: Tensor | None, generator: torch.Generator, part: slice = ALL
+    ) -> dict[str, Tensor]:
+        """Loss terms of one training batch (weights 1 : 1). crystals: Å; energy is not used.
+
+        part: rows to compute; their noise is what they have in the whole batch, and the terms are their share of its.
+        """
         noised = self.add_noise(self.to_model_units(crystals), self.random_times(len(crystals), generator), generator)
-        return self.diffusion_losses(noised, self.network(noised.crystals, noised.t))
+        own = noised.rows(part)
+        return self.diffusion_losses(noised, self.network(own.crystals, own.t), part)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,20 +12,61 @@ from torch import Tensor, nn
 
 from .crysformer import scalar_head
 from .crystals import Crystal, Crystals, buckets
-from .dao import Dao, DaoConfig
+from .dao import ALL, Dao, DaoConfig
 
 CLEAN_FRACTION = 0.25  # share of training crystals shown without noise, where the energy is read out
+
+
+class PropertyError(ValueError):
+    """The model cannot predict what was asked of it."""
+
+
+@dataclass(frozen=True)
+class PropertyHead:
+    """A scalar property read off the pooled features at t = 0, in the units of its training data.
+
+    mean, std: of the training values, of their natural logarithms where log. tuned: the backbone was trained for this
+    property too, so that the energy, which was learned before, no longer holds.
+    """
+
+    name: str
+    mean: float = 0.0
+    std: float = 1.0
+    log: bool = False
+    tuned: bool = False
+
+    def standardise(self, values: Tensor) -> Tensor:
+        """Values in their units as the head is trained on them."""
+        return ((values.log() if self.log else values) - self.mean) / self.std
+
+    def in_units(self, standardised: Tensor) -> Tensor:
+        """The head's output in the property's units."""
+        values = standardised * self.std + self.mean
+        return values.exp() if self.log else values
 
 
 class DaoP(Dao):
     """Predicts energy above hull; carries further property heads on the same pooled features."""
 
-    def __init__(self, config: DaoConfig | None = None, properties: tuple[str, ...] = ()) -> None:
+    def __init__(self, config: DaoConfig | None = None, properties: Sequence[PropertyHead | str] = ()) -> None:
         super().__init__(config)
-        self.properties = nn.ModuleDict({name: scalar_head(self.config.network.hidden) for name in properties})
+        heads = [PropertyHead(p) if isinstance(p, str) else p for p in properties]
+        self.heads = {head.name: head for head in heads}
+        try:
+            self.properties = nn.ModuleDict({name: scalar_head(self.config.network.hidden) for name in self.heads})
+        except KeyError as error:
+            raise PropertyError(f"a property cannot have this name: {error}") from error
 
     def standardised_energy(self, crystals: Crystals, t: Tensor) -> Tensor:
-        """(B,) E_θ(M_t, t), dimensionless. crystals: in model units. Differentiable in coordinates and lattice."""
+        """(B,) E_θ(M_t, t), dimensionless. crystals: in model units. Differentiable in coordinates and lattice.
+
+        Raises PropertyError for a model that was tuned to another property.
+        """
+        if tuned := [head.name for head in self.heads.values() if head.tuned]:
+            raise PropertyError(
+                f"this checkpoint was trained to predict {', '.join(tuned)} and its energies no longer hold: "
+                "use the one it was trained from"
+            )
         return self.network.energy(self.network(crystals, t))
 
     def energy_above_hull(self, crystals: Crystals) -> Tensor:
@@ -33,41 +75,83 @@ class DaoP(Dao):
         standardised = self.standardised_energy(crystals, torch.zeros(len(crystals), device=crystals.frac.device))
         return standardised * self.config.energy_std + self.config.energy_mean
 
-    def predict_property(self, name: str, crystals: Crystals) -> Tensor:
-        """(B,) a property head's value, standardised as in training. Raises KeyError for a head that is not there."""
-        crystals = self.to_model_units(crystals)
+    def property_value(self, name: str, crystals: Crystals) -> Tensor:
+        """(B,) a property of clean crystals in Å, in its units. Differentiable.
+
+        Raises PropertyError for a property that has no head.
+        """
+        return self._head(name).in_units(self._standardised_property(name, self.to_model_units(crystals)))
+
+    def _head(self, name: str) -> PropertyHead:
+        if name not in self.heads:
+            known = ", ".join(self.heads) or "none"
+            raise PropertyError(f"this checkpoint does not predict {name}; its properties: {known}")
+        return self.heads[name]
+
+    def _standardised_property(self, name: str, crystals: Crystals) -> Tensor:
+        """(B,) the head's output for clean crystals in model units."""
         output = self.network(crystals, torch.zeros(len(crystals), device=crystals.frac.device))
         value: Tensor = self.properties[name](output.graph)
         return value[:, 0]
 
-    def losses(self, crystals: Crystals, energy: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(
+        self, crystals: Crystals, energy: Tensor | None, generator: torch.Generator, part: slice = ALL
+    ) -> dict[str, Tensor]:
         """Loss terms of one batch (weights 1 : 1 : 1). crystals: Å; energy: (B,) E_hull in eV/atom, NaN where unknown.
 
         With noise the energy term is MSE(exp(−E_θ), exp(−E_0)), whose minimum exp(−E_t) = E[exp(−E_0) | M_t] is the
         exact guidance energy. A clean crystal has one energy, which the exponential would hardly resolve far above
-        the hull: there the term is |E_θ − E_0|, with the same minimum.
+        the hull: there the term is |E_θ − E_0|, with the same minimum. part: as for DaoG.losses.
         """
         t = self.random_times(len(crystals), generator, CLEAN_FRACTION)
         noised = self.add_noise(self.to_model_units(crystals), t, generator)
-        output = self.network(noised.crystals, t)
-        losses = self.diffusion_losses(noised, output)
+        own = noised.rows(part)
+        output = self.network(own.crystals, own.t)
+        losses = self.diffusion_losses(noised, output, part)
         if energy is not None:
             target = (energy - self.config.energy_mean) / self.config.energy_std
             known = ~target.isnan()
-            target = target.nan_to_num()
+            target = target.nan_to_num()[part]
             predicted = self.network.energy(output).float()
             noisy_term = (torch.exp(-predicted.clamp(min=-4)) - torch.exp(-target.clamp(min=-4))) ** 2
             clean_term = F.l1_loss(predicted, target, reduction="none")
-            term = torch.where(t > 0, noisy_term, clean_term)
-            losses["energy"] = (term * known).sum() / known.sum().clamp(min=1)
+            term = torch.where(own.t > 0, noisy_term, clean_term)
+            losses["energy"] = (term * known[part]).sum() / known.sum().clamp(min=1)
         return losses
+
+    def property_losses(self, name: str, crystals: Crystals, values: Tensor, part: slice = ALL) -> dict[str, Tensor]:
+        """L1 between a head and its standardised property at t = 0. crystals: Å; values: (B,) in the property's units.
+
+        part: as for DaoG.losses.
+        """
+        units = self.to_model_units(crystals)
+        own = Crystals(units.numbers[part], units.frac[part], units.lattice[part])
+        target = self._head(name).standardise(values[part])
+        difference = self._standardised_property(name, own).float() - target
+        return {name: difference.abs().sum() / len(crystals)}
 
 
 @torch.no_grad()
+def _predict(
+    predictor: DaoP, crystals: Sequence[Crystal], read: Callable[[Crystals], Tensor], max_batch_atoms: int
+) -> np.ndarray:
+    """(len(crystals),) what `read` says of each, in the order given."""
+    values = np.empty(len(crystals))
+    for batch in buckets([len(c) for c in crystals], max_batch_atoms, max_batch_atoms):
+        values[batch] = read(predictor.collate([crystals[i] for i in batch])).double().cpu().numpy()
+    return values
+
+
 def predict_energy(predictor: DaoP, crystals: Sequence[Crystal], max_batch_atoms: int = 2048) -> np.ndarray:
     """(len(crystals),) predicted energies above hull, eV/atom, in the order given."""
-    energies = np.empty(len(crystals))
-    for batch in buckets([len(c) for c in crystals], max_batch_atoms, max_batch_atoms):
-        padded = predictor.collate([crystals[i] for i in batch])
-        energies[batch] = predictor.energy_above_hull(padded).double().cpu().numpy()
-    return energies
+    return _predict(predictor, crystals, predictor.energy_above_hull, max_batch_atoms)
+
+
+def predict_property(
+    predictor: DaoP, name: str, crystals: Sequence[Crystal], max_batch_atoms: int = 2048
+) -> np.ndarray:
+    """(len(crystals),) a property that the model has a head for, in its units, in the order given.
+
+    Raises PropertyError for one that it has none for.
+    """
+    return _predict(predictor, crystals, lambda batch: predictor.property_value(name, batch), max_batch_atoms)

@@ -26,47 +26,66 @@ class NothingSelectedError(DataError):
 
 @dataclass(frozen=True)
 class CrystalTable:
-    """Crystals, their energies above hull (eV/atom, NaN where unknown) and the sha256 of the file they came from."""
+    """Crystals, their energies above hull (eV/atom) and the sha256 of the dataset or file they came from.
+
+    target: another property, to be learned instead of the energy, in its own units. NaN where a value is unknown.
+    """
 
     crystals: list[Crystal]
     energy: np.ndarray
     sha256: str
+    target: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(len,) what is to be learned: the target, or else the energy."""
+        return self.energy if self.target is None else self.target
 
     def elements(self) -> list[int]:
         """Sorted atomic numbers that occur."""
         return sorted({int(z) for c in self.crystals for z in np.unique(c.numbers)})
 
     def labelled(self) -> CrystalTable:
-        """The crystals whose energy is known. Raises DataError if there are fewer than two."""
-        rows = np.flatnonzero(~np.isnan(self.energy))
+        """The crystals whose label is known. Raises DataError if there are fewer than two."""
+        rows = np.flatnonzero(~np.isnan(self.labels))
         if len(rows) < 2:
+            if self.target is not None:
+                raise DataError("a property is learned from crystals whose value is known: its column holds none")
             raise DataError("DAO-P learns from crystals with an energy: the column e_above_hull holds none")
-        return CrystalTable([self.crystals[i] for i in rows], self.energy[rows], self.sha256)
+        target = None if self.target is None else self.target[rows]
+        return CrystalTable([self.crystals[i] for i in rows], self.energy[rows], self.sha256, target)
 
     def __len__(self) -> int:
         return len(self.crystals)
 
 
 def read_crystals(
-    path: Path, split: str | None = None, max_atoms: int | None = None, max_energy: float | None = None
+    path: Path,
+    split: str | None = None,
+    max_atoms: int | None = None,
+    max_energy: float | None = None,
+    target: str | None = None,
 ) -> CrystalTable:
     """Crystals of a dataset (a folder) or a parquet file; if asked, those of one split and within the bounds alone.
 
     Columns: numbers, frac (3·n, row-major), lattice (9, rows are vectors, Å); e_above_hull (eV/atom) and split may be
-    missing; a crystal without an energy is not within max_energy. Needs pyarrow. Raises DataError for a missing column,
+    missing; a crystal without an energy is not within max_energy. target: a column of numbers to learn instead of the
+    energy. Needs pyarrow. Raises DataError for a missing column,
     a row that is no crystal or a damaged dataset, NothingSelectedError for an empty selection.
     """
     crystals: list[Crystal] = []
     energy: list[float] = []
+    values: list[float] = []
     files, sha256 = parts(path)
     for file in files:
-        for crystal, above in _rows(file, split):
+        for crystal, above, value in _rows(file, split, target):
             if max_atoms is not None and len(crystal) > max_atoms:
                 continue
             if max_energy is not None and not above <= max_energy:
                 continue
             crystals.append(crystal)
             energy.append(above)
+            values.append(value)
     if not crystals:
         limits = {
             f"split == {split!r}": split,
@@ -75,11 +94,12 @@ def read_crystals(
         }
         wanted = " and ".join(text for text, limit in limits.items() if limit is not None)
         raise NothingSelectedError(f"{path} has no crystal" + (f" with {wanted}" if wanted else ""))
-    return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), sha256)
+    learned = None if target is None else np.asarray(values, dtype=np.float32)
+    return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), sha256, learned)
 
 
-def _rows(path: Path, split: str | None) -> Iterator[tuple[Crystal, float]]:
-    """Crystals and energies (eV/atom, NaN where unknown) of one parquet file."""
+def _rows(path: Path, split: str | None, target: str | None) -> Iterator[tuple[Crystal, float, float]]:
+    """Crystals, energies (eV/atom) and values of the target of one parquet file; NaN where unknown."""
     import pyarrow.parquet as pq
 
     try:
@@ -90,10 +110,14 @@ def _rows(path: Path, split: str | None) -> Iterator[tuple[Crystal, float]]:
         raise DataError(f"{path} has no column {', '.join(sorted(missing))}")
     if split is not None and "split" not in table.column_names:
         raise DataError(f"{path} has no column split, so {split!r} cannot be selected")
+    if target is not None and target not in table.column_names:
+        raise DataError(f"{path} has no column {target}; there are: {', '.join(table.column_names)}")
     columns = {name: table[name].to_pylist() for name in ("numbers", "frac", "lattice")}
     splits = table["split"].to_pylist() if split is not None else None
-    known = "e_above_hull" in table.column_names
-    energies = _energies(table["e_above_hull"], path) if known else [None] * table.num_rows
+    energies, values = (
+        _numbers(table[name], name, path) if name in table.column_names else [np.nan] * table.num_rows
+        for name in ("e_above_hull", target)
+    )
     for row in range(table.num_rows):
         if splits is not None and splits[row] != split:
             continue
@@ -101,19 +125,18 @@ def _rows(path: Path, split: str | None) -> Iterator[tuple[Crystal, float]]:
             crystal = _crystal(*(columns[name][row] for name in ("numbers", "frac", "lattice")))
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}, row {row} (the first is 0): {error}") from error
-        value = energies[row]
-        yield crystal, np.nan if value is None else value
+        yield crystal, energies[row], values[row]
 
 
-def _energies(column: Any, path: Path) -> list[float | None]:
-    """An arrow column of numbers as a list."""
+def _numbers(column: Any, name: str, path: Path) -> list[float]:
+    """An arrow column of numbers as a list, NaN for null."""
     import pyarrow as pa
 
     try:
-        energies: list[float | None] = column.cast(pa.float64()).to_pylist()
+        numbers = column.cast(pa.float64()).to_pylist()
     except pa.ArrowException as error:
-        raise DataError(f"{path}: e_above_hull does not hold numbers: {error}") from error
-    return energies
+        raise DataError(f"{path}: {name} does not hold numbers: {error}") from error
+    return [np.nan if number is None else number for number in numbers]
 
 
 def _crystal(numbers: list[int], frac: list[float], lattice: list[float]) -> Crystal:
@@ -132,7 +155,7 @@ def _crystal(numbers: list[int], frac: list[float], lattice: list[float]) -> Cry
 @dataclass(frozen=True)
 class _Bucket:
     crystals: Crystals
-    energy: Tensor
+    labels: Tensor
 
 
 class BucketedBatches:
@@ -146,7 +169,7 @@ class BucketedBatches:
         for b in np.unique(bucket):
             rows = np.flatnonzero(bucket == b)
             crystals = Crystals.collate([table.crystals[i] for i in rows]).to(device)
-            self.buckets.append(_Bucket(crystals, torch.from_numpy(table.energy[rows]).to(device)))
+            self.buckets.append(_Bucket(crystals, torch.from_numpy(table.labels[rows]).to(device)))
         self.steps_per_epoch = sum(-(-len(b.crystals) // batch_size) for b in self.buckets)
 
     def epoch(self, epoch: int) -> list[tuple[int, Tensor]]:
@@ -159,7 +182,7 @@ class BucketedBatches:
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
     def take(self, bucket: int, rows: Tensor) -> tuple[Crystals, Tensor]:
-        """The crystals (Å) and energies (eV/atom) of one batch."""
-        source, rows = self.buckets[bucket], rows.to(self.buckets[bucket].energy.device)
+        """The crystals (Å) and labels (E_hull in eV/atom, or the target) of one batch."""
+        source, rows = self.buckets[bucket], rows.to(self.buckets[bucket].labels.device)
         c = source.crystals
-        return Crystals(c.numbers[rows], c.frac[rows], c.lattice[rows]), source.energy[rows]
+        return Crystals(c.numbers[rows], c.frac[rows], c.lattice[rows]), source.labels[rows]
