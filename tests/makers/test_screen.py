@@ -77,7 +77,7 @@ def test_every_candidate_is_accounted_for_and_every_rejected_one_says_why(screen
     assert rejected["dao-x"].cause == "generation"
     assert rejected["dao-x"].reason == "the network's output is not finite"
     assert rejected["dao-2"].cause == "geometry"
-    assert rejected["dao-2"].reason == "shortest distance Cl-Na 0.50 Å is below 0.5 × the sum of covalent radii"
+    assert rejected["dao-2"].reason == "shortest distance Cl-Na 0.50 Å is below 0.6 × the sum of covalent radii"
     assert rejected["dao-3"].reason == "volume 4000.0 Å³ per atom is above 250 Å³"
     [duplicate] = [c for c in rejected.values() if c.cause == "duplicate"]
     kept = ({"dao-0", "dao-1"} - {duplicate.candidate_id}).pop()
@@ -128,7 +128,7 @@ def test_verdicts_do_not_depend_on_how_crystals_are_written(screen, generation, 
 
 def test_relaxation_lowers_the_energy_and_keeps_the_generated_structure(screen, generation, crystals):
     structures = [crystals[name] for name in ("rock salt", "zinc blende", "A15")]
-    result = screen(generation(structures), relax=True, relax_iterations=5)
+    result = screen(generation(structures), relax=True, relax_iterations=5, min_distance_ratio=0.1)
     assert len(result.accepted) == 3
     for c in result.accepted:
         assert c.relaxation is not None
