@@ -53,22 +53,34 @@ UNUSED = re.compile(
 )
 ENERGY_SCALERS = ("scaler", "prop_scaler")
 STATISTICS = (("means", "stds"), ("mean", "std"))  # what a scaler calls its two numbers
+STANDARDISED = "none in the file: energies are standardised, not eV/atom"
 KIND_IN_TEXT = re.compile(r"(?<![a-z])dao[-_ ]?([gp])(?![a-z])", re.IGNORECASE)
 
 
 def import_checkpoint(
-    file: Path, folder: Path, name: str, kind: str | None = None, *, heads: int = 8, max_atoms: int = 30
+    file: Path,
+    folder: Path,
+    name: str,
+    kind: str | None = None,
+    *,
+    heads: int = 8,
+    max_atoms: int = 30,
+    energy_scale: tuple[float, float] | None = None,
 ) -> Card:
     """Convert a published checkpoint and write it to `folder`, which must not exist.
 
     kind: 'dao-g' or 'dao-p' where the file does not say; heads: attention heads, which no shape tells (8 as published);
-    max_atoms: the largest cell in training (30 in the published pretraining data). Raises CheckpointError for a file
+    max_atoms: the largest cell in training (30 in the published pretraining data); energy_scale: mean and standard
+    deviation (eV/atom) of DAO-P's training energies, where the file holds no scaler: without either the card says in
+    `energy_scaler` that energies are standardised. Raises CheckpointError for a file
     that is not such a checkpoint, or that refers to anything weights do not need.
     """
     if folder.exists():
         raise CheckpointError(f"there is something at {folder} already: choose another name or move it away")
     if kind is not None and kind not in KINDS:
         raise CheckpointError(f"{kind!r} is not a kind of checkpoint: give dao-g or dao-p")
+    if energy_scale and not (math.isfinite(energy_scale[0]) and 0 < energy_scale[1] < math.inf):
+        raise CheckpointError("the energies' mean must be finite and their standard deviation above 0")
     try:
         if not file.is_file():
             raise CheckpointError("there is no such file")
@@ -78,7 +90,7 @@ def import_checkpoint(
                 "a pickle of the old form has to be saved again with torch 1.6 or newer"
             )
         with ZipFile(file) as archive:
-            model, training = _convert(Archive(archive, file.stat().st_size), kind, heads)
+            model, training = _convert(Archive(archive, file.stat().st_size), kind, heads, energy_scale)
         training["source"] = {"file": file.name.encode("utf-8", "replace").decode(), "sha256": file_sha256(file)}
     except CheckpointError as error:
         raise CheckpointError(f"{file} was not imported: {error}") from error
@@ -126,7 +138,9 @@ class Archive:
         return flat.as_strided(view.shape, view.stride, view.offset).contiguous()
 
 
-def _convert(archive: Archive, kind: str | None, heads: int) -> tuple[Any, dict[str, Any]]:
+def _convert(
+    archive: Archive, kind: str | None, heads: int, told: tuple[float, float] | None
+) -> tuple[Any, dict[str, Any]]:
     """The model, and what the card's `training` says of its origin."""
     content = archive.content
     published = content.get("state_dict") if isinstance(content, dict) else None
@@ -145,7 +159,8 @@ def _convert(archive: Archive, kind: str | None, heads: int) -> tuple[Any, dict[
         raise CheckpointError(f"what it holds under {_some(bad)} is no tensor")
     network = _infer({ours: view.shape for ours, view in views.items()}, heads)
 
-    scale = _energy_scale(archive)
+    stated = _energy_scale(archive)
+    scale = stated or told
     kind = kind or _kind_in(content.get("hyper_parameters")) or ("dao-p" if scale else None)
     if kind is None:
         raise CheckpointError("it does not say whether it generates or predicts: give --kind dao-g or dao-p")
@@ -165,9 +180,8 @@ def _convert(archive: Archive, kind: str | None, heads: int) -> tuple[Any, dict[
         if type(content.get(key)) is int and 0 <= content[key] < 2**40:
             training[key] = content[key]
     if kind == "dao-p":
-        training["energy_scaler"] = (
-            "from the file" if scale else "none in the file: energies are standardised, not eV/atom"
-        )
+        without = f"{scale}, told at import" if scale else STANDARDISED
+        training["energy_scaler"] = "from the file" if stated else without
     return model, training
 
 

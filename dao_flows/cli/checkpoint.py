@@ -100,14 +100,25 @@ def import_published(
     kind: Annotated[str | None, typer.Option(help="dao-g or dao-p, where the file does not say.")] = None,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads, which the file does not say.")] = 8,
     max_atoms: Annotated[int, typer.Option(min=1, help="Largest cell that it was trained on.")] = 30,
+    energy_scale: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="MEAN STD", help="Of DAO-P's training energies (eV/atom), where the file has no scaler."),
+    ] = None,
 ) -> None:
     """Convert a published checkpoint. Nothing of the file is executed."""
     from dao_flows.model.library import user_folder
-    from dao_flows.model.lightning_import import import_checkpoint
+    from dao_flows.model.lightning_import import STANDARDISED, import_checkpoint
 
     chosen = name or file.stem
     if Path(chosen).name != chosen or chosen.startswith("."):
         raise InputError(f"{chosen!r} cannot be the name of a checkpoint: leave out slashes and a leading dot")
     folder = user_folder() / chosen
-    card = import_checkpoint(file, folder, chosen, kind, heads=heads, max_atoms=max_atoms)
+    scale = energy_scale
+    card = import_checkpoint(file, folder, chosen, kind, heads=heads, max_atoms=max_atoms, energy_scale=scale)
     print(f"{chosen}: {card.kind}, sha256 {card.sha256}, in {folder}")
+    if card.training.get("energy_scaler") == STANDARDISED:
+        typer.echo(
+            "dao-flows: the file holds no energy scaler, so that energies come in standard deviations, not eV/atom: "
+            "import it again with --energy-scale MEAN STD of its training energies",
+            err=True,
+        )

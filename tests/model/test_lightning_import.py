@@ -17,7 +17,7 @@ import torch
 
 from dao_flows.model.checkpoint import CheckpointError, load
 from dao_flows.model.crystals import Crystal, Crystals
-from dao_flows.model.lightning_import import import_checkpoint
+from dao_flows.model.lightning_import import STANDARDISED, import_checkpoint
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = np.load(DATA / "crysformer_reference.npz")
@@ -179,6 +179,20 @@ def test_energy_scaler_makes_a_predictor(tmp_path, more):
     card = import_checkpoint(save_ckpt(tmp_path / "a.ckpt", content), tmp_path / "out", "a")
     assert card.kind == "dao-p"
     assert (card.architecture["energy_mean"], card.architecture["energy_std"]) == (0.25, 0.5)
+
+
+def test_an_energy_scale_can_be_told_and_its_lack_is_said(tmp_path, small):
+    without = import_checkpoint(small, tmp_path / "a", "a", "dao-p")
+    assert without.training["energy_scaler"] == STANDARDISED
+    told = import_checkpoint(small, tmp_path / "b", "b", "dao-p", energy_scale=(0.2, 0.3))
+    assert (told.architecture["energy_mean"], told.architecture["energy_std"]) == (0.2, 0.3)
+    assert told.training["energy_scaler"] == "(0.2, 0.3), told at import"
+    for scale in ((0.2, 0.0), (float("nan"), 1.0)):
+        with pytest.raises(CheckpointError, match="must be finite"):
+            import_checkpoint(small, tmp_path / "c", "c", "dao-p", energy_scale=scale)
+    file = lightning(OrderedDict(small_weights(), **{"scaler.means": torch.tensor(0.25), "scaler.stds": torch.ones(1)}))
+    own = import_checkpoint(save_ckpt(tmp_path / "d.ckpt", file), tmp_path / "d", "d", energy_scale=(0.2, 0.3))
+    assert own.architecture["energy_mean"] == 0.25  # what the file says goes first
 
 
 def test_kind(tmp_path, small):
