@@ -103,6 +103,7 @@ def arrow_schema(names: Mapping[str, str]) -> pa.Schema:
         "string": pa.string(),
         "int32": pa.int32(),
         "double": pa.float64(),
+        "bool": pa.bool_(),
         "list<int16>": pa.list_(pa.int16()),
         "list<float>": pa.list_(pa.float32()),
     }
@@ -123,6 +124,24 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], names: Mapping[st
         os.fsync(written.fileno())
     partial.replace(path)
     return Shard(path.name, file_sha256(path), len(rows))
+
+
+def join_shards(path: Path, pieces: Iterable[Path], names: Mapping[str, str]) -> Shard:
+    """Write the rows of several parquet files, in order, as one, whole or not at all; memory holds one row group."""
+    import pyarrow.parquet as pq
+
+    partial = path.with_name(f".{path.name}.partial")
+    rows = 0
+    with pq.ParquetWriter(partial, arrow_schema(names), compression="zstd") as target:
+        for piece in pieces:
+            with pq.ParquetFile(piece) as source:
+                for batch in source.iter_batches():
+                    target.write_batch(batch)
+                    rows += batch.num_rows
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(path)
+    return Shard(path.name, file_sha256(path), rows)
 
 
 def write_shards(
