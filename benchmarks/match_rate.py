@@ -1,11 +1,7 @@
 """Match rate and RMSE of a DAO-G checkpoint on a test file: `python benchmarks/match_rate.py --help`.
 
-The protocol of the field (Nature Communications 2026, 10.1038/s41467-026-72362-3): StructureMatcher(stol=0.5,
-angle_tol=10, ltol=0.3); a composition counts as matched when any of its k samples matches its reference; RMSE is the
-mean of the best sample of each matched one; the denominator is the whole set. Both with and without the validity filter
-of the published scripts (SMACT charge neutrality, distances above 0.5 Å, volume above 0.1 Å³), which turns a sample
-away. With --out the samples are kept as soon as they are drawn, and the same command measures them again without
-drawing anew.
+The protocol is that of dao_flows.makers.match_rate. With --out the samples are kept as soon as they are drawn, and the
+same command measures them again without drawing anew.
 """
 
 from __future__ import annotations
@@ -13,27 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 import time
-import warnings
 import zipfile
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core.composition import Composition
-from pymatgen.core.structure import Structure
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
-from smact.screening import smact_validity
 
 from dao_flows import __version__
+from dao_flows.makers.match_rate import match
 from dao_flows.model.checkpoint import CheckpointError, load, verify
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
@@ -43,85 +31,9 @@ from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
 from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
 
-SECONDS_A_PAIR = 30
-MATCHER = StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3)
-
 
 class BenchmarkError(ValueError):
     """What was asked for cannot be measured; the message says why."""
-
-
-class PairTimeoutError(Exception):
-    """A pair took longer than SECONDS_A_PAIR."""
-
-
-def _ring(*_: object) -> None:
-    raise PairTimeoutError
-
-
-def structure(crystal: Crystal) -> Structure:
-    """A crystal of the model floor as pymatgen's."""
-    return Structure(crystal.lattice, np.asarray(crystal.numbers).tolist(), crystal.frac)
-
-
-def neutral(formula: str) -> bool:
-    """Whether SMACT finds charge-neutral oxidation states; elements and alloys pass, as in the published scripts."""
-    return bool(smact_validity(Composition(formula)))
-
-
-class Outcome(NamedTuple):
-    """Of one sample: RMSE or NaN; whether its geometry is valid; why it could not be compared, if so."""
-
-    rms: float
-    valid: bool
-    failure: str | None = None
-
-
-def compare(pair: tuple[Crystal, Crystal]) -> Outcome:
-    """Match one sample with its reference. pair: (reference, sample)."""
-    warnings.simplefilter("ignore")
-    reference, sampled = pair
-    if not (np.isfinite(sampled.frac).all() and np.isfinite(sampled.lattice).all()):
-        return Outcome(np.nan, False, "not finite")
-    signal.signal(signal.SIGALRM, _ring)
-    signal.alarm(SECONDS_A_PAIR)
-    try:
-        predicted = structure(sampled)
-        # a 0.1 Å³ or needle-like cell has thousands of neighbours in any radius: such cells match nothing
-        if predicted.volume < 0.1 or max(predicted.lattice.abc) > 100 or min(predicted.lattice.angles) < 5:
-            return Outcome(np.nan, False, "degenerate cell")
-        distances = predicted.distance_matrix + np.diag(np.full(len(predicted), np.inf))
-        valid = bool(distances.min() > 0.5 and min(predicted.lattice.abc) > 0.5)
-        found = MATCHER.get_rms_dist(structure(reference), predicted)  # type: ignore[no-untyped-call]
-        return Outcome(float(found[0]) if found else np.nan, valid)
-    except PairTimeoutError:
-        return Outcome(np.nan, False, "timed out")
-    except (ValueError, np.linalg.LinAlgError):
-        return Outcome(np.nan, False, "matcher failed")
-    finally:
-        signal.alarm(0)
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share."""
-    z, p = 1.96, hits / n
-    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
-
-
-def figures(rms: np.ndarray) -> dict[str, Any]:
-    """Match rate and RMSE, each with its 95 % interval. rms: (n, k), NaN where a sample does not match."""
-    matched = ~np.isnan(rms).all(1)
-    best = np.nanmin(rms[matched], axis=1) if matched.any() else np.array([])
-    rng = np.random.default_rng(0)
-    means = [rng.choice(best, len(best)).mean() for _ in range(1000)] if len(best) else []
-    return {
-        "match_rate": float(matched.mean()),
-        "match_rate_95": wilson(int(matched.sum()), len(matched)),
-        "rmse": float(best.mean()) if len(best) else None,
-        "rmse_95": [float(np.percentile(means, q)) for q in (2.5, 97.5)] if len(best) else None,
-        "rmse_median": float(np.median(best)) if len(best) else None,
-    }
 
 
 def random_crystals(references: list[Crystal], samples: int, seed: int) -> list[Crystal]:
@@ -229,15 +141,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     drawn, seconds = draw(args, references, rows, identity)
     started = time.monotonic()
-    pairs = [(r, drawn[i * args.samples + k]) for i, r in enumerate(references) for k in range(args.samples)]
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("forkserver")) as pool, progress_bar() as bar:
-        matched = pool.map(compare, pairs, chunksize=4)
-        outcomes = list(bar.track(matched, total=len(pairs), description="matching"))
-    rms = np.array([o.rms for o in outcomes]).reshape(len(rows), args.samples)
-    geometry = np.array([o.valid for o in outcomes]).reshape(len(rows), args.samples)
-    formulas = [structure(r).composition.formula for r in references]
-    charge = {formula: neutral(formula) for formula in set(formulas)}
-    valid = geometry & np.array([charge[f] for f in formulas])[:, None]
+    with progress_bar() as bar:
+        task = bar.add_task("matching", total=len(drawn))
+        matching = match(references, drawn, lambda done, total: bar.update(task, completed=done, total=total))
     return {
         "command": shlex.join(["python", *sys.argv]),
         "checkpoint_sha256": identity["checkpoint"],
@@ -251,10 +157,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "sampling_s": seconds,
         "matching_s": round(time.monotonic() - started, 1),
-        "not_compared": dict(Counter(o.failure for o in outcomes if o.failure)),
-        "valid_share": float(valid.mean()),
-        "all": figures(rms),
-        "valid_only": figures(np.where(valid, rms, np.nan)),
+        "not_compared": matching.not_compared,
+        "valid_share": float(matching.valid.mean()),
+        "all": matching.all.model_dump(),
+        "valid_only": matching.valid_only.model_dump(),
     }
 
 
@@ -280,7 +186,6 @@ def main() -> int:
     p.add_argument("--corrector", action=argparse.BooleanOptionalAction, default=True)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=positive, default=2)
-    p.add_argument("--workers", type=positive, help="processes that match (default: all cores)")
     p.add_argument("--quick", action="store_true", help="20 rows, 20 steps: to see that it runs")
     p.add_argument("--out", type=Path, help="write OUT.json, the figures, and OUT.npz, the samples")
     args = p.parse_args()
