@@ -40,9 +40,9 @@ def find(reference: str) -> Path:
     if reference in folders:
         return folders[reference]
     if len(reference) >= 8 and set(reference) <= set("0123456789abcdef"):
-        matches = [folder for folder in folders.values() if _identity(folder).startswith(reference)]
-        if len(matches) == 1:
-            return matches[0]
+        matches = {sha256: folder for folder in folders.values() if (sha256 := _identity(folder)).startswith(reference)}
+        if len(matches) == 1:  # under several names, perhaps
+            return next(iter(matches.values()))
     names = ", ".join(sorted(folders)) or "none"
     raise CheckpointError(f"no checkpoint called {reference!r}; there are: {names} (`dao-flows checkpoint list`)")
 

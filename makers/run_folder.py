@@ -1,0 +1,24 @@
+"""Where long jobs keep what they have finished, so that the same job goes on there after a kill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .provenance import science_hash
+from .schemas import Science
+
+FOLDER_VARIABLE = "DAO_FLOWS_RUN_DIR"
+
+
+def run_root() -> Path:
+    """$DAO_FLOWS_RUN_DIR, or runs/ in the user's data folder. On a cluster it is a folder that every node sees."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        return Path(folder).expanduser()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "dao_flows" / "runs"
+
+
+def run_folder(science: Science, name: str) -> Path:
+    """The folder of a job's work, named by the job and by all that decides its result. It need not exist."""
+    return run_root() / f"{name}-{science_hash(science)[:16]}"
