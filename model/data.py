@@ -46,12 +46,14 @@ class CrystalTable:
         return sorted({int(z) for c in self.crystals for z in np.unique(c.numbers)})
 
     def labelled(self) -> CrystalTable:
-        """The crystals whose label is known. Raises DataError if there are fewer than two."""
+        """The crystals whose label is known. Raises NothingSelectedError if there are fewer than two."""
         rows = np.flatnonzero(~np.isnan(self.labels))
         if len(rows) < 2:
             if self.target is not None:
-                raise DataError("a property is learned from crystals whose value is known: its column holds none")
-            raise DataError("DAO-P learns from crystals with an energy: the column e_above_hull holds none")
+                raise NothingSelectedError(
+                    "a property is learned from crystals whose value is known: its column holds none"
+                )
+            raise NothingSelectedError("DAO-P learns from crystals with an energy: the column e_above_hull holds none")
         target = None if self.target is None else self.target[rows]
         return CrystalTable([self.crystals[i] for i in rows], self.energy[rows], self.sha256, target)
 
@@ -115,7 +117,9 @@ def _rows(path: Path, split: str | None, target: str | None) -> Iterator[tuple[C
     columns = {name: table[name].to_pylist() for name in ("numbers", "frac", "lattice")}
     splits = table["split"].to_pylist() if split is not None else None
     energies, values = (
-        _numbers(table[name], name, path) if name in table.column_names else [np.nan] * table.num_rows
+        _numbers(table[name], name, path)
+        if name is not None and name in table.column_names
+        else [np.nan] * table.num_rows
         for name in ("e_above_hull", target)
     )
     for row in range(table.num_rows):

@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from dao_flows.model.checkpoint import load, read_card, verify
-from dao_flows.model.train import METRICS, STATE, TrainConfig, TrainingError, keep_lines, loss_curve, main
+from dao_flows.model.metrics import METRICS, loss_curve, take_back
+from dao_flows.model.train import main
+from dao_flows.model.train_config import TrainConfig, TrainingError
+from dao_flows.model.training_state import STATE
 
 TINY = ["--hidden", "8", "--layers", "1", "--heads", "2", "--frequencies", "2", "--time-width", "8"]
 TINY += ["--batch-size", "8", "--threads", "1", "--warm-up", "20", "--device", "cpu"]
@@ -39,8 +42,8 @@ def test_a_killed_run_ends_like_one_that_was_not(parquet, tmp_path, kind):
         stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / STATE).exists() and time.monotonic() < deadline:
+    metrics, deadline = tmp_path / "killed" / METRICS, time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -119,7 +122,7 @@ def test_divergence_gets_one_line_and_keeps_the_last_good_state(parquet, tmp_pat
     good = (out / STATE).read_bytes()
     capsys.readouterr()
     assert main(arguments("dao-g", data, out, "--steps", "300", "--rate", "1e30", *steps)) == 2
-    assert "the loss is not finite" in one_line(capsys)
+    assert "the loss is not finite at step 100 after 3 rollbacks" in one_line(capsys)  # twice it went back to step 0
     assert (out / STATE).read_bytes() == good
     assert main(arguments("dao-g", data, out, "--steps", "300", *steps)) == 0
 
@@ -141,6 +144,12 @@ def test_divergence_gets_one_line_and_keeps_the_last_good_state(parquet, tmp_pat
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--max-atoms", "0"], "no crystal with split == 'train' and at most 0 atoms"),
         (["--start", "nowhere"], "no checkpoint at nowhere"),
+        (["--spike", "0.5"], "--spike must be above 1, or 0"),
+        (["--max-rollbacks", "-1"], "--max-rollbacks must be 0 or more"),
+        (["--wall-time-s", "0"], "--wall-time-s must be positive"),
+        (["--property", "tc"], "--property is for dao-p alone"),
+        (["--log"], "--log and --freeze-backbone go with --property"),
+        (["--colour", "red"], "unrecognized arguments: --colour red"),
     ],
 )
 def test_settings_that_cannot_be_get_one_line(parquet, tmp_path, capsys, more, says):
@@ -212,10 +221,12 @@ def test_metrics_are_cut_back_to_a_step_and_thinned(tmp_path):
     path = tmp_path / METRICS
     records = [{"step": s, "lattice": 1.0} for s in range(1, 501)] + [{"step": 250, "validation": {"lattice": 2.0}}]
     path.write_text("".join(json.dumps(r) + "\n" for r in records) + '{"step": 50')
-    keep_lines(path, 400)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [r for r in records if r["step"] <= 400]
+    take_back(path, 400)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == sorted(
+        (r for r in records if r["step"] <= 400), key=lambda r: r["step"]
+    )
     curve = loss_curve(path, 10)
     assert [r["step"] for r in curve if "validation" not in r] == list(range(40, 401, 40))
     assert {"step": 250, "validation": {"lattice": 2.0}} in curve
-    keep_lines(tmp_path / "absent", 3)
+    take_back(tmp_path / "absent", 3)
     assert not (tmp_path / "absent").exists()
