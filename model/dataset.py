@@ -215,6 +215,15 @@ def parts(path: Path) -> tuple[list[Path], str]:
     return [path], file_sha256(path)
 
 
+def lineage(path: Path) -> dict[str, Any]:
+    """What a dataset's manifest tells of where it comes from, for a checkpoint's card; nothing of a single file."""
+    if not path.is_dir():
+        return {}
+    manifest = read_manifest(path)
+    told = {"name": manifest.name, "sources": manifest.sources, "filters": manifest.filters, "parent": manifest.parent}
+    return told | {"made_by": manifest.made_by}
+
+
 def read_rows(path: Path, batch: int = 1000) -> Iterator[dict[str, Any]]:
     """The rows of one parquet file as dictionaries, holding `batch` of them in memory."""
     import pyarrow.parquet as pq

@@ -25,7 +25,7 @@ from .crysformer import CrysformerConfig
 from .dao import Dao, DaoConfig
 from .dao_p import DaoP, PropertyError, PropertyHead
 from .data import CrystalTable, NothingSelectedError, read_crystals
-from .dataset import DataError
+from .dataset import DataError, lineage
 from .distributed import joined, local_device
 from .metrics import METRICS, loss_curve
 from .stopping import UNFINISHED, Stop
@@ -274,7 +274,11 @@ def write_checkpoint(
 ) -> Card:
     """The averaged weights of a finished run, and what there is to tell of it."""
     data: dict[str, Any] = {"file": args.data.name, "sha256": table.sha256, "rows": len(table)}
-    data |= {"split": None if args.fit_all else "train", "max_atoms": args.max_atoms, "max_energy": args.max_energy}
+    data |= lineage(args.data) | {
+        "split": None if args.fit_all else "train",
+        "max_atoms": args.max_atoms,
+        "max_energy": args.max_energy,
+    }
     with trainer.averaged():
         return save(
             args.out / CHECKPOINT,

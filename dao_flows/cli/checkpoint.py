@@ -63,10 +63,19 @@ def list_checkpoints(as_json: Annotated[bool, typer.Option("--json", help="Print
 @app.command()
 def show(
     reference: Annotated[str, typer.Argument(metavar="NAME", help="Name, path or sha256.")],
+    tree: Annotated[bool, typer.Option("--tree", help="Show its ancestry: data and checkpoints before it.")] = False,
 ) -> None:
     """Show a checkpoint's card: what it was trained on, how, and what was measured."""
     from dao_flows.model.library import card_of
 
+    if tree:
+        from dao_flows.model.ancestry import ancestry
+
+        from .tables import stdout
+        from .tree import ancestry_tree
+
+        stdout().print(ancestry_tree(ancestry(reference)))
+        return
     print(json.dumps(asdict(card_of(reference)), indent=1, ensure_ascii=False))
 
 

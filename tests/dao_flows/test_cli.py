@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from dao_flows import __version__, stores
-from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.model.checkpoint import load, read_card, save
+from dao_flows.model.library import FOLDER_VARIABLE, find
 
 SECRET = "s3cr3t-pa55"
 BAD_INPUT = {
@@ -223,6 +224,21 @@ def test_checkpoints(workplace, call):
         code, out, err = call("checkpoint", *command)
         assert (code, out) == (2, "")
         assert err.count("\n") == 1
+
+
+def test_a_checkpoints_ancestry_is_shown(workplace, call, tmp_path):
+    judge = read_card(find("dao-p-tiny"))
+    data = {"name": "relaxed", "sha256": "1" * 64, "rows": 1200, "parent": "2" * 64, "sources": [{"name": "WBM"}]}
+    data["made_by"] = {"maker": "RelaxDatasetMaker", "checkpoints": {"predictor": judge.sha256}}
+    model, card = load(find("dao-g-tiny"))
+    fields = {"elements": [1], "max_atoms": 2, "parent": "f" * 64, "training": {"data": data}}
+    save(tmp_path / "child", model, fields)
+    code, out, _ = call("checkpoint", "show", str(tmp_path / "child"), "--tree")
+    assert code == 0
+    for said in ("1,200 crystals", "from WBM", "by RelaxDatasetMaker", "ffffffffffff, which is not here", "dao-p-tiny"):
+        assert said in out
+    assert "predictor of its data" in out
+    assert card.sha256[:12] in out  # the same weights, the same identity
 
 
 def test_what_is_no_checkpoint_is_not_imported(workplace, tiny_checkpoints, call):
