@@ -9,21 +9,28 @@ from typing import Any
 from .checkpoint import Card, CheckpointError
 from .library import card_of
 
+Memory = dict[str, dict[str, Any]]  # what the cards of descendants remember, by sha256
+
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A checkpoint in another's ancestry. role: what it was to its child; card: None if it is not in the library."""
+    """A checkpoint in another's ancestry. role: what it was to its child; training: what is told of how it was made.
+
+    here: whether the library holds it; of another one only what its children's cards tell is known.
+    """
 
     role: str
     sha256: str
-    card: Card | None = None
+    name: str | None = None
+    kind: str | None = None
+    training: dict[str, Any] | None = None
+    here: bool = False
     parents: tuple[Ancestor, ...] = ()
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the card tells of the training data: file, sha256, rows, and of a dataset its sources and parent."""
-        told: dict[str, Any] = self.card.training.get("data", {}) if self.card else {}
-        return told
+        """What is told of the training data: file, sha256, rows, and of a dataset its sources and parent."""
+        return (self.training or {}).get("data") or {}
 
     def walk(self) -> Iterator[Ancestor]:
         """It and all before it."""
@@ -32,25 +39,45 @@ class Ancestor:
             yield from parent.walk()
 
 
+def remembered(card: Card) -> list[dict[str, Any]]:
+    """What the card of a child keeps of this parent and of those before it, nearest first."""
+    training = {key: value for key, value in card.training.items() if key not in ("loss_curve", "parents")}
+    told = {"name": card.name, "kind": card.kind, "sha256": card.sha256, "parent": card.parent, "training": training}
+    return [told, *card.training.get("parents", [])]
+
+
 def ancestry(reference: str) -> Ancestor:
-    """A checkpoint with its whole ancestry, as far as cards tell and the library holds it.
+    """A checkpoint with its whole ancestry, as far as the library holds it or cards remember it.
 
     Raises CheckpointError if there is no such checkpoint.
     """
-    return _ancestor("checkpoint", card_of(reference), ())
+    card = card_of(reference)
+    return _ancestor("checkpoint", card, {}, ())
 
 
-def _ancestor(role: str, card: Card, seen: tuple[str, ...]) -> Ancestor:
-    named = {"trained on from": card.parent} if card.parent else {}
-    made_by = card.training.get("data", {}).get("made_by") or {}
+def _ancestor(role: str, card: Card, memory: Memory, seen: tuple[str, ...]) -> Ancestor:
+    memory = {entry["sha256"]: entry for entry in card.training.get("parents", [])} | memory
+    parents = _parents(card.parent, card.training, memory, (*seen, card.sha256))
+    return Ancestor(role, card.sha256, card.name, card.kind, card.training, True, parents)
+
+
+def _parents(
+    parent: str | None, training: dict[str, Any], memory: Memory, seen: tuple[str, ...]
+) -> tuple[Ancestor, ...]:
+    named = {"trained on from": parent} if parent else {}
+    made_by = (training.get("data") or {}).get("made_by") or {}
     for task, sha256 in (made_by.get("checkpoints") or {}).items():
         named[f"{task} of its data"] = sha256
-    parents, seen = [], (*seen, card.sha256)
-    for its_role, sha256 in named.items():
+    found = []
+    for role, sha256 in named.items():
         if sha256 in seen:  # a card may be edited: no circles
             continue
         try:
-            parents.append(_ancestor(its_role, card_of(sha256), seen))
+            found.append(_ancestor(role, card_of(sha256), memory, seen))
         except CheckpointError:
-            parents.append(Ancestor(its_role, sha256))
-    return Ancestor(role, card.sha256, card, tuple(parents))
+            told = memory.get(sha256, {})
+            before = _parents(told.get("parent"), told.get("training") or {}, memory, (*seen, sha256))
+            found.append(
+                Ancestor(role, sha256, told.get("name"), told.get("kind"), told.get("training"), False, before)
+            )
+    return tuple(found)

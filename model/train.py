@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from .ancestry import remembered
 from .checkpoint import KINDS, Card, CheckpointError, build, kind_of, load, save
 from .crysformer import CrysformerConfig
 from .dao import Dao, DaoConfig
@@ -292,6 +293,7 @@ def write_checkpoint(
                 "training": {
                     "command": command,
                     "data": data,
+                    "parents": remembered(parent) if parent else [],
                     "property": args.property,
                     "config": asdict(trainer.config),
                     "seed": trainer.config.seed,

@@ -28,11 +28,10 @@ def _grow(tree: Tree, ancestor: Ancestor) -> None:
 
 
 def _checkpoint(ancestor: Ancestor) -> Text:
-    role = f"{ancestor.role}: "
-    if ancestor.card is None:
-        return Text(f"{role}{ancestor.sha256[:DIGITS]}, which is not here")
-    card = ancestor.card
-    return Text.assemble(role, (card.name, "bold"), f"  {card.kind}  {card.sha256[:DIGITS]}")
+    name = (f"{ancestor.name}  ", "bold") if ancestor.name else ""
+    kind = f"{ancestor.kind}  " if ancestor.kind else ""
+    lacking = "" if ancestor.here else "  (not in the library)"
+    return Text.assemble(f"{ancestor.role}: ", name, f"{kind}{ancestor.sha256[:DIGITS]}{lacking}")
 
 
 def _data(ancestor: Ancestor) -> Text | None:

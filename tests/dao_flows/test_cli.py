@@ -235,7 +235,13 @@ def test_a_checkpoints_ancestry_is_shown(workplace, call, tmp_path):
     save(tmp_path / "child", model, fields)
     code, out, _ = call("checkpoint", "show", str(tmp_path / "child"), "--tree")
     assert code == 0
-    for said in ("1,200 crystals", "from WBM", "by RelaxDatasetMaker", "ffffffffffff, which is not here", "dao-p-tiny"):
+    for said in (
+        "1,200 crystals",
+        "from WBM",
+        "by RelaxDatasetMaker",
+        "ffffffffffff  (not in the library)",
+        "dao-p-tiny",
+    ):
         assert said in out
     assert "predictor of its data" in out
     assert card.sha256[:12] in out  # the same weights, the same identity

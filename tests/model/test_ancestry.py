@@ -1,11 +1,12 @@
 """Ancestry: every checkpoint before one is named, those that are not here too."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
-from dao_flows.model.ancestry import ancestry
+from dao_flows.model.ancestry import ancestry, remembered
 from dao_flows.model.checkpoint import CheckpointError, build, save, write_card
 from dao_flows.model.dataset import Manifest, columns, lineage, read_manifest, write_manifest, write_shards
 from dao_flows.model.library import FOLDER_VARIABLE
@@ -46,11 +47,28 @@ def test_the_whole_ancestry_is_named(register):
 def test_what_is_not_here_is_named_all_the_same_and_circles_end(register, tmp_path):
     orphan = register("orphan", parent="f" * 64)
     [gone] = ancestry("orphan").parents
-    assert (gone.sha256, gone.card, gone.data) == ("f" * 64, None, {})
+    assert (gone.sha256, gone.name, gone.data, gone.here) == ("f" * 64, None, {}, False)
     write_card(tmp_path / "orphan", replace(orphan, parent=orphan.sha256))
     assert len(list(ancestry("orphan").walk())) == 1
     with pytest.raises(CheckpointError):
         ancestry("nobody")
+
+
+def test_a_card_remembers_parents_that_are_gone(register, tmp_path):
+    judge = register("judge", "dao-p", data={"sha256": "d0"})
+    one = register(
+        "one", parent="f" * 64, data={"sha256": "d0", "made_by": {"checkpoints": {"predictor": judge.sha256}}}
+    )
+    two = register("two", parent=one.sha256)
+    two = replace(two, training=two.training | {"parents": remembered(one)})
+    three = register("three", parent=two.sha256)
+    write_card(tmp_path / "three", replace(three, training=three.training | {"parents": remembered(two)}))
+    whole = [(a.role, a.sha256, a.name, a.data) for a in ancestry("three").walk()]
+    for name in ("one", "two"):
+        shutil.rmtree(tmp_path / name)
+    found = ancestry("three")
+    assert [(a.role, a.sha256, a.name, a.data) for a in found.walk()] == whole
+    assert [a.here for a in found.walk()] == [True, False, False, False, True]
 
 
 def test_a_datasets_lineage_is_its_manifests(tmp_path, parquet):
