@@ -1,7 +1,11 @@
-"""Crystals to screen, without a generator."""
+"""Crystals to screen, without a generator; datasets to relax."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from jobflow import JobStore
 from maggma.stores import MemoryStore
@@ -10,6 +14,7 @@ from pymatgen.core import Lattice, Structure
 from dao_flows.makers.chemistry import formula_of
 from dao_flows.makers.provenance import execution_record, provenance
 from dao_flows.makers.schemas import Cells, CompositionPlan, GeneratedCandidate, GenerationDoc, Science
+from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
 
 CRYSTALS = {
     "rock salt": Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
@@ -64,3 +69,45 @@ def generation():
 def job_store() -> JobStore:
     """A store in memory."""
     return JobStore(MemoryStore())
+
+
+def random_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of a dataset: random Niggli cells of 1 to 6 atoms, energies above hull from 0 to 0.6 eV/atom or unknown."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for index in range(count):
+        size = int(rng.integers(1, 7))
+        cell = 3.2 * size ** (1 / 3) * (np.eye(3) + rng.normal(0, 0.1, (3, 3)))
+        numbers = sorted(rng.integers(1, 84, size).tolist())
+        structure = Structure(cell, numbers, rng.random((size, 3))).get_reduced_structure("niggli")
+        rows.append(
+            {
+                "material_id": f"random-{index}",
+                "source": "random",
+                "reduced_formula": structure.composition.reduced_formula,
+                "n_atoms": size,
+                "numbers": numbers,
+                "lattice": structure.lattice.matrix.ravel().tolist(),
+                "frac": (structure.frac_coords % 1).ravel().tolist(),
+                "formation_energy_per_atom": -0.5,
+                "e_above_hull": None if index % 11 == 10 else float(rng.uniform(0, 0.6)),
+                "e_above_hull_kind": "dft",
+                "band_gap": 1.0,
+                "split": "val" if index % 5 == 0 else "train",
+            }
+        )
+    return rows
+
+
+@pytest.fixture
+def random_dataset(tmp_path) -> Callable[..., Path]:
+    """Writes a dataset of random rows, or of those given, and returns its folder."""
+
+    def write(count: int = 60, rows_per_shard: int = 30, name: str = "random", rows: Any = None) -> Path:
+        names = columns(["band_gap"])
+        shards, counts = write_shards(tmp_path / name, rows or random_rows(count), names, rows_per_shard)
+        source = [{"name": "random", "licence": "none"}]
+        write_manifest(tmp_path / name, Manifest(name, names, shards, dict(counts), "0", source, {"max_atoms": 6}))
+        return tmp_path / name
+
+    return write

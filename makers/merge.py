@@ -1,0 +1,158 @@
+"""MergeShardsMaker: relaxed shards become a dataset, whose manifest names the one that they were made from."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobflow.core.job import job
+from jobflow.core.maker import Maker
+
+from .. import __version__
+from .checkpoints import SettingError
+from .provenance import digest, execution_record, provenance
+from .relax_schemas import Outcome, RelaxationDoc, RelaxedDatasetDoc
+from .schemas import Science
+
+if TYPE_CHECKING:
+    from dao_flows.model.dataset import Manifest, Shard
+
+MEANING = {
+    "e_above_hull": "null where relaxed: the label is the original's, which the parent keeps; so are all other figures",
+    "energy_before": "eV/atom above hull, predicted for the original; of every crystal that was tried",
+    "energy_after": "eV/atom above hull, predicted for the crystal of this row; where relaxed",
+    "displacement": "Å, root mean square over the atoms, without the mean translation; where relaxed",
+    "volume_ratio": "volume after to volume before; where relaxed",
+    "iterations": "L-BFGS steps; where relaxed",
+    "relaxed": "whether the row holds the relaxed crystal",
+    "relax_outcome": "what became of the crystal, and why",
+}
+
+
+def in_full(path: str | Path) -> Path:
+    """A folder given in full. Raises SettingError for another: a job does not run where it was submitted."""
+    folder = Path(path).expanduser()
+    if not folder.is_absolute():
+        raise SettingError(f"give the folder {str(path)!r} in full: a job does not run where it was submitted")
+    return folder
+
+
+def dataset_folder(dataset: Any) -> Path:
+    """The folder of a dataset given as such, or as a document with a `path`. Raises SettingError for neither."""
+    found = dataset.get("path") if isinstance(dataset, Mapping) else getattr(dataset, "path", dataset)
+    if not isinstance(found, str | Path):
+        raise SettingError("a dataset is given as its folder, or as a document with its path")
+    return in_full(found)
+
+
+@dataclass
+class MergeShardsMaker(Maker):
+    """Makes a dataset of the relaxed shards of another one: the same rows in the same order.
+
+    dataset_name: what the manifest calls it; None: the original's name and '-relaxed'. The manifest tells the parent's
+    sha256, the settings and the checkpoint of the relaxation, and what the new columns mean. The same shards give the
+    same dataset sha256.
+    """
+
+    name: str = "merge shards"
+    dataset_name: str | None = None
+
+    @job(output_schema=RelaxedDatasetDoc)
+    def make(self, dataset: str | Mapping[str, Any], shards: Sequence[RelaxationDoc], out: str) -> RelaxedDatasetDoc:
+        """Merge the documents' shards into the folder `out`, where they may lie already.
+
+        dataset: the original, by its folder or a document with its path. Raises SettingError if a shard is missing, or
+        is of another dataset, or was relaxed otherwise than its fellows; DataError for a damaged file.
+        """
+        from dao_flows.model.dataset import MANIFEST, Manifest, read_manifest, write_manifest
+
+        started = datetime.now(UTC)
+        folder, target = dataset_folder(dataset), in_full(out)
+        parent = read_manifest(folder)
+        ordered = sorted((RelaxationDoc.model_validate(shard) for shard in shards), key=lambda shard: shard.shard)
+        _check_complete(parent, ordered)
+        if target.resolve() == folder.resolve():
+            raise SettingError(f"{target} is the original dataset: merge into another folder")
+        first = ordered[0].provenance.science
+        outcomes: Counter[Outcome] = Counter()
+        splits: Counter[str] = Counter()
+        for shard in ordered:
+            outcomes.update(shard.outcomes)
+            splits.update(shard.splits)
+        target.mkdir(parents=True, exist_ok=True)
+        manifest = Manifest(
+            name=self.dataset_name or f"{parent.name}-relaxed",
+            columns=ordered[0].columns,
+            shards=tuple(_placed(shard, target) for shard in ordered),
+            counts=dict(sorted(splits.items())),
+            code_version=__version__,
+            sources=parent.sources,
+            filters=parent.filters,
+            parent=parent.sha256,
+            made_by={
+                "maker": first.maker,
+                "parameters": first.parameters,
+                "checkpoints": first.checkpoints,
+                "outcomes": dict(sorted(outcomes.items())),
+                "columns": MEANING,
+            },
+        )
+        if (target / MANIFEST).exists() and read_manifest(target).sha256 != manifest.sha256:
+            raise SettingError(f"{target} holds another dataset: merge into another folder")
+        write_manifest(target, manifest)
+        science = Science(
+            maker=type(self).__name__,
+            parameters={"dataset_name": manifest.name},
+            inputs={"dataset": parent.sha256, "shards": [shard.sha256 for shard in manifest.shards]},
+            checkpoints={},
+            code_version=__version__,
+        )
+        return RelaxedDatasetDoc(
+            path=str(target),
+            sha256=manifest.sha256,
+            parent=parent.sha256,
+            rows=manifest.rows,
+            outcomes=dict(sorted(outcomes.items())),
+            provenance=provenance(science, execution_record(started, "cpu", {})),
+        )
+
+
+def _check_complete(parent: Manifest, shards: Sequence[RelaxationDoc]) -> None:
+    """Raises SettingError unless these are the shards of the dataset, each once, relaxed alike."""
+    numbers = [shard.shard for shard in shards]
+    if missing := sorted(set(range(len(parent.shards))) - set(numbers)):
+        raise SettingError(f"{len(missing)} of {len(parent.shards)} shards are missing, number {missing[0]} first")
+    if len(numbers) > len(parent.shards):
+        raise SettingError(f"{len(numbers)} shards are too many for a dataset of {len(parent.shards)}")
+    for shard, original in zip(shards, parent.shards, strict=True):
+        if shard.dataset != parent.sha256 or shard.original.sha256 != original.sha256:
+            raise SettingError(f"shard {shard.shard} was made of another dataset, {shard.dataset[:12]}…")
+        if _how(shard) != _how(shards[0]):
+            raise SettingError(
+                f"shards {shards[0].shard} and {shard.shard} were relaxed with different settings, checkpoints or "
+                "versions: relax one of them again"
+            )
+
+
+def _how(shard: RelaxationDoc) -> str:
+    """Hash of all that decided the relaxation, apart from the shard."""
+    return digest([shard.provenance.science.model_dump(exclude={"inputs"}), list(shard.columns.items())])
+
+
+def _placed(document: RelaxationDoc, target: Path) -> Shard:
+    """The relaxed shard in the folder, checked; copied if it lies elsewhere."""
+    from dao_flows.model.dataset import Shard, shard_path
+
+    source = Path(document.path)
+    shard = Shard(source.name, document.relaxed.sha256, document.relaxed.rows)
+    shard_path(source.parent, shard)
+    if source.parent.resolve() != target.resolve():
+        partial = target / f".{source.name}.partial"
+        shutil.copyfile(source, partial)
+        partial.replace(target / source.name)
+    return shard
