@@ -68,7 +68,13 @@ def local_device(device: str) -> str:
 
 @contextmanager
 def joined(device: torch.device | str) -> Iterator[Group]:
-    """The group that torchrun started this process in (nccl between GPUs, gloo between CPUs), or one process alone."""
+    """The group that torchrun started this process in (nccl between GPUs, gloo between CPUs), or one process alone.
+
+    Inside another such context it is that one's group.
+    """
+    if dist.is_initialized():
+        yield Group(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        return
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
         yield Group()

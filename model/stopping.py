@@ -20,15 +20,15 @@ class Stop:
 
     def __init__(self, wall_time_s: float | None = None) -> None:
         self.deadline = None if wall_time_s is None else time.monotonic() + wall_time_s
-        self.signalled = False
+        self.signal: int | None = None  # the one that came
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
         """Whether the run is to stop now."""
-        return self.signalled or (self.deadline is not None and time.monotonic() >= self.deadline)
+        return self.signal is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self.signalled = True
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():

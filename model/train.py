@@ -28,12 +28,13 @@ from .dao_p import DaoP, PropertyError, PropertyHead
 from .data import CrystalTable, NothingSelectedError, read_crystals
 from .dataset import DataError, lineage
 from .distributed import joined, local_device
+from .library import find
 from .metrics import METRICS, loss_curve
 from .stopping import UNFINISHED, Stop
 from .train_config import TrainConfig, TrainingError
 from .trainer import Trainer
 from .training_plot import write_plot
-from .training_state import locked
+from .training_state import STOPPED, locked
 
 CHECKPOINT = "checkpoint"
 OF_THIS_LAUNCH = ("--wall-time-s",)  # options with a value that the recorded command leaves out
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line. Its parse_args raises TrainingError for what it does not know."""
     p = Parser(
         prog="python -m dao_flows.model.train",
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train DAO-G or DAO-P from a dataset or parquet file. Run the same command again to resume.\n"
         "Exit code 75: stopped before its end, the state is saved, run the same command again.",
@@ -71,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder of the run; the checkpoint is written to OUT/checkpoint"
     )
     p.add_argument("--name", help="name of the checkpoint (default: the name of OUT)")
-    p.add_argument("--start", type=Path, help="checkpoint folder to train on from (its architecture is kept)")
+    p.add_argument("--start", help="checkpoint to train on from, by name, path or sha256 (its architecture is kept)")
     p.add_argument("--max-atoms", type=int, help="leave larger cells out")
     p.add_argument(
         "--max-energy", type=float, help="leave crystals further above hull out (eV/atom), and those without an energy"
@@ -132,14 +134,16 @@ def recorded_command(argv: Sequence[str]) -> str:
 
 def _name(word: str) -> str:
     path = Path(word)
-    return path.name if path.is_absolute() or word.startswith("~") else word
+    if not path.is_absolute() and not word.startswith("~"):
+        return word
+    return str(Path(*path.parts[-2:])) if path.name == CHECKPOINT else path.name
 
 
 def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, Card | None]:
     """The model to train, with what is to be trained requiring gradients, and the card of its parent."""
     parent, card = None, None
     if args.start:
-        parent, card = load(args.start)
+        parent, card = load(find(args.start))
         if card.kind != args.kind:
             raise CheckpointError(f"{args.start} is a {card.kind} checkpoint, not {args.kind}")
         config = parent.config
@@ -250,9 +254,12 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
             parent=parent.sha256 if parent else None,
         )
         if not group.leads:
+            group.wait()  # until nobody else trains in this folder
             trainer.resume()
             return trainer.run(stop)
         with locked(args.out):
+            group.wait()
+            (args.out / STOPPED).unlink(missing_ok=True)
             trainer.resume()
             size = sum(p.numel() for p in trainer.parameters)
             per_epoch = trainer.batches.steps_per_epoch
@@ -262,6 +269,7 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
                 file=sys.stderr,
             )
             if not trainer.run(stop):
+                (args.out / STOPPED).write_text(f"{trainer.step}\n")
                 print(f"stopped at step {trainer.step}: run the same command again to go on", file=sys.stderr)
                 return False
             card = write_checkpoint(trainer, args, command, table, parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from .train_config import TrainingError
 
 STATE = "state.safetensors"
 LOCK = "lock"
+STOPPED = "stopped"  # a file that is there while a run was stopped before its end
+PATIENCE_S = 30.0  # a killed run of several processes takes a while to leave
 
 
 def good_state(step: int) -> str:
@@ -45,6 +48,11 @@ def read_run(path: Path) -> dict[str, Any]:
         raise TrainingError(f"{path} is missing: delete the folder to begin anew") from error
     except (SafetensorError, KeyError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read ({error}): delete it to begin anew") from error
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step from which a run would go on; None for one that has not begun. Raises as `read_run` does."""
+    return int(read_run(folder / STATE)["step"]) if (folder / STATE).exists() else None
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,17 +85,25 @@ def drop_good_states(folder: Path, kept: Collection[int]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """A context in which no other process may train in this folder. Raises TrainingError if one does."""
+def locked(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
+    """A context in which no other process may train in this folder.
+
+    Raises TrainingError if one still does after the time given.
+    """
     import fcntl
 
+    deadline = time.monotonic() + patience_s
     with (folder / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(
-                f"another process is training in {folder}: wait for it, or give another --out"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise TrainingError(
+                        f"another process is training in {folder}: wait for it, or give another --out"
+                    ) from error
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
         yield

@@ -143,7 +143,7 @@ def test_divergence_gets_one_line_and_keeps_the_last_good_state(parquet, tmp_pat
         (["--layers", "0"], "layers must be positive"),
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--max-atoms", "0"], "no crystal with split == 'train' and at most 0 atoms"),
-        (["--start", "nowhere"], "no checkpoint at nowhere"),
+        (["--start", "nowhere"], "no checkpoint called 'nowhere'"),
         (["--spike", "0.5"], "--spike must be above 1, or 0"),
         (["--max-rollbacks", "-1"], "--max-rollbacks must be 0 or more"),
         (["--wall-time-s", "0"], "--wall-time-s must be positive"),

@@ -176,7 +176,7 @@ def test_a_state_written_after_a_kill_in_between_spoils_no_good_one(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    with locked(tmp_path), pytest.raises(TrainingError, match="another process is training"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(TrainingError, match="another process is training"), locked(tmp_path, 0.3):
         pass
     with locked(tmp_path):
         assert (tmp_path / LOCK).exists()

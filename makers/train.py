@@ -1,0 +1,304 @@
+"""TrainMaker: a checkpoint from a dataset, over as many jobs as the queue's wall time asks for."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobflow.core.job import Response, job
+from jobflow.core.maker import Maker
+
+from .. import __version__
+from .checkpoints import NAMES, SettingError, pick_device
+from .provenance import execution_record, provenance
+from .queue_time import queue_seconds_left
+from .register import check_name, register
+from .run_folder import run_folder, run_root
+from .schemas import Science
+from .train_schemas import Rollback, TrainingDoc
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dao_flows.model.checkpoint import Card
+    from dao_flows.model.stopping import Stop
+
+LOG = "torchrun.log"
+MARGIN_S = 120  # of the queue's time that is left for saving and for the store
+ONLY_HOW = ("kind", "data", "out", "name", "start", "device", "threads", "wall_time_s", "save_every_s")
+OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s")
+
+
+@dataclass
+class TrainMaker(Maker):
+    """Trains DAO-G or DAO-P on a dataset; what is done lies in the run's folder, where a killed job goes on.
+
+    kind: 'dao-g' or 'dao-p'. stage: a label for the documents, as 'stage-1'. config: settings of
+    `python -m dao_flows.model.train`, with underscores (steps, batch_size, layers, max_energy, property, …); bf16 is
+    off unless it says so, so that the same settings mean the same on every machine. start: checkpoint to train on from,
+    by name, path or sha256. wall_time_s: seconds of training in one job; None: until two minutes before Slurm's limit,
+    or without end. At its end, or at SIGUSR1, the state is saved and a follow-up job takes this one's place; SIGTERM
+    saves it too, and ends the process. processes: of torchrun on this node, one for each GPU; 1: in the job's own
+    process. register_as: name in the user's library of checkpoints.
+    """
+
+    name: str = "train"
+    kind: str = "dao-g"
+    stage: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
+    wall_time_s: float | None = None
+    processes: int = 1
+    register_as: str | None = None
+    device: str = "auto"
+
+    @job(output_schema=TrainingDoc)
+    def make(self, dataset: Any, start: Any = None, previous_run: str | None = None) -> TrainingDoc | Response[Any]:
+        """Train, or train on, and write the checkpoint.
+
+        dataset: folder of a dataset or a parquet file, or a document with its `path`. start: checkpoint, or the
+        document of its training, in place of the maker's own. previous_run: for follow-up jobs, the run's folder.
+        Raises SettingError, TrainingError, DataError and CheckpointError with one line each.
+        """
+        from dao_flows.model.train import CHECKPOINT
+        from dao_flows.model.training_state import saved_step
+
+        started, device = datetime.now(UTC), pick_device(self.device)
+        path, parent, science = self.resolve(dataset, start)
+        folder = run_root() / previous_run if previous_run else run_folder(science, self.kind)
+        before = saved_step(folder)
+        if not self._launch(self.arguments(path, folder, parent, device), folder):
+            if saved_step(folder) == before:
+                raise SettingError(f"training stopped without a single step; its folder is {folder}")
+            return Response(replace=self.make(str(path), str(parent) if parent else None, folder.name))
+        card = self._labelled(folder / CHECKPOINT)
+        if self.register_as is not None:
+            register(folder / CHECKPOINT, self.register_as)
+        return self._document(folder, card, science, started, device)
+
+    def resolve(self, dataset: Any, start: Any = None) -> tuple[Path, Path | None, Science]:
+        """The dataset's path, the parent checkpoint's folder, and all that decides the result; call before submission.
+
+        Raises as `make` does.
+        """
+        path = _dataset(dataset)
+        parent = _checkpoint(self.start if start is None else start, self.kind)
+        settings = vars(self._check(path, parent))
+        if parent is not None:  # the architecture is the parent's
+            settings = {k: v for k, v in settings.items() if k not in _architecture()}
+        science = Science(
+            maker=type(self).__name__,
+            parameters={"kind": self.kind, **{k: v for k, v in settings.items() if k not in ONLY_HOW}},
+            inputs={"dataset": _sha256(path)},
+            checkpoints={"start": _card(parent).sha256} if parent else {},
+            seed=settings["seed"],
+            code_version=__version__,
+        )
+        return path, parent, science
+
+    def arguments(self, path: Path, folder: Path, parent: Path | None, device: str = "cpu") -> list[str]:
+        """The command line of `dao_flows.model.train` for a run in this folder."""
+        argv = [self.kind, str(path), "--out", str(folder), "--name", self.register_as or folder.name]
+        argv += ["--start", str(parent)] if parent else []
+        argv += ["--device", device]
+        for key, value in ({"bf16": False} | self.config).items():
+            flag = f"--{key.replace('_', '-')}"
+            if isinstance(value, bool):
+                argv += [flag] if value else ["--no-bf16"] if key == "bf16" else []
+            elif value is not None:
+                argv.append(f"{flag}={value}")
+        return argv
+
+    def _check(self, path: Path, parent: Path | None) -> argparse.Namespace:
+        """The settings, parsed. Raises SettingError or TrainingError for one that cannot be."""
+        from dao_flows.model.train import check, parser
+
+        if self.kind not in NAMES:
+            raise SettingError(f"kind must be {' or '.join(NAMES)}, not {self.kind!r}")
+        if self.processes < 1:
+            raise SettingError(f"processes must be at least 1, not {self.processes}")
+        if self.wall_time_s is not None and not self.wall_time_s > 0:
+            raise SettingError(f"wall_time_s must be positive, not {self.wall_time_s}")
+        if self.register_as is not None:
+            check_name(self.register_as)
+        if taken := sorted(set(self.config) & set(OF_THE_MAKER)):
+            raise SettingError(f"config cannot set {', '.join(taken)}: the maker does")
+        args = parser().parse_args(self.arguments(path, Path("run"), parent))
+        check(args)
+        return args
+
+    def _seconds(self) -> float | None:
+        """How long this job may train; None: without end. Raises SettingError where the queue's time is up."""
+        if self.wall_time_s is not None:
+            return self.wall_time_s
+        left = queue_seconds_left()
+        if left is not None and left <= MARGIN_S:
+            raise SettingError(
+                f"only {left:.0f} s are left of the queue's time limit, too few to train: run the same again in a new "
+                "job; it goes on from the saved state"
+            )
+        return None if left is None else left - MARGIN_S
+
+    def _launch(self, argv: list[str], folder: Path) -> bool:
+        """Train until the end, or until this job's time is up: then the state is saved and the answer is False."""
+        from dao_flows.model.stopping import Stop
+        from dao_flows.model.train import parser, recorded_command, train
+
+        seconds = self._seconds()
+        with Stop(seconds) as stop:
+            if self.processes == 1:
+                done = train(parser().parse_args(argv), recorded_command(argv), stop)
+            else:
+                done = self._torchrun(argv + ([] if seconds is None else [f"--wall-time-s={seconds}"]), folder, stop)
+        if stop.signal == signal.SIGTERM:  # it was meant for the process, and the state is safe
+            signal.raise_signal(signal.SIGTERM)
+        return done
+
+    def _torchrun(self, argv: list[str], folder: Path, stop: Stop) -> bool:
+        """As `_launch`, in processes of their own, which a signal to this one reaches, and its death too."""
+        from dao_flows.model.train_config import TrainingError
+        from dao_flows.model.training_state import STOPPED
+
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / STOPPED).unlink(missing_ok=True)
+        with (folder / LOG).open("w") as lines:
+            process = subprocess.Popen(
+                [*launcher, "-m", "dao_flows.model.train", *argv],
+                stdout=lines,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )
+            told = False
+            while process.poll() is None:
+                if stop.signal is not None and not told:
+                    process.terminate()  # torchrun hands it on to the processes, which save the state
+                    told = True
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(1)
+        if process.returncode == 0:
+            return True
+        if (folder / STOPPED).exists():
+            return False
+        said = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.startswith("error: ")]
+        raise TrainingError(said[-1][7:] if said else f"torchrun failed; what it said is in {folder / LOG}")
+
+    def _labelled(self, checkpoint: Path) -> Card:
+        """The card of the checkpoint, with the stage in it."""
+        from dao_flows.model.checkpoint import read_card, write_card
+
+        card = read_card(checkpoint)
+        card = replace(card, training={**card.training, "stage": self.stage})
+        write_card(checkpoint, card)
+        return card
+
+    def _document(self, folder: Path, card: Card, science: Science, started: datetime, device: str) -> TrainingDoc:
+        """The document of a finished run."""
+        from dao_flows.model.metrics import METRICS, read
+        from dao_flows.model.train import CHECKPOINT
+        from dao_flows.model.training_plot import PLOT
+
+        records = read(folder / METRICS)
+        windows = [r for r in records if "rate" in r]
+        checked = [r["validation"] for r in records if "validation" in r]
+        terms = set(windows[-1]) - {"step", "epoch", "rate", "crystals_per_s", "elapsed_s"}
+        training = card.training
+        return TrainingDoc(
+            kind=card.kind,
+            stage=self.stage,
+            name=card.name,
+            run=folder.name,
+            checkpoint_sha256=card.sha256,
+            path=str(folder / CHECKPOINT),
+            registered_as=self.register_as,
+            parent_sha256=card.parent,
+            dataset_sha256=training["data"]["sha256"],
+            dataset_rows=training["data"]["rows"],
+            property_name=training["property"],
+            steps=training["config"]["steps"],
+            losses={name: windows[-1][name] for name in sorted(terms)},
+            validation=checked[-1] if checked else None,
+            loss_curve=training["loss_curve"],
+            rollbacks=[Rollback(**rollback) for rollback in training["rollbacks"]],
+            wall_time_s=training["wall_time_s"],
+            crystals_per_s=statistics.median(r["crystals_per_s"] for r in windows),
+            processes=training["processes"],
+            plot=str(folder / PLOT) if (folder / PLOT).exists() else None,
+            provenance=provenance(
+                science, execution_record(started, device, {"start": self.start} if self.start else {})
+            ),
+        )
+
+
+def _dataset(dataset: Any) -> Path:
+    """Where a dataset lies that is given as such, or as a document. Raises SettingError for neither."""
+    found = dataset.get("path") if isinstance(dataset, Mapping) else getattr(dataset, "path", dataset)
+    if not isinstance(found, str | Path):
+        raise SettingError("a dataset is given as its folder, a parquet file, or a document with its path")
+    path = Path(found).expanduser()
+    if not path.is_absolute():
+        raise SettingError(
+            f"give the dataset {str(found)!r} with its full path: a job does not run where it is submitted"
+        )
+    return path
+
+
+def _sha256(dataset: Path) -> str:
+    """The identity of a dataset, or of a parquet file. Raises DataError if there is neither."""
+    from dao_flows.model.dataset import DataError, file_sha256, read_manifest
+
+    if dataset.is_dir():
+        return read_manifest(dataset).sha256
+    if not dataset.is_file():
+        raise DataError(f"there is no dataset or file {dataset}")
+    return file_sha256(dataset)
+
+
+def _checkpoint(reference: Any, kind: str) -> Path | None:
+    """The folder of a checkpoint given by reference or as the document of its training, if one is given.
+
+    Raises CheckpointError if there is none, SettingError for one of another kind.
+    """
+    from dao_flows.model.checkpoint import CARD
+    from dao_flows.model.library import find
+
+    if reference is None:
+        return None
+    if isinstance(reference, Mapping):
+        reference = TrainingDoc.model_validate(reference)
+    if isinstance(reference, TrainingDoc):
+        path = Path(reference.path)
+        there = (path / CARD).exists() and _card(path).sha256 == reference.checkpoint_sha256
+        reference = str(path) if there else reference.checkpoint_sha256
+    folder = find(str(reference))
+    if (found := _card(folder).kind) != kind:
+        raise SettingError(f"{str(reference)!r} is a {NAMES[found]} checkpoint; a {NAMES[kind]} checkpoint is needed")
+    return folder.absolute()
+
+
+def _card(folder: Path) -> Card:
+    from dao_flows.model.checkpoint import read_card
+
+    return read_card(folder)
+
+
+def _architecture() -> set[str]:
+    """Settings that a checkpoint to start from decides."""
+    from dao_flows.model.crysformer import CrysformerConfig
+
+    return {*CrysformerConfig.__dataclass_fields__, "volume_scaling"}
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the job's process dies: torchrun would train on without it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
