@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobflow.managers.local import run_locally
 from pydantic import BaseModel, Field, PrivateAttr
 
 from dao_flows.makers.checkpoints import pick_device
 from dao_flows.makers.chemistry import CompositionError, formula_of, parse_composition
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.predict import PredictFlowMaker
-from dao_flows.makers.progress import reporter
 from dao_flows.makers.provenance import digest, library_versions, science_hash
 from dao_flows.makers.schemas import (
     CandidateDoc,
@@ -36,6 +32,7 @@ from .candidates import CandidateBuilder, candidate_doc
 from .errors import InputError, StoreError
 from .export import file_name, render, writable, write_files
 from .inputs import Entry, Z, raise_problems
+from .local import run_here
 from .runs import Batch, RunLog, unfinished
 from .settings import settings
 from .stores import collection, describe, job_store
@@ -329,13 +326,7 @@ def _run_batch(
             key=batch.key, formulas=batch.formulas, generate_uuid=generate_uuid, screen_uuid=flow.output.uuid
         )
         log.begin(record)
-        token = reporter.set(listener)
-        try:
-            with tempfile.TemporaryDirectory(prefix="dao-flows-") as scratch, warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "cd is deprecated", FutureWarning)  # jobflow's use of monty
-                run_locally(flow, log=False, store=jobs, create_folders=True, root_dir=scratch, raise_immediately=True)
-        finally:
-            reporter.reset(token)
+        run_here(flow, jobs, listener)
     CandidateBuilder(jobs, collection(jobs, "candidates"), [record.screen_uuid]).build()
     log.science_hashes.append(record.key)
     return record

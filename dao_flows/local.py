@@ -1,0 +1,45 @@
+"""Running a flow here and now, in this process."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobflow.managers.local import run_locally
+
+from dao_flows.makers.progress import Reporter, reporter
+from dao_flows.makers.provenance import digest, library_versions
+
+from .runs import RunLog
+from .settings import settings
+from .stores import collection, job_store
+
+if TYPE_CHECKING:
+    from jobflow.core.flow import Flow
+    from jobflow.core.store import JobStore
+
+
+def run_here(flow: Flow, jobs: JobStore, listener: Reporter) -> None:
+    """Run a flow's jobs one after another, each in a scratch folder; the first error ends it and is raised as it is."""
+    token = reporter.set(listener)
+    try:
+        with tempfile.TemporaryDirectory(prefix="dao-flows-") as scratch, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "cd is deprecated", FutureWarning)  # jobflow's use of monty
+            run_locally(flow, log=False, store=jobs, create_folders=True, root_dir=scratch, raise_immediately=True)
+    finally:
+        reporter.reset(token)
+
+
+def run_logged(
+    flow: Flow, request: dict[str, Any], listener: Reporter | None = None, command: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run a flow here on the user's store, log it among the runs, and return its output's document."""
+    jobs = job_store(settings())
+    with RunLog(collection(jobs, "runs"), digest(request), request, library_versions(), command) as log:
+        flow.update_metadata({"dao_flows": {"run_id": log.run_id}})
+        run_here(flow, jobs, listener or (lambda done, total, stage: None))
+        output: dict[str, Any] = jobs.get_output(flow.output.uuid, load=True)
+        log.science_hashes.append(output["provenance"]["science_hash"])
+    return output
