@@ -1,0 +1,90 @@
+"""How many crystals per second training takes in on a device, measured: what estimates of GPU hours build on."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .checkpoint import build
+from .crystals import Crystal
+from .data import BUCKET_SIZES, CrystalTable
+from .train_config import TrainConfig, TrainingError
+from .trainer import Trainer
+
+VOLUME = 20.0  # Å³ an atom, of the crystals that are timed
+ELEMENTS = 94
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """crystals_per_s: of one process; steps: optimiser steps that were timed, in so many seconds."""
+
+    crystals_per_s: float
+    steps: int
+    seconds: float
+
+
+def throughput(
+    kind: str,
+    architecture: dict[str, object],
+    sizes: Sequence[int],
+    device: torch.device | str = "cpu",
+    *,
+    batch_size: int = 64,
+    bf16: bool = False,
+    seconds: float = 10.0,
+) -> Throughput:
+    """Measure training steps of a network on crystals of these sizes.
+
+    kind, architecture: as in a checkpoint's card; sizes: atoms per cell of each crystal of a dataset, or of a sample of
+    it. Full batches of each size class are timed, for about `seconds` in all and three steps at least, and weighted as
+    the sizes are; saving, validating and what is left over at the end of a class are not in it. Raises TrainingError
+    for no sizes or a cell that is larger than any class.
+    """
+    if not len(sizes) or not 1 <= min(sizes) <= max(sizes) <= BUCKET_SIZES[-1]:
+        raise TrainingError(f"sizes must be of 1 to {BUCKET_SIZES[-1]} atoms, at least one")
+    largest: dict[int, int] = {}
+    for size in sizes:  # batches are padded to the largest cell of their class
+        index = int(np.searchsorted(BUCKET_SIZES, size))
+        largest[index] = max(size, largest.get(index, 0))
+    counts = Counter(int(np.searchsorted(BUCKET_SIZES, size)) for size in sizes)
+    rng = np.random.default_rng(0)
+    crystals = [_crystal(largest[index], rng) for index in sorted(largest) for _ in range(batch_size)]
+    table = CrystalTable(crystals, rng.random(len(crystals)).astype(np.float32), "")
+    device = torch.device(device)
+    model = build(kind, architecture).to(device)
+    rows, took, steps = torch.arange(batch_size), 0.0, 0
+    per_crystal: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(model, TrainConfig(steps=1, batch_size=batch_size, bf16=bf16), table, None, Path(folder))
+        for bucket, index in enumerate(sorted(largest)):
+            trainer.take_step(bucket, rows)  # the first one is slower
+            done, began = 0, _now(device)
+            while done < 3 or _now(device) - began < seconds / len(largest):
+                trainer.take_step(bucket, rows)
+                done += 1
+            spent = _now(device) - began
+            per_crystal[index] = spent / (done * batch_size)
+            took, steps = took + spent, steps + done
+    mean = sum(counts[index] * per_crystal[index] for index in counts) / len(sizes)
+    return Throughput(1 / mean, steps, took)
+
+
+def _crystal(atoms: int, rng: np.random.Generator) -> Crystal:
+    """Random atoms in a cube: the time of a step depends on their number alone."""
+    edge = (VOLUME * atoms) ** (1 / 3)
+    return Crystal(rng.integers(1, ELEMENTS + 1, atoms), rng.random((atoms, 3)), edge * np.eye(3))
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

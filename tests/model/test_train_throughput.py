@@ -1,0 +1,29 @@
+"""The measured throughput depends on what a step costs, and impossible sizes get one line."""
+
+from dataclasses import asdict
+
+import pytest
+
+from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.dao import DaoConfig
+from dao_flows.model.throughput import throughput
+from dao_flows.model.train_config import TrainingError
+
+NETWORK = CrysformerConfig(hidden=16, layers=1, heads=2, frequencies=16, time_width=8)
+
+
+def test_larger_cells_take_longer_and_a_mixture_lies_between():
+    small, mixed, large = (
+        throughput("dao-p", asdict(DaoConfig(NETWORK)), sizes, batch_size=32, seconds=0.1)
+        for sizes in ([2], [2] * 5 + [60] * 5, [60])
+    )
+    assert small.crystals_per_s > 3 * large.crystals_per_s
+    assert small.crystals_per_s > 1.5 * mixed.crystals_per_s
+    assert mixed.steps >= 6
+    assert large.crystals_per_s == pytest.approx(32 * large.steps / large.seconds)
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [65]])
+def test_sizes_that_cannot_be_get_one_line(sizes):
+    with pytest.raises(TrainingError, match="sizes must be of 1 to 64 atoms"):
+        throughput("dao-g", asdict(DaoConfig(NETWORK)), sizes)
