@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -22,6 +23,8 @@ from .structures import primitive_niggli
 
 NEIGHBOURS, REACH = 16, 2.5  # of each kind, within REACH mean atomic spacings
 LARGE, ROUND, CHUNK = 300, 32, 25  # candidates in a block worth sharing out; kept at a time; of the rest in one piece
+
+Place = TypeVar("Place")
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,18 @@ def reach_of_match(n_atoms: int) -> float:
     return min(0.2, 0.36 / math.sqrt(n_atoms))
 
 
-def _first_match(kept: Sequence[tuple[int, Reduced]], candidate: Reduced, tolerance: Tolerance) -> int | None:
-    """Place of the first kept structure that the candidate matches. All cells have as many atoms."""
+def first_match(
+    kept: Sequence[tuple[Place, Reduced]], candidate: Reduced, tolerance: Tolerance, screened: bool = True
+) -> Place | None:
+    """Place of the first kept structure that the candidate matches. All cells have as many atoms.
+
+    screened: pairs whose fingerprints differ by more than reach_of_match are not tried.
+    """
     if not kept:
         return None
     matcher = StructureMatcher(ltol=tolerance.ltol, stol=tolerance.stol, angle_tol=tolerance.angle_tol)
     known = np.stack([cell.fingerprint for _, cell in kept])
-    limit = reach_of_match(len(candidate.structure)) * tolerance.stol / Tolerance.stol
+    limit = match_limit(len(candidate.structure), tolerance) if screened else np.inf
     near = np.abs(known - candidate.fingerprint).mean(axis=1) <= limit
     for place, cell in (entry for entry, tried in zip(kept, near, strict=True) if tried):
         if matcher.fit(cell.structure, candidate.structure, skip_structure_reduction=True):
@@ -113,12 +121,17 @@ def _first_match(kept: Sequence[tuple[int, Reduced]], candidate: Reduced, tolera
     return None
 
 
+def match_limit(n_atoms: int, tolerance: Tolerance) -> float:
+    """As reach_of_match, for another tolerance of sites."""
+    return reach_of_match(n_atoms) * tolerance.stol / Tolerance.stol
+
+
 def _settle(cells: Sequence[Reduced], tolerance: Tolerance) -> list[int | None]:
     """For each cell the place of the one it duplicates, in order, in this process."""
     same: list[int | None] = []
     kept: list[tuple[int, Reduced]] = []
     for place, cell in enumerate(cells):
-        same.append(_first_match(kept, cell, tolerance))
+        same.append(first_match(kept, cell, tolerance))
         if same[-1] is None:
             kept.append((place, cell))
     return same
@@ -127,7 +140,7 @@ def _settle(cells: Sequence[Reduced], tolerance: Tolerance) -> list[int | None]:
 def _match_chunk(
     chunk: Sequence[Reduced], kept: Sequence[tuple[int, Reduced]], tolerance: Tolerance
 ) -> list[int | None]:
-    return [_first_match(kept, cell, tolerance) for cell in chunk]
+    return [first_match(kept, cell, tolerance) for cell in chunk]
 
 
 def _settle_large(cells: Sequence[Reduced], tolerance: Tolerance) -> list[int | None]:
