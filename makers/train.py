@@ -187,7 +187,7 @@ class TrainMaker(Maker):
                     process.wait(1)
         if process.returncode == 0:
             return True
-        if (folder / STOPPED).exists():
+        if (folder / STOPPED).exists() or stop.signal is not None:
             return False
         said = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.startswith("error: ")]
         raise TrainingError(said[-1][7:] if said else f"torchrun failed; what it said is in {folder / LOG}")
