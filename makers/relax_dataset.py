@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -355,15 +355,19 @@ def relax_jobs(
     out: str,
     maker: RelaxDatasetMaker | None = None,
     merge: MergeShardsMaker | None = None,
+    predictor: str | None = None,
 ) -> Response[RelaxedDatasetDoc]:
     """Relax a whole dataset: one job a shard, and one that merges them into a dataset in the folder `out`.
 
     A job itself, which reads the manifest when it runs: how many shards a dataset has may not be known before. Its
-    output is the merged dataset's document. Raises SettingError and DataError as the makers do.
+    output is the merged dataset's document. predictor: in place of the maker's, as the output of a training job.
+    Raises SettingError and DataError as the makers do.
     """
     from dao_flows.model.dataset import read_manifest
 
     maker, merge = maker or RelaxDatasetMaker(), merge or MergeShardsMaker()
+    if predictor is not None:
+        maker = replace(maker, predictor=predictor)
     folder, target = dataset_folder(dataset), in_full(out)
     maker.check()
     shards = []
