@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import signal
 import statistics
 import subprocess
@@ -45,10 +46,10 @@ class TrainMaker(Maker):
     kind: 'dao-g' or 'dao-p'. stage: a label for the documents, as 'stage-1'. config: settings of
     `python -m dao_flows.model.train`, with underscores (steps, batch_size, layers, max_energy, property, …); bf16 is
     off unless it says so, so that the same settings mean the same on every machine. start: checkpoint to train on from,
-    by name, path or sha256. wall_time_s: seconds of training in one job; None: until two minutes before Slurm's limit,
-    or without end. At its end, or at SIGUSR1, the state is saved and a follow-up job takes this one's place; SIGTERM
-    saves it too, and ends the process. processes: of torchrun on this node, one for each GPU; 1: in the job's own
-    process. register_as: name in the user's library of checkpoints.
+    by name, path or sha256. wall_time_s: seconds of training in one job; None: without end. In a Slurm job it ends two
+    minutes before the time limit in any case. At its end, or at SIGUSR1, the state is saved and a follow-up job takes
+    this one's place; SIGTERM saves it too, and ends the process. processes: of torchrun on this node, one for each GPU;
+    1: in the job's own process. register_as: name in the user's library of checkpoints.
     """
 
     name: str = "train"
@@ -138,15 +139,15 @@ class TrainMaker(Maker):
 
     def _seconds(self) -> float | None:
         """How long this job may train; None: without end. Raises SettingError where the queue's time is up."""
-        if self.wall_time_s is not None:
-            return self.wall_time_s
         left = queue_seconds_left()
-        if left is not None and left <= MARGIN_S:
+        if left is None:
+            return self.wall_time_s
+        if left <= MARGIN_S:
             raise SettingError(
                 f"only {left:.0f} s are left of the queue's time limit, too few to train: run the same again in a new "
                 "job; it goes on from the saved state"
             )
-        return None if left is None else left - MARGIN_S
+        return min(left - MARGIN_S, self.wall_time_s or math.inf)
 
     def _launch(self, argv: list[str], folder: Path) -> bool:
         """Train until the end, or until this job's time is up: then the state is saved and the answer is False."""

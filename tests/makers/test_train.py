@@ -195,6 +195,7 @@ def test_the_queues_time_is_known(dataset, monkeypatch, job_store, tmp_path):
     maker = TrainMaker(config=CONFIG | {"steps": 5}, device="cpu")
     assert maker._seconds() == pytest.approx(880, abs=5)
     assert TrainMaker(wall_time_s=7)._seconds() == 7
+    assert TrainMaker(wall_time_s=1e6)._seconds() == pytest.approx(880, abs=5)
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 100))
     with pytest.raises(SettingError, match="are left of the queue's time limit"):
         maker._seconds()
