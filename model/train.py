@@ -273,7 +273,10 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
                 print(f"stopped at step {trainer.step}: run the same command again to go on", file=sys.stderr)
                 return False
             card = write_checkpoint(trainer, args, command, table, parent)
-            write_plot(args.out, card.name)
+            try:
+                write_plot(args.out, card.name)
+            except Exception as error:  # a picture is no reason to lose a run
+                print(f"no plot was drawn: {error}", file=sys.stderr)
     print(f"{args.out / CHECKPOINT}: sha256 {card.sha256}", file=sys.stderr)
     return True
 
