@@ -1,12 +1,12 @@
-"""How many crystals per second training takes in on a device, measured: what estimates of GPU hours build on."""
+"""How many crystals per second a device trains on, relaxes or draws, measured: what estimates of GPU hours build on."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,18 @@ import torch
 
 from .checkpoint import build
 from .crystals import Crystal
+from .dao_g import DaoG
+from .dao_p import DaoP
 from .data import BUCKET_SIZES, CrystalTable
+from .relax import RelaxConfig, relax
+from .sample import Request, SamplerConfig, sample
 from .train_config import TrainConfig, TrainingError
 from .trainer import Trainer
 
 VOLUME = 20.0  # Å³ an atom, of the crystals that are timed
 ELEMENTS = 94
+TIMED_STEPS = 4  # of a sampler's
+FIRST_PIECE, LAST_PIECE = 64, 16_384  # crystals
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,56 @@ def throughput(
             took, steps = took + spent, steps + done
     mean = sum(counts[index] * per_crystal[index] for index in counts) / len(sizes)
     return Throughput(1 / mean, steps, took)
+
+
+def relaxation_throughput(
+    architecture: dict[str, object],
+    sizes: Sequence[int],
+    device: torch.device | str = "cpu",
+    iterations: int = 5,
+    seconds: float = 10.0,
+) -> float:
+    """Crystals of these sizes that an untrained DAO-P of this architecture relaxes per second."""
+    predictor = build("dao-p", architecture).to(device).eval()
+    assert isinstance(predictor, DaoP)
+    config = RelaxConfig(iterations, tolerance=-1.0)
+    return _rate(sizes, device, seconds, lambda crystals: relax(predictor, crystals, config))
+
+
+def sampling_throughput(
+    architecture: dict[str, object],
+    sizes: Sequence[int],
+    device: torch.device | str = "cpu",
+    config: SamplerConfig | None = None,
+    seconds: float = 10.0,
+) -> float:
+    """Crystals of these sizes that a DAO-G of this architecture draws per second; a few steps are timed."""
+    model, config = build("dao-g", architecture).to(device).eval(), config or SamplerConfig()
+    assert isinstance(model, DaoG)
+    few = min(config.steps, TIMED_STEPS)
+
+    def draw(crystals: Sequence[Crystal]) -> None:
+        requests = [Request(crystal.numbers, (k,)) for k, crystal in enumerate(crystals)]
+        sample(model, requests, 0, replace(config, steps=few))
+
+    return _rate(sizes, device, seconds, draw) * few / config.steps
+
+
+def _rate(
+    sizes: Sequence[int], device: torch.device | str, seconds: float, work: Callable[[Sequence[Crystal]], object]
+) -> float:
+    """Crystals per second of work on crystals of these sizes, in pieces that grow until one takes a fair while."""
+    rng = np.random.default_rng(0)
+    work([_crystal(int(min(sizes)), rng)])  # the first one is slower
+    number = FIRST_PIECE
+    while True:
+        crystals = [_crystal(int(size), rng) for size in rng.choice(sizes, number)]
+        began = _now(torch.device(device))
+        work(crystals)
+        spent = _now(torch.device(device)) - began
+        if spent > seconds / 4 or number >= LAST_PIECE:
+            return number / spent
+        number *= 4
 
 
 def _crystal(atoms: int, rng: np.random.Generator) -> Crystal:

@@ -4,12 +4,18 @@ from dataclasses import asdict
 
 import pytest
 
+from dao_flows.model.checkpoint import KINDS, architecture_of
 from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
-from dao_flows.model.throughput import throughput
+from dao_flows.model.sample import SamplerConfig
+from dao_flows.model.throughput import relaxation_throughput, sampling_throughput, throughput
 from dao_flows.model.train_config import TrainingError
 
 NETWORK = CrysformerConfig(hidden=16, layers=1, heads=2, frequencies=16, time_width=8)
+
+
+def architecture(kind):
+    return architecture_of(KINDS[kind](DaoConfig(NETWORK)))
 
 
 def test_larger_cells_take_longer_and_a_mixture_lies_between():
@@ -21,6 +27,15 @@ def test_larger_cells_take_longer_and_a_mixture_lies_between():
     assert small.crystals_per_s > 1.5 * mixed.crystals_per_s
     assert mixed.steps >= 6
     assert large.crystals_per_s == pytest.approx(32 * large.steps / large.seconds)
+
+
+def test_relaxing_and_drawing_slow_down_with_the_work():
+    few, many = (relaxation_throughput(architecture("dao-p"), [8], iterations=n, seconds=0.01) for n in (1, 12))
+    assert few > 2 * many > 0
+    short, long = (
+        sampling_throughput(architecture("dao-g"), [8], config=SamplerConfig(n), seconds=0.01) for n in (10, 100)
+    )
+    assert short > 3 * long > 0
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [65]])
