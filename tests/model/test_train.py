@@ -34,7 +34,7 @@ def losses(out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("kind", ["dao-g", "dao-p"])
 def test_a_killed_run_ends_like_one_that_was_not(parquet, tmp_path, kind):
-    data, steps = parquet(), ["--steps", "300", "--save-every-s", "0", "--validate-every", "200"]
+    data, steps = parquet(), ["--steps", "150", "--save-every-s", "0", "--validate-every", "100"]
     assert main(arguments(kind, data, tmp_path / "calm", *steps)) == 0
     killed = arguments(kind, data, tmp_path / "killed", *steps)
     process = subprocess.Popen(
@@ -54,7 +54,7 @@ def test_a_killed_run_ends_like_one_that_was_not(parquet, tmp_path, kind):
     calm, resumed = (verify(tmp_path / name / "checkpoint") for name in ("calm", "killed"))
     assert resumed.sha256 == calm.sha256
     assert losses(tmp_path / "killed") == losses(tmp_path / "calm")
-    assert [r["step"] for r in losses(tmp_path / "calm") if "validation" in r] == [200, 300]
+    assert [r["step"] for r in losses(tmp_path / "calm") if "validation" in r] == [100, 150]
 
 
 def test_it_learns_and_the_card_says_from_what(parquet, tmp_path):
