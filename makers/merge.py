@@ -124,6 +124,8 @@ class MergeShardsMaker(Maker):
 
 def _check_complete(parent: Manifest, shards: Sequence[RelaxationDoc]) -> None:
     """Raises SettingError unless these are the shards of the dataset, each once, relaxed alike."""
+    if not parent.shards:
+        raise SettingError("the original dataset holds no crystals: there is nothing to merge")
     numbers = [shard.shard for shard in shards]
     if missing := sorted(set(range(len(parent.shards))) - set(numbers)):
         raise SettingError(f"{len(missing)} of {len(parent.shards)} shards are missing, number {missing[0]} first")

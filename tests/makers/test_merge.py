@@ -10,7 +10,7 @@ from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.merge import MEANING, MergeShardsMaker
 from dao_flows.makers.relax_dataset import COLUMNS, RelaxDatasetMaker
 from dao_flows.makers.relax_schemas import RelaxationDoc, RelaxedDatasetDoc
-from dao_flows.model.dataset import DataError, dataset_rows, read_manifest
+from dao_flows.model.dataset import DataError, Manifest, columns, dataset_rows, read_manifest, write_manifest
 
 MAKER = RelaxDatasetMaker(predictor="dao-p-tiny", iterations=1, chunk_rows=50, device="cpu")
 
@@ -75,6 +75,15 @@ def test_what_does_not_belong_together_is_refused_in_one_line(random_dataset, tm
             attempt()
         assert "\n" not in str(raised.value)
     assert not (out / "manifest.json").exists()
+
+
+def test_an_empty_dataset_is_refused(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    write_manifest(empty, Manifest("empty", columns(), (), {}, "0"))
+    with pytest.raises(SettingError, match="holds no crystals"):
+        merge(empty, [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_shard_is_refused(random_dataset, tmp_path):
