@@ -36,7 +36,7 @@ from .config import BuildConfig
 from .matching import settle_batch
 from .raw import Raw, Source, SourceError
 from .sources import open_source
-from .work import State, Work
+from .work import Work
 
 REJECTS, WORK, LOCK, REQUEST = "rejects.jsonl", "work.sqlite", "lock", "request"
 BATCH = 512  # rows read, cleaned and settled together; what they give does not depend on it
@@ -74,10 +74,8 @@ def build_dataset(
     staging = target.parent / f".{target.name}.building"
     with _alone(staging, target):
         build = _Build(staging, target, stages, config, asked)
-        if (staging / MANIFEST).exists():  # killed just before the end
-            manifest = read_manifest(staging)
-        else:
-            manifest = build.run(progress)
+        # a manifest is there if the build was killed just before the end
+        manifest = read_manifest(staging) if (staging / MANIFEST).exists() else build.run(progress)
         for name in (WORK, f"{WORK}-journal", LOCK, REQUEST):
             (staging / name).unlink(missing_ok=True)
         staging.rename(target)
@@ -149,9 +147,9 @@ class _Build:
     def _begun(self, request: Path) -> bool:
         """Whether what lies in the staging folder was begun for the same sources and settings."""
         if request.exists():
-            return request.read_text() == self.asked["request"]
+            return bool(request.read_text() == self.asked["request"])
         if (self.folder / MANIFEST).exists():  # killed between the manifest and the end
-            return read_manifest(self.folder).made_by.get("request") == self.asked["request"]
+            return bool(read_manifest(self.folder).made_by.get("request") == self.asked["request"])
         return False
 
     def run(self, progress: Progress) -> Manifest:

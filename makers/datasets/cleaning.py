@@ -45,7 +45,7 @@ class Clean:
         return str(self.row["reduced_formula"])
 
 
-class _Refused(ValueError):
+class _RefusedError(ValueError):
     def __init__(self, cause: Cause, reason: str) -> None:
         super().__init__(reason)
         self.rejected = Rejected(cause, reason)
@@ -61,7 +61,7 @@ def clean(raw: Raw, config: BuildConfig, compare: bool) -> Clean | Rejected:
             warnings.simplefilter("ignore")
             structure = read_structure(raw)
             return _cleaned(structure, raw.values, config, compare)
-    except _Refused as refused:
+    except _RefusedError as refused:
         return refused.rejected
     except Exception as error:  # pymatgen's and spglib's readers raise all kinds, and one row never ends a build
         said = " ".join(str(error).split())[:LONGEST] or type(error).__name__
@@ -74,53 +74,53 @@ def clean_held_out(raw: Raw) -> Clean | Rejected:
 
 
 def read_structure(raw: Raw) -> Structure:
-    """An ordered, periodic structure of neutral elements. Raises _Refused, and what the readers raise."""
+    """An ordered, periodic structure of neutral elements. Raises _RefusedError, and what the readers raise."""
     if raw.fault is not None:
-        raise _Refused("unreadable", raw.fault)
+        raise _RefusedError("unreadable", raw.fault)
     if raw.kind in ("arrays", "sites"):
         species, cell, coordinates = raw.crystal
         lattice = np.asarray(cell, dtype=float).reshape(3, 3)
         sites = np.asarray(coordinates, dtype=float).reshape(-1, 3)
         if len(species) != len(sites) or not len(sites):
-            raise _Refused("unreadable", f"{len(species)} atoms and coordinates of {len(sites)}")
+            raise _RefusedError("unreadable", f"{len(species)} atoms and coordinates of {len(sites)}")
         if not (np.isfinite(lattice).all() and np.isfinite(sites).all()):
-            raise _Refused("unreadable", "a lattice or coordinate is not finite")
+            raise _RefusedError("unreadable", "a lattice or coordinate is not finite")
         if abs(np.linalg.det(lattice)) < MIN_VOLUME:
-            raise _Refused("unreadable", "the cell has no volume")
+            raise _RefusedError("unreadable", "the cell has no volume")
         elements = [Element(s) if isinstance(s, str) else Element.from_Z(_whole(s)) for s in species]
         return Structure(Lattice(lattice), elements, sites, coords_are_cartesian=raw.kind == "sites")
     if raw.kind == "structure":
         structure = Structure.from_dict(dict(raw.crystal))
     else:
-        structure = Structure.from_str(str(raw.crystal), fmt=raw.kind)
+        structure = Structure.from_str(str(raw.crystal), fmt="cif" if raw.kind == "cif" else "poscar")
     if not structure.is_ordered:
-        raise _Refused("disordered", "sites are partially occupied")
+        raise _RefusedError("disordered", "sites are partially occupied")
     plain = [Element.from_Z(site.specie.Z) for site in structure]  # without oxidation states and labels
     return Structure(structure.lattice, plain, structure.frac_coords)
 
 
 def _whole(number: Any) -> int:
     if int(number) != number:
-        raise _Refused("unreadable", f"{number} is no atomic number")
+        raise _RefusedError("unreadable", f"{number} is no atomic number")
     return int(number)
 
 
 def _cleaned(structure: Structure, values: Mapping[str, Any], config: BuildConfig, compare: bool) -> Clean:
     heaviest = max(structure.atomic_numbers)
     if heaviest > MAX_ATOMIC_NUMBER:
-        raise _Refused("unreadable", f"{Element.from_Z(heaviest).symbol}: elements beyond Z = {MAX_ATOMIC_NUMBER}")
+        raise _RefusedError("unreadable", f"{Element.from_Z(heaviest).symbol}: elements beyond Z = {MAX_ATOMIC_NUMBER}")
     if structure.volume < MIN_VOLUME:
-        raise _Refused("unreadable", "the cell has no volume")
+        raise _RefusedError("unreadable", "the cell has no volume")
     if config.primitive:
         structure = structure.get_primitive_structure()
     if not config.min_atoms <= len(structure) <= config.max_atoms:
         bounds = f"{config.min_atoms} to {config.max_atoms}"
-        raise _Refused("atoms", f"{len(structure)} atoms in the cell, not {bounds}")
+        raise _RefusedError("atoms", f"{len(structure)} atoms in the cell, not {bounds}")
     figures = {name: _figure(values, name) for name in ("e_above_hull", "formation_energy_per_atom")}
     _check_energy(figures["e_above_hull"], config)
     reduced = structure.get_reduced_structure("niggli")
     if config.min_distance and len(reduced.get_neighbor_list(config.min_distance)[0]):
-        raise _Refused("distance", f"two atoms are within {config.min_distance:g} Å")
+        raise _RefusedError("distance", f"two atoms are within {config.min_distance:g} Å")
     frac = (reduced.frac_coords % 1).astype(np.float32)
     frac[frac >= 1] = 0  # a coordinate just below 1 rounds to it
     row = {
@@ -140,18 +140,18 @@ def _cleaned(structure: Structure, values: Mapping[str, Any], config: BuildConfi
 
 
 def _figure(values: Mapping[str, Any], name: str) -> float | None:
-    """A number, or None where there is none. Raises _Refused for text."""
+    """A number, or None where there is none. Raises _RefusedError for text."""
     value = values.get(name)
     if value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none", "null")):
         return None
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise _Refused("unreadable", f"{name} is no number: {str(value)[:40]!r}") from None
+        raise _RefusedError("unreadable", f"{name} is no number: {str(value)[:40]!r}") from None
     if math.isnan(number):
         return None
     if math.isinf(number):
-        raise _Refused("unreadable", f"{name} is infinite")
+        raise _RefusedError("unreadable", f"{name} is infinite")
     return number
 
 
@@ -159,8 +159,8 @@ def _check_energy(energy: float | None, config: BuildConfig) -> None:
     if not config.windowed or (energy is None and config.keep_unlabelled):
         return
     if energy is None:
-        raise _Refused("energy", "its energy above hull is not known")
+        raise _RefusedError("energy", "its energy above hull is not known")
     if config.min_energy is not None and energy < config.min_energy:
-        raise _Refused("energy", f"{energy:g} eV/atom above hull is below {config.min_energy:g}")
+        raise _RefusedError("energy", f"{energy:g} eV/atom above hull is below {config.min_energy:g}")
     if config.max_energy is not None and energy > config.max_energy:
-        raise _Refused("energy", f"{energy:g} eV/atom above hull is above {config.max_energy:g}")
+        raise _RefusedError("energy", f"{energy:g} eV/atom above hull is above {config.max_energy:g}")

@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .raw import Raw, SourceError
 from .tables import FileSource
 
@@ -35,7 +37,8 @@ def arrays_of(atoms: Atoms) -> tuple[Any, Any, Any]:
         raise ValueError("sites are partially occupied")
     if not atoms.cell.rank == 3:
         raise ValueError("the cell has no volume")
-    return atoms.numbers.tolist(), atoms.cell.array.tolist(), atoms.get_scaled_positions(wrap=False).tolist()
+    lattice = np.asarray(atoms.cell.array)
+    return atoms.numbers.tolist(), lattice.tolist(), (atoms.positions @ np.linalg.inv(lattice)).tolist()
 
 
 class XyzSource(FileSource):
@@ -57,14 +60,18 @@ class XyzSource(FileSource):
                     yield Raw(position, fault=said)
                     return
                 frame = [line, *islice(stream, int(line) + 1)]
-                if position >= start:
-                    yield self._frame("".join(frame), position)
+                if position < start:
+                    continue
+                if len(frame) < int(line) + 2:
+                    yield Raw(position, fault=f"the file ends before its {int(line)} atoms do")
+                    return
+                yield self._frame("".join(frame), position)
 
     def _frame(self, text: str, position: int) -> Raw:
         from ase.io import read
 
         try:
-            atoms = read(io.StringIO(text), format="extxyz")
+            atoms: Any = read(io.StringIO(text), format="extxyz")
             values = self.options.values({**atoms.info}, self.properties)
         except Exception as error:  # ase raises all kinds
             return Raw(position, fault=f"not extended XYZ: {' '.join(str(error).split())[:160]}")
@@ -101,7 +108,9 @@ class AseSource(FileSource):
         from ase.db import connect
 
         try:
-            database = connect(self.path, type="db", append=True)
+            database = connect(  # type: ignore[no-untyped-call]
+                self.path, type="db", append=True
+            )
             database.count()
         except Exception as error:
             raise SourceError(f"{self.path} is no ASE database: {' '.join(str(error).split())}") from error

@@ -70,5 +70,5 @@ def _block(work: Work, formula: str, atoms: int, new: list[tuple[int, str, Reduc
             near = np.zeros(len(ids), dtype=bool)
             for _, _, cell in new:
                 near |= np.abs(known - cell.fingerprint).mean(axis=1) <= limit
-            kept = list(work.cells(ids[near]))
-    return Block(list(work.cells(held_ids)), kept, new)
+            kept = list(work.cells(ids[near].tolist()))
+    return Block(list(work.cells(held_ids.tolist())), kept, new)

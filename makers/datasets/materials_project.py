@@ -20,8 +20,10 @@ RANGES = ("energy_above_hull", "num_elements", "num_sites")
 
 @dataclass(frozen=True)
 class MaterialsProject:
-    """`mp:` with ?chemsys=Na-Cl, elements, exclude_elements, formula (comma-separated), energy_above_hull=0,0.5,
-    num_elements and num_sites (ranges). The key stands in MP_API_KEY.
+    """`mp:` with a query, as in ?chemsys=Na-Cl; the key stands in MP_API_KEY.
+
+    elements, exclude_elements, formula and chemsys are separated by commas; energy_above_hull=0,0.5, num_elements and
+    num_sites are ranges.
     """
 
     options: Options

@@ -75,7 +75,13 @@ class OptimadeSource:
         page: str | None = f"{self._base}/structures"
         query: Mapping[str, str] | None = self._query
         while page:
-            answer = self._get(page, query)
+            try:
+                answer = self._get(page, query)
+            except SourceError as error:
+                if query is None or "page_limit" not in query or "page_limit" not in str(error):
+                    raise
+                query = {name: value for name, value in query.items() if name != "page_limit"}  # its pages are smaller
+                continue
             for entry in answer.get("data") or []:
                 if position >= start:
                     yield self._raw(entry, position)
@@ -87,11 +93,11 @@ class OptimadeSource:
     def _raw(self, entry: Any, position: int) -> Raw:
         try:
             attributes = entry["attributes"]
-            record = {**attributes, "material_id": entry["id"]}
+            record = {**attributes, "material_id": entry.get("id")}
             values = self._options.values(record, self.properties)
             if "e_above_hull" in values:
                 values.setdefault("e_above_hull_kind", "dft")
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, AttributeError):
             return Raw(position, fault="it is no OPTIMADE entry")
         try:
             return Raw(position, "sites", sites_of(attributes), values)
@@ -172,7 +178,10 @@ class OptimadeSource:
 
 
 def sites_of(attributes: Mapping[str, Any]) -> tuple[list[str], Any, Any]:
-    """Symbols, lattice (3 × 3, Å) and Cartesian positions (n × 3, Å). Raises ValueError for what is no ordered crystal."""
+    """Symbols, lattice (3 × 3, Å) and Cartesian positions (n × 3, Å).
+
+    Raises ValueError for what is no ordered crystal.
+    """
     if attributes.get("dimension_types") not in (None, [1, 1, 1]):
         raise ValueError("it is not periodic in three directions")
     if {"disorder", "implicit_atoms", "unknown_positions", "assemblies"} & set(

@@ -74,8 +74,7 @@ class TaskDocuments:
 
     def _raw(self, document: dict[str, Any] | None, uuid: str, position: int) -> Raw:
         output = (document or {}).get("output") or {}
-        inner = output.get("output") if isinstance(output.get("output"), dict) else {}
-        record = {"material_id": uuid, **_numbers(output), **_numbers(inner)}
+        record = {"material_id": uuid, **_numbers(output), **_numbers(output.get("output"))}
         values = self.options.values(record, self.properties)
         values["material_id"] = uuid
         if "e_above_hull" in values:
@@ -93,11 +92,12 @@ class TaskDocuments:
 
 def current_store() -> Store:
     """The store that the running job reads and writes. Raises SourceError outside a job."""
-    store = CURRENT_JOB.store
+    store: Store | None = CURRENT_JOB.store
     if store is None:
         raise SourceError("store: is the store of a running job, or of `dao-flows dataset build`; pass one as `store`")
     return store
 
 
-def _numbers(fields: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in fields.items() if isinstance(value, int | float)}
+def _numbers(fields: Any) -> dict[str, float]:
+    there = fields.items() if isinstance(fields, dict) else ()
+    return {name: value for name, value in there if isinstance(value, int | float)}

@@ -1,60 +1,99 @@
-"""`dao-flows dataset prepare`."""
+"""`dao-flows dataset`, and what docs/datasets.md says of it."""
 
-import numpy as np
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
-from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Lattice, Structure
 
-from dao_flows.dataset import prepare
-from dao_flows.errors import InputError
+from dao_flows.datasets import build_dataset
+from dao_flows.model.dataset import read_manifest
 
-
-def rows(structures: list[Structure]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "numbers": [np.array(s.atomic_numbers, dtype=np.uint8) for s in structures],
-            "lattice": [s.lattice.matrix.astype(np.float32).ravel() for s in structures],
-            "frac": [s.frac_coords.astype(np.float32).ravel() for s in structures],
-            "e_above_hull": np.arange(len(structures)) * 0.1,
-        }
-    )
+ROOT = Path(__file__).parents[2]
+SMALL = ROOT / "examples" / "data" / "crystals_small.parquet"
 
 
 @pytest.fixture
-def skewed() -> list[Structure]:
-    rock_salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    primitive = rock_salt.get_primitive_structure()
-    sheared = primitive.copy()
-    sheared.make_supercell([[1, 2, 0], [0, 1, 3], [0, 0, 1]])
-    return [primitive, sheared]
+def source(workplace) -> str:
+    pd.read_parquet(SMALL).head(12).to_parquet(workplace / "few.parquet")
+    return "few.parquet"
 
 
-def test_cells_are_reduced_and_the_crystals_are_the_same(tmp_path, skewed):
-    source, target = tmp_path / "raw.parquet", tmp_path / "ready.parquet"
-    rows(skewed).to_parquet(source)
-    assert prepare(source, target) == 2
-    ready = pd.read_parquet(target)
-    assert list(ready["e_above_hull"]) == [0.0, 0.1]
-    for before, row in zip(skewed, ready.itertuples(), strict=True):
-        after = Structure(np.reshape(row.lattice, (3, 3)), row.numbers.tolist(), np.reshape(row.frac, (-1, 3)))
-        assert list(after.atomic_numbers) == list(before.atomic_numbers)
-        assert max(after.lattice.abc) < 4.1
-        assert StructureMatcher(primitive_cell=False).fit(before, after)
-    again = tmp_path / "again.parquet"
-    prepare(source, again)
-    assert again.read_bytes() == target.read_bytes()
+def test_build_show_verify(call, workplace, source):
+    code, out, err = call("dataset", "build", "set", source, "--licence", "CC-BY-4.0", "--rows-per-shard", "5")
+    assert code == 0, err
+    assert "crystals in set" in out and "CC-BY-4.0" in out
+    manifest = read_manifest(workplace / "set")
+    assert sum(manifest.sources[0]["rejected"].values()) + manifest.rows == 12
+    code, out, _ = call("dataset", "show", "set")
+    assert code == 0 and manifest.sha256 in out and "max_atoms 64" in out
+    code, out, _ = call("dataset", "show", "set", "--json")
+    assert json.loads(out)["sha256"] == manifest.sha256
+    assert call("dataset", "verify", "set")[0] == 0
+    shard = workplace / "set" / "shard-00001.parquet"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    code, _, err = call("dataset", "verify", "set")
+    assert code == 2 and "shard-00001.parquet was changed" in err
+    shard.write_bytes(good)
+    with (workplace / "set" / "rejects.jsonl").open("a") as stream:
+        stream.write("{}\n")
+    code, _, err = call("dataset", "verify", "set")
+    assert code == 2 and "rejects.jsonl is missing or was changed" in err
 
 
-def test_what_cannot_be_read_is_said_in_one_line_and_nothing_is_written(tmp_path, skewed):
-    target = tmp_path / "ready.parquet"
-    with pytest.raises(InputError, match="cannot read"):
-        prepare(tmp_path / "absent.parquet", target)
-    table = rows(skewed)
-    table.drop(columns="frac").to_parquet(tmp_path / "raw.parquet")
-    with pytest.raises(InputError, match="no column frac"):
-        prepare(tmp_path / "raw.parquet", target)
-    table.assign(lattice=[np.zeros(9, dtype=np.float32)] * 2).to_parquet(tmp_path / "raw.parquet")
-    with pytest.raises(InputError, match="row 0: the cell cannot be reduced"):
-        prepare(tmp_path / "raw.parquet", target)
-    assert not target.exists()
+def test_what_is_wrong_is_said_in_one_line(call, source):
+    for arguments, says in (
+        (("build", "set", "absent.csv"), "no file or folder absent.csv"),
+        (("build", "set", source, "--max-atoms", "0"), "max_atoms"),
+        (("build", "set", source, "--max-energy", "-9"), "no row is left"),
+        (("build", "set", "mp:"), "MP_API_KEY"),
+        (("show", "absent"), "is no dataset"),
+        (("verify", "absent"), "is no dataset"),
+    ):
+        code, _, err = call("dataset", *arguments)
+        lines = [line for line in err.splitlines() if line.startswith("dao-flows:")]
+        assert (code, len(lines)) == (2, 1) and says in lines[0]
+        assert "Traceback" not in err
+
+
+def test_the_users_store_is_a_source(call, workplace):
+    from pymatgen.core import Lattice, Structure
+
+    from dao_flows.stores import job_store
+
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    output = {"structure": salt.as_dict(), "state": "successful"}
+    job_store().docs_store.update(
+        {"uuid": "u-1", "index": 1, "name": "static", "output": output}, key=["uuid", "index"]
+    )
+    code, out, err = call("dataset", "build", "set", "store:?job=static")
+    assert code == 0, err
+    (source,) = read_manifest(workplace / "set").sources
+    assert (source["location"], source["kept"]) == ("store:", 1)
+
+
+def test_the_python_api_builds_the_same(call, workplace, source):
+    assert call("dataset", "build", "set", source)[0] == 0
+    assert build_dataset(workplace / "other", [source]).sha256 == read_manifest(workplace / "set").sha256
+
+
+def test_the_page_about_datasets(workplace):
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "datasets.md").read_text(), re.M | re.S)
+    assert len(blocks) == 2
+    shutil.copy(SMALL, workplace)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(["set -e", *blocks])], capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "crystals is whole" in done.stdout
+    whole, stable, unstable = (read_manifest(workplace / name) for name in ("crystals", "stable", "unstable"))
+    assert whole.counts["val"] > 0
+    assert stable.rows + unstable.rows == whole.rows
+    assert stable.rows > 0 and unstable.rows > 0

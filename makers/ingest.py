@@ -1,0 +1,89 @@
+"""IngestMaker: sources become a dataset, in a job."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jobflow.core.job import job
+from jobflow.core.maker import Maker
+
+from .. import __version__
+from .dataset_schemas import DatasetDoc
+from .datasets.build import REJECTS, build_dataset
+from .datasets.config import BuildConfig, build_config
+from .merge import in_full
+from .progress import report
+from .provenance import execution_record, provenance
+from .schemas import Science
+
+
+@dataclass
+class IngestMaker(Maker):
+    """Builds a dataset from sources (see docs/datasets.md). The fields are those of BuildConfig.
+
+    dataset_name: what the manifest calls it; None: the name of its folder. licence: of sources that state none.
+    Energies (eV/atom above hull): min_energy to max_energy; distances in Å.
+    """
+
+    name: str = "ingest"
+    dataset_name: str | None = None
+    licence: str | None = None
+    properties: tuple[str, ...] | list[str] = ()
+    min_atoms: int = 1
+    max_atoms: int = 64
+    min_energy: float | None = None
+    max_energy: float | None = None
+    keep_unlabelled: bool = False
+    min_distance: float = 0.5
+    primitive: bool = False
+    keep_duplicates: bool = False
+    held_out: tuple[str, ...] | list[str] = ()
+    held_out_formulas: bool = False
+    val_share: float = 0.0
+    rows_per_shard: int = 10_000
+
+    @job(output_schema=DatasetDoc)
+    def make(self, sources: list[str], out: str) -> DatasetDoc:
+        """Build the dataset in the folder `out`, given in full; `store:` is the store of this job.
+
+        A killed job goes on after its last batch, and a finished dataset is not built again. Raises SourceError,
+        SettingError for a folder that is not given in full, DataError for a damaged dataset among the sources.
+        """
+        started, config, target = datetime.now(UTC), self.config(), in_full(out)
+        manifest = build_dataset(
+            target, sources, config, lambda done, total, what: report(done, total or 0, f"ingest {what}")
+        )
+        science = Science(
+            maker=type(self).__name__,
+            parameters=config.model_dump(mode="json"),
+            inputs={"sources": [_content(source) for source in manifest.sources]},
+            checkpoints={},
+            code_version=__version__,
+        )
+        return DatasetDoc(
+            path=str(target),
+            sha256=manifest.sha256,
+            name=manifest.name,
+            rows=manifest.rows,
+            shards=len(manifest.shards),
+            counts=manifest.counts,
+            columns=manifest.columns,
+            sources=manifest.sources,
+            filters=manifest.filters,
+            rejects=str(target / REJECTS),
+            provenance=provenance(science, execution_record(started, "cpu", {})),
+        )
+
+    def config(self) -> BuildConfig:
+        """The settings. Raises SourceError for one out of range."""
+        settings: dict[str, Any] = asdict(self)
+        settings["name"] = settings.pop("dataset_name")
+        return build_config(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+
+
+def _content(source: dict[str, Any]) -> dict[str, Any]:
+    """What of a source decides the result: not where it lies, nor what became of it."""
+    told = ("location", "licence", "rows", "kept", "rejected", "with_energy")
+    return {name: value for name, value in source.items() if name not in told}
