@@ -95,9 +95,11 @@ class PretrainConfig(BaseModel):
         return {"device": self.device, "seed": self.seed, **split, **(self.evaluate or {})}
 
     def flow(self) -> Flow:
-        """The flow that does it. Raises InputError."""
+        """The flow that does it, all checked. Raises InputError, SourceError, SettingError or TrainingError."""
+        maker = self.maker()
+        maker.check(self.sources)
         held_out = str(self.held_out) if self.held_out else None
-        return self.maker().make(self.sources, str(self.folder), held_out)
+        return maker.make(self.sources, str(self.folder), held_out)
 
 
 def read_config(path: Path) -> PretrainConfig:

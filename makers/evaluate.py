@@ -144,11 +144,7 @@ class EvaluateMaker(Maker):
         """The crystals to predict. Raises as `make` does."""
         from dao_flows.model.data import read_crystals
 
-        for setting in ("samples", "chunk", "limit", "max_atoms"):
-            if (value := getattr(self, setting)) is not None and value < 1:
-                raise SettingError(f"{setting} must be at least 1, not {value}")
-        if self.guided and self.predictor is None:
-            raise SettingError("guidance needs a predictor: give one, or set both strengths to 0")
+        self.check()
         found = card(checkpoint, "dao-g")
         table = read_crystals(data, self.split, min(self.max_atoms or found.max_atoms, found.max_atoms))
         covered = set(found.elements)
@@ -156,6 +152,14 @@ class EvaluateMaker(Maker):
         if not len(fit):
             raise SettingError(f"{found.name} covers the elements of no crystal in {data}")
         return Held(table, np.sort(np.random.default_rng(0).permutation(fit)[: self.limit]))
+
+    def check(self) -> None:
+        """Raises SettingError for a setting out of range."""
+        for setting in ("samples", "chunk", "limit", "max_atoms"):
+            if (value := getattr(self, setting)) is not None and value < 1:
+                raise SettingError(f"{setting} must be at least 1, not {value}")
+        if self.guided and self.predictor is None:
+            raise SettingError("guidance needs a predictor: give one, or set both strengths to 0")
 
     @property
     def guided(self) -> bool:

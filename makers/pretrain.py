@@ -13,6 +13,7 @@ from jobflow.core.job import Job
 from jobflow.core.maker import Maker
 
 from .compare_stages import CompareStagesMaker
+from .datasets.sources import open_source
 from .evaluate import EvaluateMaker
 from .ingest import IngestMaker
 from .merge import in_full
@@ -40,6 +41,18 @@ class PretrainFlowMaker(Maker):
     stage_two: TrainMaker = field(default_factory=lambda: TrainMaker("train DAO-G, Stage II", "dao-g", "stage-2"))
     evaluate: EvaluateMaker | None = field(default_factory=EvaluateMaker)
     compare: CompareStagesMaker = field(default_factory=CompareStagesMaker)
+
+    def check(self, sources: list[str]) -> None:
+        """Raises SourceError, SettingError or TrainingError for a source or a setting of any stage that cannot be."""
+        properties = self.ingest.config().properties
+        for source in sources:
+            if not source.startswith("store:"):  # the store of the job, which does not run yet
+                open_source(source, properties)
+        for trainer in (self.predictor, self.stage_one, self.stage_two):
+            trainer.check()
+        self.relax.check()
+        if self.evaluate is not None:
+            self.evaluate.check()
 
     def make(self, sources: list[str], out: str, held_out: str | None = None) -> Flow:
         """The flow for these sources; datasets and figures go to the folder `out`, given in full.

@@ -93,7 +93,7 @@ class TrainMaker(Maker):
         """
         path = _dataset(dataset)
         parent = _checkpoint(self.start if start is None else start, self.kind)
-        settings = vars(self._check(path, parent))
+        settings = vars(self.check(path, parent))
         if parent is not None:  # the architecture is the parent's
             settings = {k: v for k, v in settings.items() if k not in _architecture()}
         science = Science(
@@ -119,8 +119,11 @@ class TrainMaker(Maker):
                 argv.append(f"{flag}={value}")
         return argv
 
-    def _check(self, path: Path, parent: Path | None) -> argparse.Namespace:
-        """The settings, parsed. Raises SettingError or TrainingError for one that cannot be."""
+    def check(self, path: Path = Path("data"), parent: Path | None = None) -> argparse.Namespace:
+        """The settings, parsed; of a training from a dataset and a checkpoint. Call before submission.
+
+        Raises SettingError or TrainingError for one that cannot be.
+        """
         from dao_flows.model.train import check, parser
 
         if self.kind not in NAMES:

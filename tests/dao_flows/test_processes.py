@@ -122,4 +122,4 @@ def test_shell_completion_knows_the_commands(workplace, monkeypatch, start):
     monkeypatch.setenv("_DAO_FLOWS_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "dao-flows pre")
     monkeypatch.setenv("COMP_CWORD", "1")
-    assert finish(start())[1].split() == ["predict"]
+    assert finish(start())[1].split() == ["predict", "pretrain"]
