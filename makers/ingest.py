@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from jobflow.core.job import job
+from jobflow.core.job import Job, JobConfig, job
 from jobflow.core.maker import Maker
 
 from .. import __version__
@@ -30,7 +30,7 @@ class IngestMaker(Maker):
     name: str = "ingest"
     dataset_name: str | None = None
     licence: str | None = None
-    properties: tuple[str, ...] | list[str] = ()
+    properties: list[str] = field(default_factory=list)
     min_atoms: int = 1
     max_atoms: int = 64
     min_energy: float | None = None
@@ -39,13 +39,21 @@ class IngestMaker(Maker):
     min_distance: float = 0.5
     primitive: bool = False
     keep_duplicates: bool = False
-    held_out: tuple[str, ...] | list[str] = ()
+    held_out: list[str] = field(default_factory=list)
     held_out_formulas: bool = False
     val_share: float = 0.0
     rows_per_shard: int = 10_000
 
+    def make(self, sources: list[str], out: str) -> Job:
+        """A job that builds the dataset in the folder `out`, given in full; its output is a DatasetDoc."""
+        built: Job = self.build(sources, out)
+        built.config = JobConfig(
+            expose_store=True
+        )  # `store:` reads it; one of its own, for routing changes it in place
+        return built
+
     @job(output_schema=DatasetDoc)
-    def make(self, sources: list[str], out: str) -> DatasetDoc:
+    def build(self, sources: list[str], out: str) -> DatasetDoc:
         """Build the dataset in the folder `out`, given in full; `store:` is the store of this job.
 
         A killed job goes on after its last batch, and a finished dataset is not built again. Raises SourceError,

@@ -72,7 +72,7 @@ def test_the_users_store_is_a_source(call, workplace):
     job_store().docs_store.update(
         {"uuid": "u-1", "index": 1, "name": "static", "output": output}, key=["uuid", "index"]
     )
-    code, out, err = call("dataset", "build", "set", "store:?job=static")
+    code, _, err = call("dataset", "build", "set", "store:?job=static")
     assert code == 0, err
     (source,) = read_manifest(workplace / "set").sources
     assert (source["location"], source["kept"]) == ("store:", 1)

@@ -48,6 +48,12 @@ def test_a_job_reads_the_store_that_it_runs_on(crystals, job_store, tmp_path, mo
     assert document.sources[0]["location"] == "store:"
 
 
+def test_routing_one_job_leaves_the_next_alone():
+    first, second = (IngestMaker().make(["x.parquet"], "/data/set") for _ in range(2))
+    first.update_config({"manager_config": {"_category": "cpu"}}, dynamic=False)
+    assert (first.name, second.config.manager_config, second.config.expose_store) == ("ingest", {}, True)
+
+
 def test_the_maker_survives_its_serialisation_and_says_what_is_wrong(tmp_path):
     maker = IngestMaker(max_energy=0.5, held_out=["x.parquet"])
     assert MontyDecoder().process_decoded(maker.as_dict()) == maker
@@ -56,4 +62,4 @@ def test_the_maker_survives_its_serialisation_and_says_what_is_wrong(tmp_path):
     with pytest.raises(SourceError, match="min_atoms must not be above"):
         IngestMaker(min_atoms=9, max_atoms=3).config()
     with pytest.raises(SettingError, match="in full"):
-        IngestMaker.make.original(IngestMaker(), ["x.parquet"], "set")
+        IngestMaker.build.original(IngestMaker(), ["x.parquet"], "set")
