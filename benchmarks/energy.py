@@ -24,7 +24,7 @@ import pandas as pd
 from dao_flows.model.checkpoint import CheckpointError, load
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_p import DaoP, predict_energy
-from dao_flows.model.dataset import file_sha256
+from dao_flows.model.dataset import dataset_rows, parts
 from dao_flows.model.library import find
 
 RESAMPLES = 2000
@@ -111,8 +111,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if not isinstance(model, DaoP):
         raise CheckpointError(f"{card.name} is a {card.kind} checkpoint; the energy is DAO-P's")
     try:
-        rows = pd.read_parquet(args.data)
-    except ValueError as error:
+        rows = pd.DataFrame(dataset_rows(args.data))
+    except (ValueError, OSError) as error:
         raise BenchmarkError(f"cannot read {args.data}: {str(error).splitlines()[0]}") from error
     if missing := COLUMNS - set(rows):
         raise BenchmarkError(f"{args.data} has no column {', '.join(sorted(missing))}")
@@ -120,7 +120,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         rows["split"] = args.split
     rows = rows[rows.e_above_hull.notna()]
     limit, covered = args.max_atoms or card.max_atoms, set(card.elements)
-    fits = (rows.numbers.map(len) <= limit) & rows.numbers.map(lambda numbers: set(numbers.tolist()) <= covered)
+    fits = (rows.numbers.map(len) <= limit) & rows.numbers.map(lambda numbers: set(numbers) <= covered)
     held = rows.split == args.split
     left_out = int((held & ~fits).sum())
     # beside the held-out rows, only those of the same formulas are looked at
@@ -142,7 +142,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": shlex.join(["python", *sys.argv]),
         "checkpoint_sha256": card.sha256,
-        "data": {"file": args.data.name, "sha256": file_sha256(args.data), "split": args.split},
+        "data": {"file": args.data.name, "sha256": parts(args.data)[1], "split": args.split},
         "max_atoms": limit,
         "left_out_as_not_covered": left_out,
         "all": errors(rows[held], mean),
@@ -163,8 +163,8 @@ def main() -> int:
     p.add_argument("--quick", action="store_true", help="50 rows: to see that it runs")
     p.add_argument("--out", type=Path, help="JSON file for the figures")
     args = p.parse_args()
-    if not args.data.is_file():
-        p.error(f"there is no file {args.data}")
+    if not args.data.exists():
+        p.error(f"there is no dataset or file {args.data}")
     if args.quick:
         args.limit = 50
     try:
