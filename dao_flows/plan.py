@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CRYSDB = 940_000  # crystals, the size of the paper's data
 SAMPLE = 5_000  # sizes that throughput is weighted by
+MEASURE_S = 3.0  # s, about, of each measurement
 BYTES_A_WEIGHT = 4
 STATES = 3  # a run keeps its state and two to go back to, each of four tensors a weight: raw, averaged, two moments
 BYTES_A_SAMPLE = 200  # in the file of samples, compressed
@@ -71,7 +72,7 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
     """Plans for the configured sources and, at the same number of epochs, for 940,000 crystals.
 
     Measures the throughput of training, relaxation and sampling of the configured networks on this device first, some
-    ten seconds each. Raises InputError where the number of crystals cannot be told without building the dataset.
+    seconds each. Raises InputError where the number of crystals cannot be told without building the dataset.
     """
     from dao_flows.model.sample import SamplerConfig
     from dao_flows.model.throughput import relaxation_throughput, sampling_throughput, throughput
@@ -91,13 +92,14 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
             device,
             batch_size=settings.batch_size,
             bf16=settings.bf16,
+            seconds=MEASURE_S,
         ).crystals_per_s
         if trainer.kind == "dao-p":
-            speed["relax"] = relaxation_throughput(architecture, data.sizes, device, maker.relax.iterations)
+            speed["relax"] = relaxation_throughput(architecture, data.sizes, device, maker.relax.iterations, MEASURE_S)
         elif maker.evaluate is not None:
             steps = SamplerConfig().steps if maker.evaluate.steps is None else maker.evaluate.steps
             sampler = SamplerConfig(steps, maker.evaluate.corrector)
-            speed["sample"] = sampling_throughput(architecture, data.sizes, device, sampler)
+            speed["sample"] = sampling_throughput(architecture, data.sizes, device, sampler, MEASURE_S)
     plans = []
     for rows in (data.rows, CRYSDB):
         scale = rows / data.rows
@@ -133,7 +135,13 @@ def plan_training(maker: TrainMaker, data: Path, card: Card) -> Plan:
     device, found = pick_device(maker.device), look_at([str(data)])
     settings, _ = _settings(maker)
     measured = throughput(
-        card.kind, card.architecture, found.sizes, device, batch_size=settings.batch_size, bf16=settings.bf16
+        card.kind,
+        card.architecture,
+        found.sizes,
+        device,
+        batch_size=settings.batch_size,
+        bf16=settings.bf16,
+        seconds=MEASURE_S,
     )
     job = _training(maker, 1.0, measured.crystals_per_s, _weights(card.kind, card.architecture), maker.processes)
     return Plan(
@@ -148,7 +156,7 @@ def plan_evaluation(maker: EvaluateMaker, held: Held, card: Card) -> Plan:
 
     device, sizes = pick_device(maker.device), [len(crystal) for crystal in held.crystals]
     sampler = SamplerConfig(SamplerConfig().steps if maker.steps is None else maker.steps, maker.corrector)
-    speed = sampling_throughput(card.architecture, sizes, device, sampler)
+    speed = sampling_throughput(card.architecture, sizes, device, sampler, MEASURE_S)
     drawn = len(sizes) * maker.samples
     job = PlannedJob(name=maker.name, route=GPU, seconds=drawn / speed, stored=BYTES_A_SAMPLE * drawn)
     return Plan(crystals=len(sizes), device=device, jobs=[job], throughput={"sample": speed})

@@ -155,7 +155,7 @@ def assemble(records: Iterable[dict[str, Any]]) -> Run:
 def read(store: Store, criteria: dict[str, Any] | None = None, limit: int = 0) -> list[Run]:
     """Runs whose start matches, latest first."""
     wanted = {**(criteria or {}), "event": "start"}
-    ids = [d["run_id"] for d in store.query(wanted, properties=["run_id"], sort={"record_id": -1}, limit=limit)]
+    ids = [d["run_id"] for d in store.query(wanted, properties=["run_id"], sort={"at": -1}, limit=limit)]
     records: dict[str, list[dict[str, Any]]] = {run_id: [] for run_id in ids}
     for record in store.query({"run_id": {"$in": ids}}):
         records[record["run_id"]].append(record)

@@ -87,6 +87,7 @@ def displacement(before: Crystal, after: Crystal) -> float:
     Without the mean translation, which changes no crystal; each atom to its nearest image.
     """
     moved = after.frac.astype(float) - before.frac
+    moved -= np.angle(np.exp(2j * np.pi * moved).mean(0)) / (2 * np.pi)  # a mean on the circle: 0.5 is −0.5
     moved -= np.rint(moved)
     moved -= moved.mean(0)
     images = ((moved - np.rint(moved))[:, None] + IMAGES) @ before.lattice.astype(float)  # (n, 27, 3)

@@ -57,11 +57,13 @@ def contacts(structure: Structure) -> Contacts:
     structure = compact(structure)
     radii = np.array([CovalentRadius.radius.get(site.specie.symbol, LARGEST_RADIUS) for site in structure])
     reach = 2 * radii.max()
-    centres, partners, _, distances = structure.get_neighbor_list(reach)
-    while len(distances) == 0:
-        reach *= 1.5
+    while True:
         centres, partners, _, distances = structure.get_neighbor_list(reach)
-    ratios = distances / (radii[centres] + radii[partners])
+        ratios = distances / (radii[centres] + radii[partners])
+        # beyond the reach, the largest atoms could still be closer by their radii
+        if len(ratios) and ratios.min() * 2 * radii.max() <= reach:
+            break
+        reach = max(1.5 * reach, ratios.min() * 2 * radii.max()) if len(ratios) else 1.5 * reach
 
     def pair(k: int) -> str:
         return "-".join(sorted(structure[int(i)].specie.symbol for i in (centres[k], partners[k])))

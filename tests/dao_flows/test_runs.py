@@ -26,6 +26,16 @@ def batch(key):
     return Batch(key=key, formulas=["NaCl"], generate_uuid=f"g{key}", screen_uuid=f"s{key}")
 
 
+def test_the_latest_run_comes_first_within_a_second_too(store, monkeypatch):
+    begun = []
+    for token in ("ffffff", "000000", "888888"):
+        monkeypatch.setattr(runs.secrets, "token_hex", lambda _, token=token: token)
+        with log(store) as run:
+            begun.append(run.run_id)
+    assert [run.run_id for run in runs.read(store)] == begun[::-1]
+    assert [run.run_id for run in runs.read(store, limit=2)] == begun[:0:-1]
+
+
 def test_a_finished_run(store):
     with log(store, command=["dao-flows", "predict", "NaCl"]) as run:
         run.begin(batch("1"))

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
 
@@ -91,3 +92,14 @@ def test_reasons_carry_the_figure():
 )
 def test_charge_neutrality_as_a_chemist_would_have_it(formula, neutral):
     assert charge_neutral(formula) is neutral
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 6))
+def test_the_tightest_contact_is_found_where_large_atoms_are_further_apart_than_small_ones(seed, n):
+    sparse = random_structure(seed, n)
+    sparse.scale_lattice(110 * n)
+    found = contacts(sparse)
+    centres, partners, _, distances = sparse.get_neighbor_list(3 * found.ratio_distance + 6)
+    radii = np.array([CovalentRadius.radius[site.specie.symbol] for site in sparse])
+    assert found.ratio == pytest.approx((distances / (radii[centres] + radii[partners])).min())
