@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from dao_flows.makers.checkpoints import pick_device
-from dao_flows.makers.pretrain import CPU, GPU, STAGE_ONE, STAGE_TWO
+from dao_flows.makers.checkpoints import card, pick_device
+from dao_flows.makers.pretrain import CONTROL, CPU, GPU, STAGE_ONE, STAGE_TWO
 from dao_flows.makers.train import TrainMaker
 
 from .errors import InputError
@@ -116,12 +116,16 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
                 seconds=rows * data.unstable / speed["relax"],
                 stored=int(rows * (data.bytes_a_row + RELAXED_COLUMNS_BYTES)),
             ),
-            _training(maker.stage_two, scale, speed["train dao-g"], weights["dao-g"], config.processes),
+            *(
+                _training(trainer, scale, speed["train dao-g"], weights["dao-g"], config.processes)
+                for trainer in (maker.stage_two, maker.control)
+                if trainer is not None
+            ),
         ]
         if maker.evaluate is not None:
             held = look_at([str(config.held_out)]).rows if config.held_out else max(1, data.rows // 20)
             drawn = min(held, maker.evaluate.limit or held) * maker.evaluate.samples
-            for label in (STAGE_ONE, STAGE_TWO):
+            for label in (STAGE_ONE, *([CONTROL] if maker.control else ()), STAGE_TWO):
                 name, seconds = f"{maker.evaluate.name} {label}", drawn / speed["sample"]
                 jobs.append(PlannedJob(name=name, route=GPU, seconds=seconds, stored=BYTES_A_SAMPLE * drawn))
         plans.append(Plan(crystals=rows, device=device, jobs=jobs, throughput=speed))
@@ -214,6 +218,8 @@ def _settings(trainer: TrainMaker) -> tuple[Any, dict[str, Any]]:
     args = parser().parse_args(trainer.arguments(Path("data"), Path("run"), None))
     network = CrysformerConfig(**{name: getattr(args, name) for name in asdict(CrysformerConfig())})
     architecture = {**asdict(DaoConfig(network=network, volume_scaling=args.volume_scaling)), "properties": []}
+    if trainer.start is not None:
+        architecture = card(trainer.start, trainer.kind).architecture
     return TrainConfig(**{name: getattr(args, name) for name in asdict(TrainConfig(steps=1))}), architecture
 
 

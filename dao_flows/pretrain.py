@@ -31,8 +31,10 @@ class PretrainConfig(BaseModel):
     """A pretraining, as its YAML file describes it; relative paths count from the file's folder.
 
     network: sizes that all three trainings share (hidden, layers, volume_scaling, …). predictor, stage_one, stage_two:
-    settings of `python -m dao_flows.model.train`, with underscores; dataset, relax and evaluate: fields of IngestMaker,
-    RelaxDatasetMaker and EvaluateMaker. evaluate: null leaves the evaluation out.
+    settings of `python -m dao_flows.model.train`, with underscores, and for the first two `start`, a checkpoint to
+    train on from, whose network it then is; dataset, relax and evaluate: fields of IngestMaker, RelaxDatasetMaker and
+    EvaluateMaker. evaluate: null leaves the evaluation out. control: train Stage I on by Stage II's settings on the
+    crystals as they were too, which tells what the relaxation does from what longer training does.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -47,6 +49,7 @@ class PretrainConfig(BaseModel):
     stage_one: dict[str, Any]
     relax: dict[str, Any] = Field(default_factory=dict)
     stage_two: dict[str, Any]
+    control: bool = False
     evaluate: dict[str, Any] | None = Field(default_factory=dict)
     held_out: Path | None = Field(None, description="crystals to evaluate on; default: the dataset's validation split")
     processes: int = Field(1, ge=1, description="of each training, one for each GPU")
@@ -67,24 +70,32 @@ class PretrainConfig(BaseModel):
     def maker(self) -> PretrainFlowMaker:
         """The flow's maker. Raises InputError for a setting that a stage does not have."""
         ours = {"device": self.device}
+        if "start" in self.stage_two:
+            raise InputError("stage_two: Stage II trains on from Stage I, leave start out")
         two = {key: value for key, value in self.stage_two.items() if key not in self.network}
         return PretrainFlowMaker(
             ingest=_maker(IngestMaker, "dataset", self.dataset),
-            predictor=self._trainer("train DAO-P", "dao-p", "predictor", self.network | self.predictor, "dao-p"),
+            predictor=self._trainer("train DAO-P", "dao-p", "predictor", self._with_network(self.predictor), "dao-p"),
             stage_one=self._trainer(
-                "train DAO-G, Stage I", "dao-g", "stage-1", self.network | self.stage_one, "stage-1"
+                "train DAO-G, Stage I", "dao-g", "stage-1", self._with_network(self.stage_one), "stage-1"
             ),
             relax=_maker(RelaxDatasetMaker, "relax", ours | self.relax),
             stage_two=self._trainer("train DAO-G, Stage II", "dao-g", "stage-2", two, "stage-2"),
+            control=self._trainer("train DAO-G, control", "dao-g", "control", two, "control") if self.control else None,
             evaluate=None if self.evaluate is None else _maker(EvaluateMaker, "evaluate", self._evaluation()),
         )
+
+    def _with_network(self, stage: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a stage; a checkpoint to start from brings its network."""
+        return dict(stage) if "start" in stage else {**self.network, **stage}
 
     def _trainer(self, name: str, kind: str, stage: str, config: Mapping[str, Any], suffix: str) -> TrainMaker:
         return TrainMaker(
             name=name,
             kind=kind,
             stage=stage,
-            config={"seed": self.seed, **config},
+            config={"seed": self.seed, **{key: value for key, value in config.items() if key != "start"}},
+            start=config.get("start"),
             processes=self.processes,
             register_as=f"{self.name}-{suffix}",
             device=self.device,
@@ -121,8 +132,12 @@ def read_config(path: Path) -> PretrainConfig:
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{path}: {key}: {first['msg']}") from None
     here = path.absolute().parent
+    dataset = dict(config.dataset)
+    if isinstance(held_out := dataset.get("held_out"), list):
+        dataset["held_out"] = [_in_full(str(source), here) for source in held_out]
     return config.model_copy(
         update={
+            "dataset": dataset,
             "sources": [_in_full(source, here) for source in config.sources],
             "out": config.out and (here / config.out.expanduser()),
             "held_out": config.held_out and (here / config.held_out.expanduser()),

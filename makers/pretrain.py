@@ -21,7 +21,7 @@ from .relax_dataset import RelaxDatasetMaker, relax_jobs
 from .train import TrainMaker
 
 GPU, CPU = "gpu", "cpu"  # categories of workers, FireWorks' routes
-STAGE_ONE, STAGE_TWO = "Stage I", "Stage I+II"
+STAGE_ONE, CONTROL, STAGE_TWO = "Stage I", "Stage I, longer", "Stage I+II"
 
 
 @dataclass
@@ -30,7 +30,8 @@ class PretrainFlowMaker(Maker):
 
     Each stage is a maker of its own; predictor of `relax` and start of `stage_two` are what the flow trains. Finished
     work lies in the run's folders (DAO_FLOWS_RUN_DIR) and in `out`, so that the same flow made again goes on there.
-    evaluate: None leaves the evaluation out.
+    control: trains on from Stage I too, on the crystals as they were (None: nothing does): with Stage II's settings it
+    tells what the relaxation is good for from what more training is. evaluate: None leaves the evaluation out.
     """
 
     name: str = "pretrain"
@@ -39,6 +40,7 @@ class PretrainFlowMaker(Maker):
     stage_one: TrainMaker = field(default_factory=lambda: TrainMaker("train DAO-G, Stage I", "dao-g", "stage-1"))
     relax: RelaxDatasetMaker = field(default_factory=RelaxDatasetMaker)
     stage_two: TrainMaker = field(default_factory=lambda: TrainMaker("train DAO-G, Stage II", "dao-g", "stage-2"))
+    control: TrainMaker | None = None
     evaluate: EvaluateMaker | None = field(default_factory=EvaluateMaker)
     compare: CompareStagesMaker = field(default_factory=CompareStagesMaker)
 
@@ -48,8 +50,9 @@ class PretrainFlowMaker(Maker):
         for source in sources:
             if not source.startswith("store:"):  # the store of the job, which does not run yet
                 open_source(source, properties)
-        for trainer in (self.predictor, self.stage_one, self.stage_two):
-            trainer.check()
+        for trainer in (self.predictor, self.stage_one, self.stage_two, self.control):
+            if trainer is not None:
+                trainer.check()
         self.relax.check()
         if self.evaluate is not None:
             self.evaluate.check()
@@ -68,16 +71,20 @@ class PretrainFlowMaker(Maker):
         relaxed.name = "relax dataset"
         two = self.stage_two.make(relaxed.output, start=one.output)
         jobs = [_routed(dataset, CPU), *(_routed(job, GPU) for job in (predictor, one, relaxed, two))]
+        stages = {STAGE_ONE: one, STAGE_TWO: two}
+        if self.control is not None:
+            longer = _routed(self.control.make(dataset.output, start=one.output), GPU)
+            jobs.append(longer)
+            stages = {STAGE_ONE: one, CONTROL: longer, STAGE_TWO: two}
         if self.evaluate is None:
             return Flow(jobs, output=two.output, name=self.name)
         data = str(in_full(held_out)) if held_out else dataset.output.path
         evaluations = []
-        for label, trained in ((STAGE_ONE, one), (STAGE_TWO, two)):
+        for label, trained in stages.items():
             evaluation = self.evaluate.make(trained.output.path, data, predictor.output.path)
             evaluation.name = f"{self.evaluate.name} {label}"
             evaluations.append(_routed(evaluation, GPU))
-        labels = [STAGE_ONE, STAGE_TWO]
-        compared = self.compare.make(labels, [job.output for job in evaluations], str(folder / "figures"))
+        compared = self.compare.make(list(stages), [job.output for job in evaluations], str(folder / "figures"))
         return Flow([*jobs, *evaluations, _routed(compared, CPU)], output=compared.output, name=self.name)
 
 

@@ -122,7 +122,7 @@ class TrainMaker(Maker):
     def check(self, path: Path = Path("data"), parent: Path | None = None) -> argparse.Namespace:
         """The settings, parsed; of a training from a dataset and a checkpoint. Call before submission.
 
-        Raises SettingError or TrainingError for one that cannot be.
+        Raises SettingError or TrainingError for one that cannot be, CheckpointError for a start that is none.
         """
         from dao_flows.model.train import check, parser
 
@@ -136,6 +136,7 @@ class TrainMaker(Maker):
             check_name(self.register_as)
         if taken := sorted(set(self.config) & set(OF_THE_MAKER)):
             raise SettingError(f"config cannot set {', '.join(taken)}: the maker does")
+        parent = parent or _checkpoint(self.start, self.kind)
         args = parser().parse_args(self.arguments(path, Path("run"), parent))
         check(args)
         return args

@@ -79,6 +79,22 @@ def test_the_whole_flow_and_the_same_again(write, tmp_path):
     assert {path: path.read_text() for path in before} == before  # with all times: nothing was trained again
 
 
+def test_stages_that_start_from_checkpoints_and_a_control(write, tiny_checkpoints, tmp_path):
+    starts = {kind: str(tiny_checkpoints / f"{kind}-tiny") for kind in ("dao-p", "dao-g")}
+    few = TRAINING | {"steps": 5}
+    content = {"predictor": few | {"start": starts["dao-p"]}, "stage_one": few | {"start": starts["dao-g"]}}
+    path = write(network=..., stage_two=few, control=True, relax={"iterations": 1, "high": 0.1}, **content)
+    assert len(plan_pretraining(read_config(path))[0].jobs) == 9
+    document = pretrain(read_config(path))
+    assert list(document.stages) == ["Stage I", "Stage I, longer", "Stage I+II"]
+    assert card_of("tiny-dao-p").parent == card_of(starts["dao-p"]).sha256
+    assert card_of("tiny-stage-1").parent == card_of(starts["dao-g"]).sha256
+    two, control = card_of("tiny-stage-2"), card_of("tiny-control")
+    assert two.parent == control.parent == card_of("tiny-stage-1").sha256
+    assert control.training["data"]["sha256"] == card_of("tiny-stage-1").training["data"]["sha256"]
+    assert document.checkpoint == two.sha256
+
+
 def test_killed_at_every_stage_it_ends_with_the_same_checkpoint(write, tmp_path, monkeypatch, start):
     calm = tmp_path / "calm"
     with monkeypatch.context() as patch:
@@ -152,6 +168,8 @@ def test_the_plan_runs_nothing_and_scales(write, tmp_path, call):
         ({"evaluate": {"sample": 1}}, "evaluate: there is no setting 'sample'"),
         ({"predictor": TRAINING | {"rats": 1}}, "rats"),
         ({"stage_two": TRAINING | {"rate": -1}}, "--rate must be positive"),
+        ({"stage_two": TRAINING | {"start": "dao-g-base"}}, "stage_two: .*leave start out"),
+        ({"predictor": TRAINING | {"start": "nobody"}}, "no checkpoint called 'nobody'"),
         ({"relax": {"low": 2}}, "the window is empty"),
         ({"dataset": {"min_atoms": 0}}, "min_atoms"),
         ({"evaluate": {"samples": 0}}, "samples must be at least 1"),
@@ -180,6 +198,11 @@ def test_files_that_are_no_configuration_are_refused(place):
     ):
         with pytest.raises(InputError, match=says):
             read_config(place / name)
+
+
+def test_paths_count_from_the_files_folder(write):
+    (folder := (path := write(dataset={"held_out": ["held.parquet"]})).parent).joinpath("held.parquet").touch()
+    assert read_config(path).dataset["held_out"] == [str(folder / "held.parquet")]
 
 
 def test_the_example_is_one_and_its_paths_count_from_its_folder(place):
