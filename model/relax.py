@@ -17,6 +17,7 @@ from .dao_p import DaoP
 
 ARMIJO = 1e-4
 BACKTRACKS = 6
+BATCH_ATOMS, CPU_BATCH_ATOMS = 2048, 1024  # on a CPU, larger batches leave its cache
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,16 @@ class Relaxed:
     converged: bool
 
 
-def _energy_and_slope(predictor: DaoP, crystals: Crystals) -> tuple[Tensor, Tensor]:
-    """(B,) energies in eV/atom and (B, 3N + 9) slopes; where the energy is not finite: infinity and no slope."""
+def _energy_and_slope(predictor: DaoP, crystals: Crystals, sloped: bool = True) -> tuple[Tensor, Tensor]:
+    """(B,) energies in eV/atom and (B, 3N + 9) slopes; where the energy is not finite: infinity and no slope.
+
+    sloped: whether the slopes will be used; zeros if not, in a third of the time.
+    """
+    if not sloped:
+        with torch.no_grad():
+            energy = predictor.energy_above_hull(crystals)
+        flat = torch.zeros(len(crystals), 3 * crystals.frac.shape[1] + 9, device=energy.device, dtype=energy.dtype)
+        return energy.masked_fill(~energy.isfinite(), torch.inf), flat
     with torch.enable_grad():
         frac, lattice = crystals.frac.detach().requires_grad_(), crystals.lattice.detach().requires_grad_()
         energy = predictor.energy_above_hull(crystals.with_geometry(frac, lattice))
@@ -97,7 +106,7 @@ def relax_batch(predictor: DaoP, crystals: Crystals, config: RelaxConfig) -> lis
     iterations = torch.zeros_like(energy, dtype=torch.long)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
-    for _ in range(config.iterations):
+    for iteration in range(config.iterations):
         if not active.any():
             break
         direction = _direction(slope, steps, changes)
@@ -113,7 +122,7 @@ def relax_batch(predictor: DaoP, crystals: Crystals, config: RelaxConfig) -> lis
                 break
             trial = length[rows, None] * direction[rows]
             part = Crystals(crystals.numbers[rows], crystals.frac[rows], crystals.lattice[rows])
-            e, g = _energy_and_slope(predictor, moved(part, trial))
+            e, g = _energy_and_slope(predictor, moved(part, trial), sloped=iteration + 1 < config.iterations)
             good = e <= energy[rows] + ARMIJO * length[rows] * descent[rows]
             accepted = rows[good]
             new_energy[accepted], new_slope[accepted], step[accepted] = e[good], g[good], trial[good]
@@ -138,11 +147,16 @@ def relax(
     crystals: Sequence[Crystal],
     config: RelaxConfig | None = None,
     *,
-    max_batch_atoms: int = 2048,
+    max_batch_atoms: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Relaxed]:
-    """Relax crystals (Å) in size buckets; results in the order given. progress is told (crystals done, in all)."""
+    """Relax crystals (Å) in size buckets; results in the order given. progress is told (crystals done, in all).
+
+    max_batch_atoms: of a batch, padded; None: what suits the device.
+    """
     config = config or RelaxConfig()
+    if max_batch_atoms is None:
+        max_batch_atoms = CPU_BATCH_ATOMS if next(predictor.parameters()).device.type == "cpu" else BATCH_ATOMS
     out: dict[int, Relaxed] = {}
     for batch in buckets([len(c) for c in crystals], max_batch_atoms, max_batch_atoms):
         padded = predictor.collate([crystals[i] for i in batch])

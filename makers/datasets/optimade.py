@@ -25,6 +25,7 @@ KNOWN = {
         "e_above_hull": "_alexandria_hull_distance",
         "formation_energy_per_atom": "_alexandria_formation_energy_per_atom",
     },
+    "jarvis": {"e_above_hull": "_jarvis_ehull", "formation_energy_per_atom": "_jarvis_formation_energy_peratom"},
     "oqmd": {"e_above_hull": "_oqmd_stability", "formation_energy_per_atom": "_oqmd_delta_e"},
 }
 
