@@ -1,0 +1,69 @@
+"""What comparing DAO with DFT gives: a document for each verified candidate, and the figures over many of them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from dao_flows.makers.schemas import Structure
+from dao_flows.makers.verification_schemas import Level
+
+SCHEMA_VERSION = 1
+
+
+class StructureChange(BaseModel):
+    """What the relaxation did to the structure that DAO predicted. Lengths in Å, rmse as StructureMatcher's get_rms_dist.
+
+    rmse: root mean square displacement by the cube root of the volume an atom takes; None where the two do not match.
+    """
+
+    matches: bool
+    rmse: float | None
+    volume_ratio: float = Field(description="relaxed by predicted")
+    lengths_change: list[float] = Field(description="relative change of a, b, c, of the Niggli cells")
+    angles_change: list[float] = Field(description="change of α, β, γ in degrees, of the Niggli cells")
+    space_group_before: int
+    space_group_after: int
+    space_group_kept: bool
+
+
+class Cost(BaseModel):
+    """Times in s. prediction: a candidate's share of generation and screening, wall; verification: wall × cores.
+
+    sampling_step: a candidate's share of one step of the sampler; dft_iteration: one ionic step of the calculations.
+    """
+
+    prediction_seconds: float | None
+    verification_core_seconds: float
+    sampling_step_seconds: float | None
+    dft_iteration_core_seconds: float | None
+
+
+class ComparisonDoc(BaseModel):
+    """One verified candidate beside its prediction. Energies in eV/atom.
+
+    rank: DAO's, within its composition; predicted_energy_above_hull: DAO-P's; energy_per_atom: raw, of the verification;
+    energy_above_hull: with the reference set and the correction scheme named, None without one.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    comparison_id: str = Field(description="that of the verification")
+    candidate_id: str
+    verification_id: str
+    formula: str
+    chemsys: str
+    backend: str
+    level: Level
+    reference_sha256: str | None
+    scheme: str | None
+    rank: int
+    predicted_energy_above_hull: float
+    predictor: str = Field(description="sha256 of DAO-P")
+    energy_per_atom: float
+    energy_above_hull: float | None
+    energy_error: float | None = Field(description="predicted minus verified energy above hull")
+    structure_change: StructureChange
+    predicted_structure: Structure
+    verified_structure: Structure
+    cost: Cost
+    candidate_science_hash: str
+    verification_science_hash: str
