@@ -11,9 +11,9 @@ SCHEMA_VERSION = 1
 
 
 class StructureChange(BaseModel):
-    """What the relaxation did to the structure that DAO predicted. Lengths in Å, rmse as StructureMatcher's get_rms_dist.
+    """What the relaxation did to the structure that DAO predicted.
 
-    rmse: root mean square displacement by the cube root of the volume an atom takes; None where the two do not match.
+    rmse: StructureMatcher's get_rms_dist, in units of the cube root of an atom's volume; None where they do not match.
     """
 
     matches: bool
@@ -41,7 +41,7 @@ class Cost(BaseModel):
 class ComparisonDoc(BaseModel):
     """One verified candidate beside its prediction. Energies in eV/atom.
 
-    rank: DAO's, within its composition; predicted_energy_above_hull: DAO-P's; energy_per_atom: raw, of the verification;
+    rank: DAO's, within its composition; predicted_energy_above_hull: DAO-P's; energy_per_atom: raw, as verified;
     energy_above_hull: with the reference set and the correction scheme named, None without one.
     """
 
