@@ -106,7 +106,7 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
         jobs = [
             PlannedJob(name="ingest", route=CPU, seconds=0, stored=int(rows * data.bytes_a_row)),
             *(
-                _training(trainer, scale, speed[f"train {trainer.kind}"], weights[trainer.kind], config.processes)
+                _training(trainer, scale, speed[f"train {trainer.kind}"], weights[trainer.kind])
                 for trainer in (maker.predictor, maker.stage_one)
             ),
             PlannedJob(
@@ -117,7 +117,7 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
                 stored=int(rows * (data.bytes_a_row + RELAXED_COLUMNS_BYTES)),
             ),
             *(
-                _training(trainer, scale, speed["train dao-g"], weights["dao-g"], config.processes)
+                _training(trainer, scale, speed["train dao-g"], weights["dao-g"])
                 for trainer in (maker.stage_two, maker.control)
                 if trainer is not None
             ),
@@ -147,7 +147,7 @@ def plan_training(maker: TrainMaker, data: Path, card: Card) -> Plan:
         bf16=settings.bf16,
         seconds=MEASURE_S,
     )
-    job = _training(maker, 1.0, measured.crystals_per_s, _weights(card.kind, card.architecture), maker.processes)
+    job = _training(maker, 1.0, measured.crystals_per_s, _weights(card.kind, card.architecture))
     return Plan(
         crystals=found.rows, device=device, jobs=[job], throughput={f"train {card.kind}": measured.crystals_per_s}
     )
@@ -200,12 +200,14 @@ def look_at(sources: Sequence[str], low: float = np.inf, high: float = np.inf) -
     return Crystals(rows=rows, sizes=drawn.tolist(), unstable=unstable / rows, bytes_a_row=stored / rows)
 
 
-def _training(trainer: TrainMaker, scale: float, speed: float, weights: int, processes: int) -> PlannedJob:
+def _training(trainer: TrainMaker, scale: float, speed: float, weights: int) -> PlannedJob:
     """A training at `scale` times the configured steps. Several processes are taken to share the work evenly."""
     settings, _ = _settings(trainer)
     crystals = settings.steps * settings.batch_size * scale
     stored = BYTES_A_WEIGHT * weights * (2 + 4 * STATES)  # the checkpoint, registered too, and the states of the run
-    return PlannedJob(name=trainer.name, route=GPU, seconds=crystals / speed / processes, stored=stored)
+    return PlannedJob(
+        name=trainer.name, route=GPU, seconds=crystals / speed / (trainer.processes * trainer.nodes), stored=stored
+    )
 
 
 def _settings(trainer: TrainMaker) -> tuple[Any, dict[str, Any]]:

@@ -52,7 +52,8 @@ class PretrainConfig(BaseModel):
     control: bool = False
     evaluate: dict[str, Any] | None = Field(default_factory=dict)
     held_out: Path | None = Field(None, description="crystals to evaluate on; default: the dataset's validation split")
-    processes: int = Field(1, ge=1, description="of each training, one for each GPU")
+    processes: int = Field(1, ge=1, description="of each training on each node, one for each GPU")
+    nodes: int = Field(1, ge=1, description="of the queue's job of each training")
     device: str = "auto"
 
     @field_validator("predictor", "stage_one", "stage_two")
@@ -97,6 +98,7 @@ class PretrainConfig(BaseModel):
             config={"seed": self.seed, **{key: value for key, value in config.items() if key != "start"}},
             start=config.get("start"),
             processes=self.processes,
+            nodes=self.nodes,
             register_as=f"{self.name}-{suffix}",
             device=self.device,
         )

@@ -22,6 +22,7 @@ from .schemas import Science
 if TYPE_CHECKING:
     from dao_flows.model.dataset import Manifest, Shard
 
+WORK = ".relaxing"  # in the folder of the results: chunks of shards that are not finished
 MEANING = {
     "e_above_hull": "null where relaxed: the label is the original's, which the parent keeps; so are all other figures",
     "energy_before": "eV/atom above hull, predicted for the original; of every crystal that was tried",
@@ -105,6 +106,7 @@ class MergeShardsMaker(Maker):
         if (target / MANIFEST).exists() and read_manifest(target).sha256 != manifest.sha256:
             raise SettingError(f"{target} holds another dataset: merge into another folder")
         write_manifest(target, manifest)
+        shutil.rmtree(target / WORK, ignore_errors=True)
         science = Science(
             maker=type(self).__name__,
             parameters={"dataset_name": manifest.name},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import time
 from collections import Counter
@@ -24,7 +23,8 @@ from pydantic import ValidationError
 
 from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
-from .merge import MergeShardsMaker, dataset_folder, in_full
+from .files import write_whole
+from .merge import WORK, MergeShardsMaker, dataset_folder, in_full
 from .progress import report
 from .provenance import execution_record, provenance, science_hash
 from .relax_schemas import Computation, RelaxationDoc, RelaxedDatasetDoc, ShardFile, Spread
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dao_flows.model.dao_p import DaoP
     from dao_flows.model.dataset import Manifest, Shard
 
-WORK = ".relaxing"  # in the folder of the results: chunks of shards that are not finished
 COLUMNS = {
     "energy_before": "double",
     "energy_after": "double",
@@ -126,7 +125,7 @@ class RelaxDatasetMaker(Maker):
                 computation=computation,
                 provenance=provenance(science, execution_record(started, device, {"predictor": found.name})),
             )
-            _write_whole(result.with_suffix(".json"), document.model_dump_json(indent=1))
+            write_whole(result.with_suffix(".json"), document.model_dump_json(indent=1) + "\n")
             shutil.rmtree(work)
         return document
 
@@ -329,15 +328,6 @@ def _finished(result: Path, science: Science) -> RelaxationDoc | None:
         )
     whole = result.is_file() and file_sha256(result) == document.relaxed.sha256
     return document.model_copy(update={"path": str(result)}) if whole else None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -48,8 +50,10 @@ class TrainMaker(Maker):
     off unless it says so, so that the same settings mean the same on every machine. start: checkpoint to train on from,
     by name, path or sha256. wall_time_s: seconds of training in one job; None: without end. In a Slurm job it ends two
     minutes before the time limit in any case. At its end, or at SIGUSR1, the state is saved and a follow-up job takes
-    this one's place; SIGTERM saves it too, and ends the process. processes: of torchrun on this node, one for each GPU;
-    1: in the job's own process. register_as: name in the user's library of checkpoints.
+    this one's place; SIGTERM saves it too, and ends the process. processes: of torchrun on each node, one for each GPU;
+    1 on one node: in the job's own process. nodes: of the queue's job; launcher: what starts a process on each of them
+    from the first, where the job runs. Their run folder must be on a file system that they share. register_as: name in
+    the user's library of checkpoints.
     """
 
     name: str = "train"
@@ -59,6 +63,8 @@ class TrainMaker(Maker):
     start: str | None = None
     wall_time_s: float | None = None
     processes: int = 1
+    nodes: int = 1
+    launcher: list[str] = field(default_factory=lambda: ["srun", "--nodes={nodes}", "--ntasks-per-node=1"])
     register_as: str | None = None
     device: str = "auto"
 
@@ -128,8 +134,11 @@ class TrainMaker(Maker):
 
         if self.kind not in NAMES:
             raise SettingError(f"kind must be {' or '.join(NAMES)}, not {self.kind!r}")
-        if self.processes < 1:
-            raise SettingError(f"processes must be at least 1, not {self.processes}")
+        for setting in ("processes", "nodes"):
+            if getattr(self, setting) < 1:
+                raise SettingError(f"{setting} must be at least 1, not {getattr(self, setting)}")
+        if self.nodes > 1 and (not self.launcher or shutil.which(self.launcher[0]) is None):
+            raise SettingError(f"training on {self.nodes} nodes needs a launcher; there is no {self.launcher[:1]}")
         if self.wall_time_s is not None and not self.wall_time_s > 0:
             raise SettingError(f"wall_time_s must be positive, not {self.wall_time_s}")
         if self.register_as is not None:
@@ -160,7 +169,7 @@ class TrainMaker(Maker):
 
         seconds = self._seconds()
         with Stop(seconds) as stop:
-            if self.processes == 1:
+            if self.processes * self.nodes == 1:
                 done = train(parser().parse_args(argv), recorded_command(argv), stop)
             else:
                 done = self._torchrun(argv + ([] if seconds is None else [f"--wall-time-s={seconds}"]), folder, stop)
@@ -173,12 +182,11 @@ class TrainMaker(Maker):
         from dao_flows.model.train_config import TrainingError
         from dao_flows.model.training_state import STOPPED
 
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STOPPED).unlink(missing_ok=True)
         with (folder / LOG).open("w") as lines:
             process = subprocess.Popen(
-                [*launcher, "-m", "dao_flows.model.train", *argv],
+                [*self._torchrun_command(folder.name), "-m", "dao_flows.model.train", *argv],
                 stdout=lines,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,
@@ -196,6 +204,18 @@ class TrainMaker(Maker):
             return False
         said = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.startswith("error: ")]
         raise TrainingError(said[-1][7:] if said else f"torchrun failed; what it said is in {folder / LOG}")
+
+    def _torchrun_command(self, run: str) -> list[str]:
+        """The call of torchrun on this node, or by the launcher on each, where they meet at a free port of this one."""
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.processes}"]
+        if self.nodes == 1:
+            return [*torchrun, "--standalone"]
+        with socket.socket() as free:
+            free.bind(("", 0))
+            endpoint = f"{socket.gethostname()}:{free.getsockname()[1]}"
+        meeting = ["--rdzv-backend=c10d", f"--rdzv-id={run}", f"--rdzv-endpoint={endpoint}"]
+        launcher = [word.format(nodes=self.nodes) for word in self.launcher]
+        return [*launcher, *torchrun, f"--nnodes={self.nodes}", *meeting]
 
     def _labelled(self, checkpoint: Path) -> Card:
         """The card of the checkpoint, with the stage in it."""

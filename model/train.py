@@ -311,6 +311,7 @@ def write_checkpoint(
                     "wall_time_s": round(trainer.elapsed, 1),
                     "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
                     "processes": trainer.group.size,
+                    "threads": torch.get_num_threads(),
                     "torch": torch.__version__,
                     "rollbacks": trainer.rollbacks,
                     "loss_curve": loss_curve(args.out / METRICS),

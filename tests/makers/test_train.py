@@ -158,6 +158,8 @@ def test_what_decides_the_result_names_the_folder_and_nothing_else_does(dataset)
     [
         ({"kind": "dao-x"}, "kind must be dao-g or dao-p"),
         ({"processes": 0}, "processes must be at least 1"),
+        ({"nodes": 0}, "nodes must be at least 1"),
+        ({"nodes": 2, "launcher": ["no-such-launcher"]}, "needs a launcher"),
         ({"wall_time_s": 0.0}, "wall_time_s must be positive"),
         ({"register_as": "../g"}, "cannot be the name of a checkpoint"),
         ({"config": CONFIG | {"out": "x"}}, "config cannot set out"),
@@ -222,6 +224,17 @@ def test_several_processes_share_a_job_and_its_stops(dataset, tmp_path, job_stor
     assert jobs == 2  # they agree on stopping every ten steps
     assert document.processes == 2
     assert [r["step"] for r in read(Path(document.path).parent / METRICS) if "rate" in r] == [20]
+
+
+def test_nodes_train_as_one_process_would(dataset, job_store):
+    both = ["sh", "-c", '"$@" & "$@"; wait', "sh"]  # two nodes, as far as torchrun can tell
+    config = CONFIG | {"steps": 20}
+    two = TrainMaker(config=config, device="cpu", nodes=2, launcher=both)
+    assert "--nodes=3" in TrainMaker(nodes=3)._torchrun_command("run")
+    spread, _ = outcome(two.make(str(dataset)), job_store)
+    assert spread.processes == 2
+    alone, _ = outcome(TrainMaker(config=config | {"seed": 0}, device="cpu").make(str(dataset)), job_store)
+    assert alone.checkpoint_sha256 == spread.checkpoint_sha256 or alone.losses == pytest.approx(spread.losses, rel=1e-3)
 
 
 def test_what_the_processes_complain_of_is_told(dataset, monkeypatch, tmp_path):
