@@ -22,8 +22,8 @@ class TaskDocuments:
     """`store:` with ?job=NAME: the documents of jobs whose output has a structure, newest run of each job.
 
     A row's `energy_per_atom` (eV) is what the calculation says, to be taken along as a property; its e_above_hull
-    is filled only if the document has one: a total energy is no energy above hull. Documents that did not finish, or
-    come from a force field, are rejected.
+    is filled only if the document has one, as a verification against a reference set does: a total energy is no energy
+    above hull. Documents that did not finish, or come from a force field, are rejected.
     """
 
     store: Store
@@ -74,12 +74,14 @@ class TaskDocuments:
 
     def _raw(self, document: dict[str, Any] | None, uuid: str, position: int) -> Raw:
         output = (document or {}).get("output") or {}
-        record = {"material_id": uuid, **_numbers(output), **_numbers(output.get("output"))}
+        parts = (output, output.get("output"), output.get("hull"))  # atomate2's documents, and verifications
+        record = {"material_id": uuid, **{name: value for part in parts for name, value in _numbers(part).items()}}
         values = self.options.values(record, self.properties)
         values["material_id"] = uuid
         if "e_above_hull" in values:
             values.setdefault("e_above_hull_kind", "dft")
-        if field := output.get("forcefield_name"):
+        backend = str(output.get("backend") or "")
+        if field := output.get("forcefield_name") or (backend.startswith("forcefield") and backend):
             return Raw(position, values=values, fault=f"it comes from a force field ({field}), not from DFT")
         state = output.get("state")
         state = state.get("value") if isinstance(state, dict) else state

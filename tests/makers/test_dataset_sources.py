@@ -131,7 +131,10 @@ TASKS = [
     {"uuid": "a", "index": 2, "name": "static", "output": {"state": "successful", "output": {"energy_per_atom": -8.5}}},
     {"uuid": "c", "index": 1, "name": "static", "output": {"forcefield_name": "CHGNet"}},
     {"uuid": "d", "index": 1, "name": "static", "output": {"state": "successful", "energy_above_hull": 0.02}},
+    {"uuid": "e", "index": 1, "name": "verification", "output": {"state": "successful", "backend": "abinit"}},
+    {"uuid": "f", "index": 1, "name": "verification", "output": {"state": "successful", "backend": "forcefield:MACE"}},
 ]
+TASKS[-2]["output"]["hull"] = {"energy_above_hull": 0.03, "formation_energy_per_atom": -1.0}
 
 
 def test_finished_dft_documents_of_a_store(crystals):
@@ -142,12 +145,14 @@ def test_finished_dft_documents_of_a_store(crystals):
         store.docs_store.update({**task, "output": output}, key=["uuid", "index"])
     store.docs_store.update({"uuid": "z", "index": 1, "output": {"candidates": []}}, key=["uuid", "index"])
     found = read("store:", ("energy_per_atom",), store=store)
-    assert [raw.material_id for raw, _ in found] == ["a", "b", "c", "d"]
-    first, failed, forcefield, labelled = (got for _, got in found)
+    assert [raw.material_id for raw, _ in found] == ["a", "b", "c", "d", "e", "f"]
+    first, failed, forcefield, labelled, verified, by_mace = (got for _, got in found)
     assert structure(first).composition.reduced_formula == "SiO2"
     assert (first.row["energy_per_atom"], first.row["e_above_hull"]) == (-8.5, None)  # of the newest run
     assert "did not finish: failed" in failed.reason and "CHGNet" in forcefield.reason
     assert (labelled.row["e_above_hull"], labelled.row["e_above_hull_kind"]) == (0.02, "dft")
+    assert (verified.row["e_above_hull"], verified.row["formation_energy_per_atom"]) == (0.03, -1.0)
+    assert "forcefield:MACE" in by_mace.reason
     assert [raw.material_id for raw, _ in read("store:?job=relax", store=store)] == ["b"]
     with pytest.raises(SourceError, match="the store of a running job"):
         open_source("store:")
