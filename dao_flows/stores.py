@@ -35,8 +35,18 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
 DATABASE, JOBS = "dao_flows", "jobs"
-KEYS = {"candidates": "candidate_id", "runs": "record_id"}
-INDEXES = {"candidates": ("candidate_id", "formula"), "runs": ("record_id", "run_id", "request_hash")}
+KEYS = {
+    "candidates": "candidate_id",
+    "runs": "record_id",
+    "verifications": "verification_id",
+    "comparisons": "comparison_id",
+}
+INDEXES = {
+    "candidates": ("candidate_id", "formula"),
+    "runs": ("record_id", "run_id", "request_hash"),
+    "verifications": ("verification_id", "candidate_id", "formula"),
+    "comparisons": ("comparison_id", "formula"),
+}
 LOCK_SECONDS = 60.0
 
 
@@ -225,7 +235,7 @@ def job_store(config: Settings | None = None) -> JobStore:
 
 
 def collection(store: JobStore, name: str) -> Store:
-    """`candidates` or `runs`, in the same database as the jobs of `store`. Raises StoreError."""
+    """`candidates`, `runs`, `verifications` or `comparisons`, in the same database as the jobs of `store`. Raises StoreError."""
     docs = store.docs_store
     siblings: dict[str, Store] = vars(store).setdefault("_dao_flows_siblings", {})  # a MemoryStore lives in its object
     if name not in siblings:
