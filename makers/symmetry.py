@@ -71,3 +71,22 @@ def prototype(structure: Structure) -> str | None:
         if len(found) == 1 or tolerance < 0.05:
             break
     return found[0][0] if found else None
+
+
+def symmetrised_primitive(structure: Structure, symprec: float) -> Structure:
+    """The primitive cell with the symmetry that spglib finds at a tolerance (Å) made exact.
+
+    The primitive cell as it is, where spglib finds no symmetry, or would merge atoms to find it.
+    """
+    reduced = compact(structure)
+    try:
+        cell = SpacegroupAnalyzer(reduced, symprec=symprec).get_primitive_standard_structure()
+    except (ValueError, TypeError):
+        cell = None
+    if (
+        cell is None
+        or cell.composition.reduced_formula != structure.composition.reduced_formula
+        or len(cell) > len(reduced)
+    ):
+        cell = reduced.get_primitive_structure()
+    return Structure(cell.lattice, [site.specie.symbol for site in cell], cell.frac_coords)
