@@ -13,14 +13,16 @@ SCHEMA_VERSION = 1
 class StructureChange(BaseModel):
     """What the relaxation did to the structure that DAO predicted.
 
-    rmse: StructureMatcher's get_rms_dist, in units of the cube root of an atom's volume; None where they do not match.
+    rmse: StructureMatcher's get_rms_dist (at the match rate's tolerances), in units of the cube root of an atom's
+    volume; None where they do not match. Space groups are found at one tolerance, the screening's loose one; 1 where
+    there is none.
     """
 
     matches: bool
     rmse: float | None
     volume_ratio: float = Field(description="relaxed by predicted")
-    lengths_change: list[float] = Field(description="relative change of a, b, c, of the Niggli cells")
-    angles_change: list[float] = Field(description="change of α, β, γ in degrees, of the Niggli cells")
+    lengths_change: list[float] = Field(description="relative change of a, b, c, of the primitive Niggli cell")
+    angles_change: list[float] = Field(description="change of α, β, γ in degrees, of the primitive Niggli cell")
     space_group_before: int
     space_group_after: int
     space_group_kept: bool
@@ -41,8 +43,9 @@ class Cost(BaseModel):
 class ComparisonDoc(BaseModel):
     """One verified candidate beside its prediction. Energies in eV/atom.
 
-    rank: DAO's, within its composition; predicted_energy_above_hull: DAO-P's; energy_per_atom: raw, as verified;
-    energy_above_hull: with the reference set and the correction scheme named, None without one.
+    rank: DAO's, within its composition in its run; predicted_energy_above_hull: DAO-P's; energy_per_atom: raw, as
+    verified; energy_above_hull: with the reference set and the correction scheme named, None without one;
+    raw_energy_above_hull: as if neither side carried corrections; missing: elements for which there is no hull.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -67,3 +70,9 @@ class ComparisonDoc(BaseModel):
     cost: Cost
     candidate_science_hash: str
     verification_science_hash: str
+    reference: str | None = Field(None, description="name of the reference set")
+    scheme_version: str | None = None
+    raw_energy_above_hull: float | None = None
+    missing: list[str] = Field(default_factory=list)
+    predictor_name: str | None = None
+    verified_at: str | None = Field(None, description="ISO 8601, UTC")

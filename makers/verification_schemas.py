@@ -85,7 +85,10 @@ class CalculationRecord(BaseModel):
 
 
 class HullEnergy(BaseModel):
-    """Energies against a reference set, eV/atom. scheme: the corrections that both sides carry, 'none' or its name."""
+    """Energies against a reference set, eV/atom. scheme: the corrections that both sides carry, 'none' or its name.
+
+    raw_energy_above_hull: as if neither side carried any; negative energies lie below the reference set's hull.
+    """
 
     reference: str = Field(description="name of the reference set")
     reference_sha256: str
@@ -95,6 +98,7 @@ class HullEnergy(BaseModel):
     corrected_energy_per_atom: float
     formation_energy_per_atom: float | None
     energy_above_hull: float | None
+    raw_energy_above_hull: float | None = None
     missing: list[str] = Field(default_factory=list, description="elements the set has no entry of: no hull, no guess")
 
 
