@@ -129,4 +129,4 @@ def _repository() -> Table | None:
         pseudos = repository.get_pseudos(REPOSITORY[1])
     except (ImportError, KeyError, OSError, ValueError):
         return None
-    return Table(f"{REPOSITORY[0]}:{REPOSITORY[1]}", {pseudo.symbol: Path(pseudo.path) for pseudo in pseudos})
+    return Table(f"{REPOSITORY[0]}:{REPOSITORY[1]}", {pseudo.symbol: Path(pseudo.filepath) for pseudo in pseudos})

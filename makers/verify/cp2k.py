@@ -35,12 +35,10 @@ def basis_and_potential(elements: Collection[str], basis: str, potential: str) -
     found: dict[str, dict[str, Any]] = {}
     missing = []
     for element in sorted(elements):
-        texts = _entry(folder / BASIS_FILE, element, basis), _entry(folder / POTENTIAL_FILE, element, potential)
-        missing += [
-            f"no {name} for {element}" for name, text in zip((basis, potential), texts, strict=True) if not text
-        ]
-        if texts[0] and texts[1]:
-            found[element] = _parsed(*texts) | {"aux_basis": None}
+        one, other = _entry(folder / BASIS_FILE, element, basis), _entry(folder / POTENTIAL_FILE, element, potential)
+        missing += [f"no {name} for {element}" for name, text in ((basis, one), (potential, other)) if not text]
+        if one and other:
+            found[element] = _parsed(one, other) | {"aux_basis": None}
     if missing:
         raise SettingError(f"CP2K's {folder} has {', '.join(missing)}: name others with makers of your own")
     return found
