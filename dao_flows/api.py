@@ -25,6 +25,7 @@ from dao_flows.makers.schemas import (
     Symmetry,
 )
 from dao_flows.makers.screen import ScreenMaker
+from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify
 from dao_flows.model.library import find
 
@@ -36,6 +37,7 @@ from .local import run_here
 from .runs import Batch, RunLog, unfinished
 from .settings import settings
 from .stores import collection, describe, job_store
+from .verify import VERIFY_TOP, VerificationResult, best, verify_candidates
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -90,6 +92,7 @@ class PredictionResult(BaseModel):
     compositions: list[CompositionResult]
     reused_batches: int = Field(description="finished by an earlier attempt that was interrupted")
     files: list[Path] = Field(default_factory=list)
+    verification: VerificationResult | None = Field(None, description="of the best of each composition, if asked for")
     _jobs: Any = PrivateAttr(default=None)
     _uuids: list[str] = PrivateAttr(default_factory=list)
 
@@ -155,6 +158,9 @@ def predict(
     checkpoint: str | None = None,
     predictor: str | None = None,
     device: str | None = None,
+    verify_with: str | None = None,
+    verify_top: int = VERIFY_TOP,
+    reference_set: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     command: Sequence[str] = (),
 ) -> PredictionResult:
@@ -162,8 +168,10 @@ def predict(
 
     n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
     candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; steps: of the sampler; relax: in DAO-P's
-    energy; top_k: structures kept a formula; max_atoms: in a cell; command: for the log of runs. None: guidance, steps
-    and relax as the makers do by default; checkpoint, predictor and device by the settings (DAO_FLOWS_*).
+    energy; top_k: structures kept a formula; max_atoms: in a cell; verify_with: backend by which the verify_top best of
+    each formula are then verified, reference_set: for their hulls (as in `verify_candidates`); command: for the log of
+    runs. None: guidance, steps and relax as the makers do by default; checkpoint, predictor and device by the settings
+    (DAO_FLOWS_*).
 
     Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
     interrupted goes on from there when it is called again, and one that finished is computed again.
@@ -196,6 +204,9 @@ def predict(
         verify(find(reference))  # a damaged file shows now, not after the first batch
     entries = _entries(formulas)
     batches = plan_batches(entries, maker, config.batch_candidates)
+    if verify_with is not None:
+        elements = {str(e) for batch in batches for p in batch.plan for e in parse_composition(p.formula).elements}
+        VerifyMaker(backend=verify_with, reference=reference_set, top=verify_top).check(elements)
     runs = collection(jobs, "runs")
     request = {
         "formulas": [entry.formula for entry in entries],
@@ -225,6 +236,15 @@ def predict(
     result._jobs, result._uuids = jobs, [batch.screen_uuid for batch in finished]
     if out is not None:
         result.write(Path(out))
+    if verify_with is not None and (ids := best(list(result.candidates()), verify_top)):
+
+        def tell_of_verification(done: int, total: int, stage: str) -> None:
+            if on_progress is not None:
+                on_progress(Progress(len(batches), len(batches), done, total, stage))
+
+        result.verification = verify_candidates(
+            ids, verify_with, reference_set=reference_set, on_progress=tell_of_verification, command=command
+        )
     return result
 
 

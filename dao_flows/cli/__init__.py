@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import explain, mask, one_line
-from . import browse, checkpoint, dataset, predict, pretrain, system, tuning
+from . import browse, checkpoint, compare, dataset, predict, pretrain, system, tuning, verify
 
 OK, UNEXPECTED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DEBUG_FLAG, DEBUG_VARIABLE = "--traceback", "DAO_FLOWS_DEBUG"
@@ -51,6 +51,8 @@ app.command("predict", epilog=predict.EXAMPLES, no_args_is_help=True)(predict.pr
 app.command("list", epilog=browse.LIST_EXAMPLES)(browse.list_candidates)
 app.command("show", epilog=browse.SHOW_EXAMPLES)(browse.show)
 app.command("export", epilog=browse.EXPORT_EXAMPLES)(browse.export)
+app.command("verify", epilog=verify.EXAMPLES, no_args_is_help=True)(verify.verify)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("pretrain", epilog=pretrain.EXAMPLES, no_args_is_help=True)(pretrain.pretrain)
 app.command("finetune", epilog=tuning.FINETUNE_EXAMPLES, no_args_is_help=True)(tuning.finetune)
 app.command("evaluate", epilog=tuning.EVALUATE_EXAMPLES, no_args_is_help=True)(tuning.evaluate)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from .verify import BACKEND_HELP, REFERENCE_HELP, show
 
 if TYPE_CHECKING:
     from ..api import Interrupted, PredictionResult, Progress
@@ -22,6 +23,8 @@ EXAMPLES = """[bold]Examples[/bold]
 dao-flows predict Cr3Os
 
 dao-flows predict TiO2 Al2O3 -n 50 --z 2 --seed 7 --out structures
+
+dao-flows predict Si -n 8 --verify abinit --top 2
 
 dao-flows predict --input formulas.csv --json > results.json
 """
@@ -38,7 +41,14 @@ def predict(
     relax: Annotated[
         bool | None, typer.Option("--relax/--no-relax", help="Relax in DAO-P's energy.", show_default=False)
     ] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="Structures to keep for each formula.")] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, help="Structures to keep for each formula; with --verify, to verify (3)."),
+    ] = None,
+    verify_with: Annotated[
+        str | None, typer.Option("--verify", metavar="BACKEND", help="Verify the best of each formula: " + BACKEND_HELP)
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help=REFERENCE_HELP)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms in a cell.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="DAO-G: name, path or sha256.")] = None,
@@ -62,6 +72,8 @@ def predict(
     if verbose:
         _talkative()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop is as kind as Ctrl-C
+    if reference is not None and verify_with is None:
+        raise InputError("--reference is for verifications: give --verify BACKEND too")
     entries = [Entry(formula) for formula in formulas or []] + (read_formulas(source) if source else [])
     if not entries:
         raise InputError("no formula given: write one such as Cr3Os, or --input FILE")
@@ -73,6 +85,7 @@ def predict(
         with errors.status("loading …") if errors.is_terminal else nullcontext():
             from ..api import predict as run
             from ..export import free_folder, writable
+            from ..verify import VERIFY_TOP
         if out is None and not writable(Path.cwd()):
             raise InputError(f"CIF files cannot be written to {Path.cwd()}: choose a folder with --out")
         with _Bar() as bar:
@@ -85,7 +98,10 @@ def predict(
                 out=out,
                 steps=steps,
                 relax=relax,
-                top_k=top,
+                top_k=None if verify_with else top,
+                verify_with=verify_with,
+                verify_top=top or VERIFY_TOP,
+                reference_set=reference,
                 max_atoms=max_atoms,
                 checkpoint=checkpoint,
                 predictor=predictor,
@@ -117,6 +133,8 @@ def _print(result: PredictionResult) -> None:
         console.print(remark, markup=False, soft_wrap=True)
     if result.reused_batches:
         console.print(f"{result.reused_batches} batches were taken over from an attempt that was interrupted")
+    if result.verification is not None:
+        show(result.verification)
     if result.files:
         console.print(f"CIF files: {result.files[0].parent}/ ({len(result.files)})", markup=False, soft_wrap=True)
     console.print(f"Stored in {result.store} (`dao-flows list`)", markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import numpy as np
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job, JobConfig, Response, job
 from jobflow.core.maker import Maker
+from jobflow.core.reference import OutputReference
 from jobflow.core.state import CURRENT_JOB
 from pymatgen.core.structure import Structure
 
@@ -85,6 +86,7 @@ class VerifyMaker(Maker):
             "backend": preset.name,
         }
         summary = summarise(about, sent, [each.output for each in jobs], self.reference, fault)
+        summary.config = JobConfig(expose_store=True)  # a reference set may be of that store
         summary.name = f"{self.name} {candidate_id}"
         route(summary, CPU)
         return Flow([*jobs, summary], output=summary.output, name=f"{self.name} {candidate_id}")
@@ -118,7 +120,9 @@ def best(screening: ScreeningDoc, top: int) -> list[ScreenedCandidate]:
     return [candidate for candidate in screening.accepted if candidate.rank <= top]
 
 
-def verify_screening(screening: ScreeningDoc, maker: VerifyMaker | None = None, top: int | None = None) -> Job:
+def verify_screening(
+    screening: ScreeningDoc | OutputReference, maker: VerifyMaker | None = None, top: int | None = None
+) -> Job:
     """A job that sends the best-ranked candidates of a screening (or of the output of its job) through a VerifyMaker.
 
     top: of each composition (None: the maker's). Its output is a list of VerificationDocs.
@@ -168,7 +172,9 @@ def summarise(
         checkpoints={},
         code_version=__version__,
     )
-    error = f"not sent: {fault}" if fault is not None else f"{failed.step}: {failed.error}" if failed else None
+    error: str | None = (
+        f"not sent: {fault}" if fault is not None else f"{failed.step}: {failed.error}" if failed else None
+    )
     last = ran[-1] if ran and failed is None else None
     figures: dict[str, Any] = {}
     if last is not None:
@@ -180,11 +186,11 @@ def summarise(
             "max_force": float(np.linalg.norm(last.forces, axis=1).max()) if last.forces else None,
             "stress": stress,
             "converged": all(each.converged for each in ran),
-            "hull": _hull(reference, last),
         }
+        figures["hull"], error = _hull(reference, last)
     return VerificationDoc(
         **about,
-        state="failed" if error else "successful",
+        state="successful" if last is not None else "failed",
         error=error,
         level=next((each.level for each in reversed(ran) if each.level is not None), None),
         sent=sent,
@@ -195,13 +201,16 @@ def summarise(
     )
 
 
-def _hull(reference: str | None, last: CalculationDoc) -> HullEnergy | None:
-    """Against the reference set, if one is asked for."""
+def _hull(reference: str | None, last: CalculationDoc) -> tuple[HullEnergy | None, str | None]:
+    """Against the reference set, if one is asked for; or why not: that undoes no calculation."""
     if reference is None or last.structure is None or last.energy is None or last.level is None:
-        return None
+        return None, None
     from ..reference import hull_energy, reference_set
 
-    return hull_energy(reference_set(reference), last.structure, last.energy, last.level)
+    try:
+        return hull_energy(reference_set(reference, CURRENT_JOB.store), last.structure, last.energy, last.level), None
+    except Exception as error:  # its own errors, and those of the network
+        return None, "no hull: " + " ".join(f"{error or type(error).__name__}".split())
 
 
 def _record(calculation: CalculationDoc) -> CalculationRecord:

@@ -1,0 +1,89 @@
+"""`verify`: DFT, or a force field in its place, for stored candidates, one after another, here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from dao_flows.makers.provenance import digest, library_versions
+from dao_flows.makers.run_folder import run_root
+from dao_flows.makers.verification_schemas import VerificationDoc
+from dao_flows.makers.verify import VerifyMaker
+
+from .candidates import find
+from .errors import InputError
+from .local import run_here
+from .runs import RunLog
+from .settings import settings
+from .stores import collection, describe, job_store
+from .verifications import VerificationBuilder
+
+if TYPE_CHECKING:
+    from dao_flows.makers.progress import Reporter
+    from dao_flows.makers.schemas import CandidateDoc
+
+VERIFY_TOP = 3  # candidates of each composition, where nothing else is said
+
+
+class VerificationResult(BaseModel):
+    """What came of a run. verifications: in the order asked for, failed ones too; files: folder of the codes' own."""
+
+    run_id: str
+    store: str
+    backend: str
+    files: Path
+    verifications: list[VerificationDoc]
+
+
+def verify_candidates(
+    references: Sequence[str],
+    backend: str,
+    *,
+    reference_set: str | None = None,
+    again: bool = False,
+    on_progress: Reporter | None = None,
+    command: Sequence[str] = (),
+) -> VerificationResult:
+    """Verify candidates given by id, or by the beginning of one.
+
+    backend: as `VerifyMaker` names them; reference_set: for formation energies and hulls (see docs/comparison.md).
+    All is checked before anything runs. Calculations that the store holds are not repeated unless `again`; a candidate
+    whose calculation fails is told, and harms no other. Raises InputError, SettingError and StoreError.
+    """
+    config = settings()
+    jobs = job_store(config)
+    if not references:
+        raise InputError("no candidate given: `dao-flows list` shows their ids")
+    stored = collection(jobs, "candidates")
+    candidates = list({c.candidate_id: c for c in (find(stored, reference) for reference in references)}.values())
+    maker = VerifyMaker(backend=backend, reference=reference_set, again=again)
+    maker.check(sorted({element for candidate in candidates for element in candidate.elements}))
+    request = {"verify": [c.candidate_id for c in candidates], "backend": backend, "reference_set": reference_set}
+    verifications: list[VerificationDoc] = []
+    with RunLog(collection(jobs, "runs"), digest(request), request, library_versions(), command) as log:
+        for number, candidate in enumerate(candidates, 1):
+            if on_progress is not None:
+                on_progress(number - 1, len(candidates), f"verify with {backend}")
+            screening = candidate.screening.science_hash
+            flow = maker.make(candidate.structure, candidate.candidate_id, screening, candidate.formula)
+            flow.update_metadata({"dao_flows": {"run_id": log.run_id}})
+            run_here(flow, jobs, lambda done, total, stage: None)
+            found = VerificationDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
+            VerificationBuilder(jobs, collection(jobs, "verifications"), [flow.output.uuid]).build()
+            log.science_hashes.append(found.provenance.science_hash)
+            verifications.append(found)
+    return VerificationResult(
+        run_id=log.run_id, store=describe(jobs), backend=backend, files=run_root(), verifications=verifications
+    )
+
+
+def best(candidates: Sequence[CandidateDoc], top: int) -> list[str]:
+    """The ids of the `top` best-ranked candidates of each composition."""
+    ordered = sorted(candidates, key=lambda candidate: (candidate.formula, candidate.rank))
+    kept: dict[str, list[str]] = {}
+    for candidate in ordered:
+        kept.setdefault(candidate.formula, []).append(candidate.candidate_id)
+    return [candidate_id for ids in kept.values() for candidate_id in ids[:top]]
