@@ -12,6 +12,7 @@ from jobflow.core.maker import Maker
 from ..checkpoints import SettingError
 
 DENSITY = 64  # k-points per Å⁻³ of the reciprocal cell: the Materials Project's for PBE
+CP2K_DENSITY = 20  # CP2K uses no symmetry but inversion: 32 k-points for diamond, where the above would be 172
 FORCE_FIELD = "CHGNet"
 
 
@@ -93,7 +94,7 @@ def abinit(ecut: float | None = None, density: int = DENSITY) -> Backend:
     return Backend("abinit", "abinit", {"relax": relax, "static": static})
 
 
-def cp2k(basis: str = "DZVP-MOLOPT-SR-GTH", cutoff: float = 400, density: int = DENSITY) -> Backend:
+def cp2k(basis: str = "DZVP-MOLOPT-SR-GTH", cutoff: float = 400, density: int = CP2K_DENSITY) -> Backend:
     """PBE with GTH potentials under custodian: cell and atoms optimised together, then static. cutoff: Ry."""
     from atomate2.cp2k.jobs.core import CellOptMaker, StaticMaker
     from atomate2.cp2k.run import _DEFAULT_HANDLERS

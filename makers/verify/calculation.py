@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import json
 import os
 import platform
@@ -223,6 +224,8 @@ def settings_of(calculator: Maker) -> Any:
     def plain(value: Any, key: str = "") -> Any:
         if isinstance(value, Mapping):
             kept = {str(k): plain(v, str(k)) for k, v in value.items() if k != "@version" and k not in EXECUTION}
+            if isinstance(kept.get("pseudos"), list):
+                kept["pseudos"] = [_content(each) for each in kept["pseudos"]]
             value = kept
         elif isinstance(value, list | tuple):
             value = [plain(item) for item in value]
@@ -231,6 +234,12 @@ def settings_of(calculator: Maker) -> Any:
         return value
 
     return plain(json.loads(json.dumps(jsanitize(calculator.as_dict(), strict=True, enum_values=True))))
+
+
+def _content(pseudo: Any) -> Any:
+    """A pseudopotential's file by its name and content: where it lies decides nothing."""
+    path = Path(str(pseudo))
+    return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else pseudo
 
 
 def _force_field_version(calculator: Maker) -> str | None:

@@ -351,7 +351,8 @@ def test_presets_and_makers_survive_a_store():
         again = MontyDecoder().process_decoded(json.loads(json.dumps(jsanitize(maker.as_dict(), strict=True))))
         assert isinstance(again, VerifyMaker)
         before, after = (
-            {step: calculation_module.settings_of(each) for step, each in m.preset().steps.items()} for m in (maker, again)
+            {step: calculation_module.settings_of(each) for step, each in m.preset().steps.items()}
+            for m in (maker, again)
         )
         assert before == after
 
