@@ -280,7 +280,7 @@ def _fit_offsets(docs: Sequence[ComparisonDoc], found: EnergyFigures) -> str | N
     compositions = {doc.formula: Composition(doc.formula) for doc in docs}
     elements = sorted({element.symbol for composition in compositions.values() for element in composition.elements})
     if len(compositions) <= len(elements):
-        return f"{len(compositions)} compositions are too few to fit offsets of {len(elements)} elements"
+        return f"offsets of elements ({len(elements)}) need more compositions than that ({len(compositions)} here)"
     shares = np.array([[compositions[doc.formula].get_atomic_fraction(e) for e in elements] for doc in docs])
     if np.linalg.matrix_rank(shares) < len(elements):
         return f"these compositions do not tell the offsets of {', '.join(elements)} apart"
