@@ -22,6 +22,8 @@ from .stores import collection, describe, job_store
 from .verifications import VerificationBuilder
 
 if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
     from dao_flows.makers.progress import Reporter
     from dao_flows.makers.schemas import CandidateDoc
 
@@ -36,6 +38,16 @@ class VerificationResult(BaseModel):
     backend: str
     files: Path
     verifications: list[VerificationDoc]
+
+
+class VerificationInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a verification; finished calculations are stored, and the same call goes on from there."""
+
+    def __init__(self, finished: int, candidates: int) -> None:
+        super().__init__(
+            f"{finished} of {candidates} candidates are verified; finished calculations are stored"
+        )
+        self.finished = finished
 
 
 def verify_candidates(
@@ -63,21 +75,30 @@ def verify_candidates(
     maker.check(sorted({element for candidate in candidates for element in candidate.elements}))
     request = {"verify": [c.candidate_id for c in candidates], "backend": backend, "reference_set": reference_set}
     verifications: list[VerificationDoc] = []
-    with RunLog(collection(jobs, "runs"), digest(request), request, library_versions(), command) as log:
-        for number, candidate in enumerate(candidates, 1):
-            if on_progress is not None:
-                on_progress(number - 1, len(candidates), f"verify with {backend}")
-            screening = candidate.screening.science_hash
-            flow = maker.make(candidate.structure, candidate.candidate_id, screening, candidate.formula)
-            flow.update_metadata({"dao_flows": {"run_id": log.run_id}})
-            run_here(flow, jobs, lambda done, total, stage: None)
-            found = VerificationDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
-            VerificationBuilder(jobs, collection(jobs, "verifications"), [flow.output.uuid]).build()
-            log.science_hashes.append(found.provenance.science_hash)
-            verifications.append(found)
+    log = RunLog(collection(jobs, "runs"), digest(request), request, library_versions(), command)
+    try:
+        with log:
+            for number, candidate in enumerate(candidates):
+                if on_progress is not None:
+                    on_progress(number, len(candidates), f"verify with {backend}")
+                found = _verify(candidate, maker, jobs, log)
+                verifications.append(found)
+    except KeyboardInterrupt:
+        raise VerificationInterrupted(len(verifications), len(candidates)) from None
     return VerificationResult(
         run_id=log.run_id, store=describe(jobs), backend=backend, files=run_root(), verifications=verifications
     )
+
+
+def _verify(candidate: CandidateDoc, maker: VerifyMaker, jobs: JobStore, log: RunLog) -> VerificationDoc:
+    """One candidate through its calculations, laid out among the verifications."""
+    flow = maker.make(candidate.structure, candidate.candidate_id, candidate.screening.science_hash, candidate.formula)
+    flow.update_metadata({"dao_flows": {"run_id": log.run_id}})
+    run_here(flow, jobs, lambda done, total, stage: None)
+    found = VerificationDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
+    VerificationBuilder(jobs, collection(jobs, "verifications"), [flow.output.uuid]).build()
+    log.science_hashes.append(found.provenance.science_hash)
+    return found
 
 
 def best(candidates: Sequence[CandidateDoc], top: int) -> list[str]:

@@ -37,7 +37,13 @@ def verify(
     Finished calculations are not repeated: what was interrupted goes on when the same command is given again.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop is as kind as Ctrl-C
-    result = run(candidates, backend, reference, again)
+    try:
+        result = run(candidates, backend, reference, again)
+    except KeyboardInterrupt as interruption:
+        from .tables import stderr
+
+        stderr().print(f"dao-flows: interrupted: {interruption}; the same command goes on from there", soft_wrap=True)
+        raise typer.Exit(130) from None
     if as_json:
         print(result.model_dump_json(indent=1))
     else:
