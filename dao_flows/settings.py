@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 from pydantic import Field, ValidationError
@@ -28,6 +29,8 @@ class Settings(BaseSettings):
     batch_candidates: int = Field(
         200, ge=1, description="Candidates in one batch; what is finished is stored after each batch."
     )
+    queue: Literal["slurm", "pbs", "lsf", "none"] = Field("none", description="Queue system of submitted jobs.")
+    routes: Path | None = Field(None, description="File that changes where the stages of submitted flows run.")
     store_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a database server.")
 
 

@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import explain, mask, one_line
-from . import browse, checkpoint, compare, dataset, predict, pretrain, system, tuning, verify
+from . import browse, checkpoint, compare, dataset, launch, predict, pretrain, system, tuning, verify
 
 OK, UNEXPECTED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DEBUG_FLAG, DEBUG_VARIABLE = "--traceback", "DAO_FLOWS_DEBUG"
@@ -56,6 +56,12 @@ app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("pretrain", epilog=pretrain.EXAMPLES, no_args_is_help=True)(pretrain.pretrain)
 app.command("finetune", epilog=tuning.FINETUNE_EXAMPLES, no_args_is_help=True)(tuning.finetune)
 app.command("evaluate", epilog=tuning.EVALUATE_EXAMPLES, no_args_is_help=True)(tuning.evaluate)
+app.command("init", epilog=launch.INIT_EXAMPLES, no_args_is_help=True)(launch.init)
+app.add_typer(launch.submit_app, name="submit")
+app.command("status", epilog=launch.STATUS_EXAMPLES)(launch.status)
+app.command("rerun")(launch.rerun)
+app.command("cancel", no_args_is_help=True)(launch.cancel)
+app.command("logs", no_args_is_help=True)(launch.logs)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dataset.app, name="dataset")
 app.command("build", epilog=system.BUILD_EXAMPLES)(system.build)

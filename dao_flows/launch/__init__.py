@@ -1,0 +1,6 @@
+"""Launching on clusters through FireWorks: the same flows as on one machine, each job on the workers of its route.
+
+`routes` says which job goes where and what it asks for; `project` writes the folder that a cluster's workers need and
+`check` tries it; `flows` makes the flows that the local commands would run; `submit` hands them to the LaunchPad;
+`progress` tells what became of them and `control` runs again, cancels and shows logs.
+"""

@@ -1,0 +1,128 @@
+"""The flows that the local commands run, one at a time, each with the hash of all that decides its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dao_flows.makers.checkpoints import card
+from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.predict import PredictFlowMaker
+from dao_flows.makers.provenance import digest
+from dao_flows.makers.screen import ScreenMaker
+from dao_flows.makers.symmetry import symmetrised_primitive
+from dao_flows.makers.verify import VerifyMaker
+from dao_flows.model.checkpoint import verify as verify_checkpoint
+from dao_flows.model.library import find as find_checkpoint
+
+from .. import __version__
+from ..api import plan_batches
+from ..candidates import find as find_candidate
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from jobflow.core.flow import Flow
+    from maggma.core import Store
+
+    from ..inputs import Entry, Z
+    from ..pretrain import PretrainConfig
+    from ..settings import Settings
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A flow to submit. key: science hash, the same for the same result; label: what it is about, in a few words."""
+
+    kind: str
+    key: str
+    label: str
+    flow: Flow
+
+
+def predict_flows(
+    entries: Sequence[Entry],
+    config: Settings,
+    *,
+    n: int = 20,
+    z: Z = "auto",
+    seed: int = 0,
+    guidance: bool | None = None,
+    relax: bool | None = None,
+    top_k: int | None = None,
+    steps: int | None = None,
+    max_atoms: int | None = None,
+    checkpoint: str | None = None,
+    predictor: str | None = None,
+    device: str | None = None,
+    verifier: VerifyMaker | None = None,
+) -> list[Planned]:
+    """A flow for each batch of formulas, with the same makers as `dao_flows.predict`, all checked.
+
+    Checkpoints go by their sha256, for a name may mean another where the job runs; the device is looked for there.
+    Raises InputError, CompositionError, SettingError and CheckpointError.
+    """
+    predictor = pinned(predictor or config.predictor, "dao-p")
+    device = device or config.device
+    screen = ScreenMaker(predictor=predictor, top_k=top_k, device=device)
+    generate = GenerateMaker(
+        checkpoint=pinned(checkpoint or config.checkpoint, "dao-g"),
+        candidates=n,
+        z=z,
+        max_atoms=max_atoms,
+        seed=seed,
+        steps=steps,
+        device=device,
+    )
+    guided = generate.guided if guidance is None else guidance
+    maker = PredictFlowMaker(
+        generate=replace(generate, predictor=predictor if guided else None),
+        screen=screen if relax is None else replace(screen, relax=relax),
+    )
+    if verifier is not None:
+        verifier.preset()  # an unknown backend shows here; whether its program is there, where the job runs
+    planned = []
+    for batch in plan_batches(list(entries), maker, config.batch_candidates):
+        flow = replace(batch.maker, verify=verifier).make(batch.formulas)
+        key = batch.key if verifier is None else digest([batch.key, _verification(verifier)])
+        planned.append(Planned("predict", key, _names(batch.formulas), flow))
+    return planned
+
+
+def verify_flows(references: Sequence[str], candidates: Store, maker: VerifyMaker) -> list[Planned]:
+    """A flow for each stored candidate, given by id or the beginning of one. Raises InputError and SettingError."""
+    if not references:
+        raise InputError("no candidate given: `dao-flows list` shows their ids")
+    found = {c.candidate_id: c for c in (find_candidate(candidates, reference) for reference in references)}
+    preset = maker.preset()
+    planned = []
+    for candidate in found.values():
+        sent = symmetrised_primitive(candidate.structure, maker.symprec)
+        key = digest(["verify", maker.verification_id(preset, sent, candidate.candidate_id), __version__])
+        screening = candidate.screening.science_hash
+        flow = maker.make(candidate.structure, candidate.candidate_id, screening, candidate.formula)
+        planned.append(Planned("verify", key, f"{candidate.candidate_id} {maker.backend}", flow))
+    return planned
+
+
+def pretrain_flows(config: PretrainConfig) -> list[Planned]:
+    """The one flow of a pretraining. Raises what `PretrainConfig.flow` does."""
+    key = digest(["pretrain", config.model_dump(mode="json"), __version__])
+    return [Planned("pretrain", key, config.name, config.flow())]
+
+
+def pinned(reference: str, kind: str) -> str:
+    """The sha256 of a checkpoint of this kind that is there and whole."""
+    sha256: str = card(reference, kind).sha256
+    verify_checkpoint(find_checkpoint(reference))
+    return sha256
+
+
+def _verification(maker: VerifyMaker) -> dict[str, Any]:
+    described: dict[str, Any] = maker.as_dict()
+    return {name: described[name] for name in ("backend", "steps", "reference", "top", "symprec")}
+
+
+def _names(formulas: Sequence[str], shown: int = 3) -> str:
+    more = f" and {len(formulas) - shown} more" if len(formulas) > shown else ""
+    return ", ".join(formulas[:shown]) + more

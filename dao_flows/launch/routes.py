@@ -1,0 +1,195 @@
+"""Which stage of a flow goes to which workers, and what it asks of the queue: set here, and nowhere else.
+
+A job's category decides which workers take it; a worker of ours always has one, for a worker without takes every job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from dao_flows.makers.train import TrainMaker
+
+from ..errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    from jobflow.core.flow import Flow
+    from jobflow.core.job import Job
+
+Category = Literal["gpu", "dft", "cpu"]
+Queue = Literal["slurm", "pbs", "lsf", "none"]
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+QUEUES: tuple[Queue, ...] = get_args(Queue)
+
+
+class Route(BaseModel):
+    """Where a stage runs and what its job asks for. cores: ranks of a DFT code, else threads; gpus: on each node."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    category: Category
+    walltime: str = Field("04:00:00", description="HH:MM:SS")
+    nodes: int = Field(1, ge=1)
+    cores: int = Field(1, ge=1)
+    gpus: int = Field(0, ge=0)
+
+    @field_validator("walltime", mode="before")
+    @classmethod
+    def _clock(cls, value: Any) -> str:
+        if isinstance(value, int):  # what YAML 1.1 makes of 24:00:00
+            value = f"{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
+        if not isinstance(value, str) or not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", value):
+            raise ValueError(f"write HH:MM:SS, as 04:00:00, not {value!r}")
+        return value
+
+    def asked_of(self, queue: Queue) -> dict[str, Any]:
+        """The keys of FireWorks' queue adapter that ask for this."""
+        hours, minutes, seconds = (int(part) for part in self.walltime.split(":"))
+        if queue == "slurm":
+            mpi = self.category == "dft"
+            shape = {"ntasks": self.cores} if mpi else {"ntasks": self.nodes, "cpus_per_task": self.cores}
+            gres = {"gres": f"gpu:{self.gpus}"} if self.gpus else {}
+            return {"nodes": self.nodes, "walltime": self.walltime, **shape, **gres}
+        if queue == "pbs":
+            gpus = f":gpus={self.gpus}" if self.gpus else ""
+            return {"nnodes": self.nodes, "ppnode": f"{self.cores}{gpus}", "walltime": self.walltime}
+        if queue == "lsf":  # -W takes no seconds
+            minutes += seconds > 0
+            clock = f"{hours + minutes // 60}:{minutes % 60:02d}"
+            gpus_asked = {"gpus": self.gpus} if self.gpus else {}
+            return {"ntasks": self.cores * self.nodes, "walltime": clock, **gpus_asked}
+        return {}
+
+
+Routes = dict[str, Route]
+
+GPU = Route(category="gpu", gpus=1)
+CPU = Route(category="cpu", walltime="01:00:00")
+DEFAULTS: Routes = {
+    "generate": GPU,
+    "screen": GPU,  # DAO-P's energies and relaxation; DAO_FLOWS_ROUTES may send it to cpu
+    "ingest": CPU.model_copy(update={"walltime": "12:00:00"}),
+    "train": GPU.model_copy(update={"walltime": "24:00:00"}),
+    "relax": GPU.model_copy(update={"walltime": "12:00:00"}),
+    "merge": GPU,
+    "evaluate": GPU,
+    "compare": CPU,
+    "verify": CPU,
+    "calculate": Route(category="dft", walltime="24:00:00"),
+    "store": CPU,
+}
+STAGE_OF = {  # a job's function, by its maker's class or its own name -> its stage
+    "GenerateMaker": "generate",
+    "ScreenMaker": "screen",
+    "IngestMaker": "ingest",
+    "TrainMaker": "train",
+    "relax_jobs": "relax",
+    "RelaxDatasetMaker": "relax",
+    "MergeShardsMaker": "merge",
+    "EvaluateMaker": "evaluate",
+    "CompareStagesMaker": "compare",
+    "verify_candidates": "verify",
+    "summarise": "verify",
+    "CalculateMaker": "calculate",
+    "store_inputs": "store",  # jobflow's own, which passes on the output of a flow that a job has started
+}
+# the stage whose route stands for others of its category
+TYPICAL: Mapping[Category, str] = {
+    "gpu": "generate",
+    "dft": "calculate",
+    "cpu": "compare",
+}  # stage that stands for it
+
+
+def stage_of(function: str) -> str:
+    """The stage of a job by its function's qualified name, 'GenerateMaker.make' or 'verify_candidates'.
+
+    One that is not known is its own stage.
+    """
+    name = function.split(".")[0]
+    return STAGE_OF.get(name, name)
+
+
+def function_of(job: Job) -> str:
+    """The name by which `stage_of` knows a job's function."""
+    return type(job.maker).__name__ if job.maker is not None else str(job.function.__name__)
+
+
+def read_routes(path: Path | None, changes: Sequence[str] = ()) -> Routes:
+    """The routes: defaults, what the file changes of them, and over it changes as `screen.category=cpu`.
+
+    Raises SettingsError for the file, InputError for a change, one line each.
+    """
+    routes = dict(DEFAULTS)
+    if path is not None:
+        try:
+            content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8")) or {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or "not YAML"
+            raise SettingsError(f"the routes in {path} cannot be read: {reason}") from None
+        if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+            raise SettingsError(f"{path}: write `stage: {{walltime: 04:00:00, cores: 8}}`, a line for each stage")
+        for stage, entry in content.items():
+            try:
+                routes[stage] = _changed(routes, stage, entry)
+            except InputError as error:
+                raise SettingsError(f"{path}: {error}") from None
+    for change in changes:
+        target, equals, value = change.partition("=")
+        stage, dot, name = target.partition(".")
+        if not (equals and dot):
+            raise InputError(f"--route {change}: write STAGE.WHAT=VALUE, as in --route screen.category=cpu")
+        routes[stage] = _changed(routes, stage, {name: value})
+    return routes
+
+
+def _changed(routes: Routes, stage: str, entry: Mapping[str, Any]) -> Route:
+    if stage not in routes:
+        raise InputError(f"there is no stage {stage!r}; there are: {', '.join(routes)}")
+    try:
+        return Route.model_validate({**routes[stage].model_dump(), **entry})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InputError(f"route {stage}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def apply_routes(flow: Flow, routes: Routes, queue: Queue) -> None:
+    """Send every job of a flow, and those that its jobs will start, to its workers.
+
+    What relaxation jobs start inherits their route. What verification jobs start has a route of its own, its category
+    set by the maker; what it asks of the queue goes along by the names of the calculations.
+    """
+    for job, _ in flow.iterflow():  # type: ignore[no-untyped-call]
+        stage = stage_of(function_of(job))
+        route = routes.get(stage, CPU)
+        if isinstance(job.maker, TrainMaker):
+            asked = {"nodes": max(route.nodes, job.maker.nodes), "gpus": max(route.gpus, job.maker.processes)}
+            route = route if route.category != "gpu" else route.model_copy(update=asked)
+        _send(job, route, queue)
+        if function_of(job) == "verify_candidates":
+            _send_calculations(job, routes["calculate"], queue)
+
+
+def _send(job: Job, route: Route, queue: Queue) -> None:
+    config: dict[str, Any] = {"_category": route.category}
+    if asked := route.asked_of(queue):
+        config["_queueadapter"] = asked
+    job.update_config(_set(config), dynamic=False, dict_mod=True)
+
+
+def _send_calculations(job: Job, route: Route, queue: Queue) -> None:
+    """Tell a job that starts verifications what its calculations ask for."""
+    maker = next(argument for argument in job.function_args if hasattr(argument, "preset"))
+    maker.category = route.category
+    if asked := route.asked_of(queue):
+        for step in maker.preset().steps:
+            job.update_config(_set({"_queueadapter": asked}), name_filter=f"{step} dao-", dict_mod=True)
+
+
+def _set(manager_config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"_set": {f"manager_config->{key}": value for key, value in manager_config.items()}}

@@ -1,0 +1,295 @@
+"""Launching without a server: routes, the project folder, what is refused, and the LaunchPad on mongomock."""
+
+import json
+import os
+import stat
+
+import mongomock
+import mongomock.gridfs
+import pytest
+import yaml
+from jobflow import JobStore
+from maggma.stores import MemoryStore
+
+from dao_flows.errors import InputError, SettingsError, StoreError
+from dao_flows.inputs import Entry
+from dao_flows.launch import launchpad as launchpad_module
+from dao_flows.launch import project, submit
+from dao_flows.launch.control import cancel, rerun
+from dao_flows.launch.flows import Planned, predict_flows
+from dao_flows.launch.progress import status
+from dao_flows.launch.routes import DEFAULTS, Route, apply_routes, function_of, read_routes, stage_of
+from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.predict import PredictFlowMaker
+from dao_flows.makers.screen import ScreenMaker
+from dao_flows.makers.verify import VerifyMaker
+from dao_flows.pretrain import PretrainConfig
+from dao_flows.settings import settings
+
+fireworks = pytest.importorskip("fireworks", reason="FireWorks is not installed")
+CommonAdapter = pytest.importorskip("fireworks.user_objects.queue_adapters.common_adapter").CommonAdapter
+URI = "mongodb://mongo.example/dao"
+
+
+@pytest.fixture
+def pad(monkeypatch, workplace):
+    """An empty LaunchPad of this process alone."""
+    mongomock.gridfs.enable_gridfs_integration()
+    found = fireworks.LaunchPad(name="test", strm_lvl="ERROR")
+    found.connection.close()
+    found.connection = mongomock.MongoClient()
+    found.db = found.connection["test"]
+    for name in ("fireworks", "launches", "offline_runs", "fw_id_assigner", "workflows"):
+        setattr(found, name, found.db[name])
+    launchpad_module.prepare(found)
+    return found
+
+
+def planned(*formulas, **options):
+    return predict_flows([Entry(formula) for formula in formulas], settings(), n=2, steps=2, **options)
+
+
+def routes_of(flow):
+    return {job.name: job.config.manager_config.get("_category") for job, _ in flow.iterflow()}
+
+
+def test_every_job_of_our_flows_has_a_route(workplace):
+    config = PretrainConfig(
+        name="mine", sources=["a.parquet"], predictor={"steps": 1}, stage_one={"steps": 1}, stage_two={"steps": 1}
+    )
+    (workplace / "a.parquet").touch()
+    pretraining = config.maker().make(["a.parquet"], str(workplace))
+    flows = [PredictFlowMaker(verify=VerifyMaker(backend="forcefield")).make("NaCl"), pretraining]
+    for flow in flows:
+        assert {stage_of(function_of(job)) for job, _ in flow.iterflow()} <= set(DEFAULTS)
+        apply_routes(flow, read_routes(None), "slurm")
+    assert routes_of(flows[0]) == {"generate": "gpu", "screen": "gpu", "verify": "cpu"}
+    assert routes_of(flows[1])["ingest"] == routes_of(flows[1])["compare stages"] == "cpu"
+    gpu_jobs = [job for flow in flows for job, _ in flow.iterflow() if job.config.manager_config["_category"] == "gpu"]
+    assert len(gpu_jobs) == 8
+    assert all(job.config.manager_config["_queueadapter"]["gres"] == "gpu:1" for job in gpu_jobs)
+
+
+def test_calculations_go_to_their_own_workers_though_another_job_starts_them(workplace):
+    """The flow that the verification job starts, as its worker makes it."""
+    generate = GenerateMaker(checkpoint="dao-g-tiny", predictor="dao-p-tiny", candidates=8, steps=4, z=2)
+    maker = VerifyMaker(backend="forcefield", top=1)
+    flow = PredictFlowMaker(generate=generate, screen=ScreenMaker(predictor="dao-p-tiny"), verify=maker).make("NaCl")
+    apply_routes(flow, read_routes(None, ["calculate.cores=3", "calculate.walltime=01:30:00"]), "slurm")
+    generation, screening, verification = [job for job, _ in flow.iterflow()]
+    store = JobStore(MemoryStore())
+    store.connect()
+    for job in (generation, screening):
+        job.run(store)
+    started = verification.run(store).replace
+    configs = {job.name: job.config.manager_config for job, _ in started.iterflow()}
+    calculations = [configs.pop(name) for name in list(configs) if name.startswith(("relax ", "static "))]
+    assert calculations
+    for config in calculations:
+        assert config["_category"] == "dft"
+        assert config["_queueadapter"] == {"nodes": 1, "walltime": "01:30:00", "ntasks": 3}
+    assert {config["_category"] for config in configs.values()} == {"cpu"}
+
+
+def test_routes_can_be_changed_by_file_and_by_flow(tmp_path):
+    path = tmp_path / "routes.yaml"
+    path.write_text("screen: {category: cpu}\ncalculate: {cores: 16, walltime: 24:00:00}\n")  # YAML 1.1: 86400
+    found = read_routes(path, ["calculate.cores=8", "screen.walltime=00:30:00"])
+    assert found["calculate"] == Route(category="dft", cores=8, walltime="24:00:00")
+    assert (found["screen"].category, found["screen"].walltime) == ("cpu", "00:30:00")
+    assert read_routes(None)["screen"].category == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("screen", "STAGE.WHAT"), ("scren.cores=1", "there is no stage"), ("screen.cores=0", "screen.cores")],
+)
+def test_a_change_that_cannot_be_says_why(change, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        read_routes(None, [change])
+    (tmp_path / "routes.yaml").write_text("screen: cpu\n")
+    with pytest.raises(SettingsError, match=r"routes\.yaml"):
+        read_routes(tmp_path / "routes.yaml")
+
+
+def test_each_queue_system_is_asked_in_its_own_words(workplace):
+    route = Route(category="gpu", gpus=2, cores=4, walltime="01:30:30")
+    asked = {queue: route.asked_of(queue) for queue in ("slurm", "pbs", "lsf", "none")}
+    assert asked["slurm"] == {"nodes": 1, "walltime": "01:30:30", "ntasks": 1, "cpus_per_task": 4, "gres": "gpu:2"}
+    assert asked["pbs"] == {"nnodes": 1, "ppnode": "4:gpus=2", "walltime": "01:30:30"}
+    assert asked["lsf"] == {"ntasks": 4, "walltime": "1:31", "gpus": 2}  # -W takes no seconds
+    assert asked["none"] == {}
+    wanted = {
+        "slurm": ("#SBATCH --gres=gpu:1", "#SBATCH --partition=fast", "#SBATCH --account=grant"),
+        "pbs": ("#PBS -l nodes=1:ppn=1:gpus=1", "#PBS -q fast", "#PBS -A grant"),
+        "lsf": ("#BSUB -gpu num=1", "#BSUB -q fast", "#BSUB -P grant", "#BSUB -W 4:00"),
+    }
+    for queue, lines in wanted.items():
+        folder = workplace / queue
+        project.write(project.Project(folder, URI, queue, {"gpu": "fast"}, "grant"))
+        adapter = CommonAdapter.from_dict(yaml.safe_load((folder / "qadapter_gpu.yaml").read_text()))
+        script = adapter.get_script_str(str(folder))
+        assert set(lines) <= set(script.splitlines())
+        assert "$$" not in script
+
+
+def test_credentials_stand_in_private_files_alone_and_no_file_is_half_there(workplace):
+    secret = "p1anted-s3cret"
+    uri = f"mongodb://user:{secret}@mongo.example/"
+    before = os.umask(0)
+    try:
+        files = project.write(project.Project(workplace / "p", uri, "slurm"))
+    finally:
+        os.umask(before)
+    assert sorted(path.name for path in files) == sorted(path.name for path in (workplace / "p").iterdir())
+    private = {path.name for path in files if secret in path.read_text()}
+    assert private == {"jobflow.yaml", "my_launchpad.yaml"}
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in files}
+    assert {modes[name] for name in private} == {0o600}
+    texts = {path.name: path.read_text() for path in files}
+    with pytest.raises(InputError, match="--force"):
+        project.write(project.Project(workplace / "p", URI, "none"))
+    assert {path.name: path.read_text() for path in files} == texts
+    project.write(project.Project(workplace / "p", URI, "slurm"), force=True)
+    assert secret not in (workplace / "p" / "jobflow.yaml").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(workplace):
+    (workplace / "file").touch()
+    with pytest.raises(InputError, match="file/p cannot be written: Not a directory"):
+        project.write(project.Project(workplace / "file" / "p", URI))
+
+
+def test_init_says_what_is_wrong_with_a_server_that_is_not_there(workplace, call, monkeypatch):
+    monkeypatch.setenv("DAO_FLOWS_STORE_TIMEOUT", "0.3")
+    code, out, _ = call("init", "p", "--mongo-uri", "mongodb://user:s3cretword@127.0.0.1:9/dao", "--yes")
+    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert code == 1
+    assert [line.split(":")[0] for line in wrong] == ["WRONG LaunchPad", "WRONG results"]
+    assert "s3cretword" not in out
+    assert call("init", "p", "--check")[0] == 1
+    assert call("init", "q", "--yes")[0] == 2  # no URI
+    assert call("init", "q", "--yes", "--mongo-uri", "localhost")[0] == 2
+    assert not (workplace / "q").exists()
+
+
+def test_the_embedded_store_is_refused_with_what_to_set_up(workplace, call):
+    code, _, err = call("submit", "predict", "NaCl")
+    assert code == 2
+    assert "dao-flows init" in err
+    with pytest.raises(StoreError, match="embedded"):
+        submit.open_for_submission(settings())
+
+
+def test_no_launchpad_is_said_in_a_line(workplace, call, monkeypatch):
+    monkeypatch.setenv("FW_CONFIG_FILE", str(workplace / "none.yaml"))
+    code, _, err = call("status")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "none.yaml" in err
+
+
+def test_a_flow_is_submitted_once_unless_again(pad):
+    first = submit.submit(planned("NaCl"), pad, read_routes(None), "slurm").flows
+    second = submit.submit(planned("NaCl", "MgO"), pad, read_routes(None), "slurm").flows  # another batch
+    same = submit.submit(planned("NaCl"), pad, read_routes(None), "slurm").flows
+    again = submit.submit(planned("NaCl"), pad, read_routes(None), "slurm", again=True).flows
+    assert [flow[0].new for flow in (first, second, same, again)] == [True, True, False, True]
+    assert same[0].model_copy(update={"new": True}) == first[0]
+    assert again[0].key == first[0].key
+    assert pad.workflows.count_documents({}) == 3
+    assert pad.fireworks.count_documents({}) == 6
+    pad.delete_wf(first[0].flow)  # of the two the later is left: a third gets a number of its own
+    assert submit.submit(planned("NaCl"), pad, read_routes(None), "slurm", again=True).flows[0].new
+
+
+def test_a_submission_that_a_kill_cut_short_is_made_anew(pad, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pad.fireworks, "insert_many", kill)
+        with pytest.raises(Killed):
+            submit.submit(planned("NaCl"), pad, read_routes(None), "none")
+    assert (pad.workflows.count_documents({}), pad.fireworks.count_documents({})) == (1, 0)
+    with pytest.raises(InputError, match="try again"):
+        submit.submit(planned("NaCl"), pad, read_routes(None), "none")
+    pad.workflows.update_one({}, {"$set": {"created_on": "2020-01-01T00:00:00+00:00"}})
+    assert submit.submit(planned("NaCl"), pad, read_routes(None), "none").flows[0].new
+    assert (pad.workflows.count_documents({}), pad.fireworks.count_documents({})) == (1, 2)
+
+
+def test_a_large_flow_is_refused_before_anything_is_submitted(pad):
+    good, large = planned("NaCl")[0], planned("MgO")[0]
+    large.flow.jobs[0].function_args = (["MgO"] * 200_000,)
+    with pytest.raises(SettingError, match=r"'generate' of MgO would be \d\.\d MB"):
+        submit.submit([good, large], pad, read_routes(None), "none")
+    assert pad.workflows.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("planted", ["mongodb://mongo.example/dao", "https://me:hidden@host/x", "k3y-of-my-database"])
+def test_credentials_in_a_job_are_refused(pad, monkeypatch, planted):
+    monkeypatch.setenv("MP_API_KEY", "k3y-of-my-database")
+    flow = planned_of(planted)
+    with pytest.raises(SettingError, match="'generate' of x would carry") as error:
+        submit.submit([flow], pad, read_routes(None), "none")
+    assert planted not in str(error.value)
+    assert pad.fireworks.count_documents({}) == 0
+
+
+def planned_of(argument):
+    flow = planned("NaCl")[0].flow
+    flow.jobs[0].function_args = (argument,)
+    return Planned("predict", "key", "x", flow)
+
+
+def test_checkpoints_go_by_their_hash_and_the_store_not_at_all(pad):
+    submit.submit(planned("NaCl"), pad, read_routes(None), "slurm")
+    for document in pad.fireworks.find():
+        task = document["spec"]["_tasks"][0]
+        bound = task["job"]["function"]["@bound"]
+        assert task["store"] is None
+        assert len(bound["predictor"]) == 64
+        assert set(document["spec"]) >= {"_category", "_queueadapter", "dao_flows"}
+
+
+def test_status_rerun_and_cancel(pad):
+    flow = submit.submit(planned("NaCl"), pad, read_routes(None), "slurm").flows[0]
+    worker = fireworks.FWorker("w", category="gpu")
+    assert pad.checkout_fw(fireworks.FWorker("w", category="cpu"), "/tmp") == (None, None)
+    job, launch = pad.checkout_fw(worker, "/somewhere")
+    said = {"_exception": {"_stacktrace": "Traceback\n  a\nValueError: mongodb://me:secret@host is away\n"}}
+    pad.complete_launch(launch, fireworks.FWAction(stored_data=said), "FIZZLED")
+    found = status(pad, str(flow.flow))
+    assert [(stage.stage, stage.category, stage.states) for stage in found.stages] == [
+        ("generate", "gpu", {"FIZZLED": 1}),
+        ("screen", "gpu", {"WAITING": 1}),
+    ]
+    assert found.failures[0].directory.endswith(":/somewhere")
+    assert found.failures[0].lines[-1] == "ValueError: mongodb://***@host is away"
+    assert rerun(pad) == [job.fw_id]
+    assert pad.get_fw_dict_by_id(job.fw_id)["state"] == "READY"
+    assert len(pad.get_fw_dict_by_id(job.fw_id)["archived_launches"]) == 1
+    assert cancel(pad, str(flow.flow)).jobs == flow.jobs
+    assert not pad.run_exists()
+    assert rerun(pad) == []
+    assert rerun(pad, str(flow.flow)) == flow.jobs
+    assert pad.run_exists(worker)
+    with pytest.raises(InputError, match="no flow"):
+        status(pad, "4711")
+    assert json.loads(found.model_dump_json())["flows"][0]["flow"] == flow.flow
+
+
+@pytest.mark.parametrize("name", ["predict", "verify", "pretrain"])
+def test_submit_takes_the_arguments_of_the_local_command(call, name):
+    import inspect
+
+    from dao_flows.cli import launch, predict, pretrain, verify
+
+    local = {"predict": predict.predict, "verify": verify.verify, "pretrain": pretrain.pretrain}[name]
+    command = next(c.callback for c in launch.submit_app.registered_commands if c.name == name)
+    assert set(inspect.signature(local).parameters) - launch.LOCAL_ONLY <= set(inspect.signature(command).parameters)
+    assert call("submit", name, "--help")[0] == 0
