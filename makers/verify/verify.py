@@ -96,10 +96,17 @@ class VerifyMaker(Maker):
         return backend(self.backend).replaced(self.steps)
 
     def check(self, elements: Collection[str]) -> None:
-        """Raises SettingError, one line, if the calculations could not run on this machine for these elements."""
+        """Raises SettingError, one line, if the calculations could not run on this machine for these elements.
+
+        And ReferenceSetError for a reference set that cannot be read.
+        """
         if self.top < 1:
             raise SettingError(f"top must be at least 1, not {self.top}")
         check(self.preset(), elements)
+        if self.reference is not None and not self.reference.startswith("store:"):  # that is the job's, not there yet
+            from ..reference import reference_set
+
+            reference_set(self.reference)
 
     def verification_id(self, preset: Backend, sent: Structure, candidate_id: str) -> str:
         """An id that the same verification has in every run, failed or not."""
@@ -172,9 +179,11 @@ def summarise(
         checkpoints={},
         code_version=__version__,
     )
-    error: str | None = (
-        f"not sent: {fault}" if fault is not None else f"{failed.step}: {failed.error}" if failed else None
-    )
+    error: str | None = None
+    if fault is not None:
+        error = f"not sent: {fault}"
+    elif failed is not None:
+        error = f"{failed.step}: {failed.error}"
     last = ran[-1] if ran and failed is None else None
     figures: dict[str, Any] = {}
     if last is not None:

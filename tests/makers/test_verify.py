@@ -375,9 +375,6 @@ def test_atoms_that_symmetry_would_merge_stay():
 
 
 def test_a_flow_in_place_of_a_job_is_refused_as_a_failure(crystals):
-    from atomate2.common.flows.eos import CommonEosMaker  # any maker of a flow
-
-    del CommonEosMaker
     from jobflow import Flow, Maker
 
     class FlowMaker(Maker):

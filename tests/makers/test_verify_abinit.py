@@ -122,9 +122,7 @@ def test_a_table_is_chosen_that_has_all_elements(monkeypatch, tmp_path):
     assert abinit_module.choose(["Na", "I"]).name == PAW.name  # the other has neither
     assert abinit_module.choose(["Sn"]).files["Sn"].name == "Sn.xml"
     assert abinit_module.choose(["Zn"]).files["Zn"].name == "Zn-sp.psp8"
-    with pytest.raises(
-        SettingError, match="no table of ABINIT pseudopotentials has all of Na, Zn .missing: Na in"
-    ) as caught:
+    with pytest.raises(SettingError, match=r"has all of Na, Zn \(missing: Na in") as caught:
         abinit_module.choose(["Na", "Zn"])
     assert "\n" not in str(caught.value)
     monkeypatch.setenv(abinit_module.FOLDER_VARIABLE, str(tmp_path / "nowhere"))
