@@ -404,8 +404,9 @@ def _set(name: str, entries: Sequence[ComputedEntry], declared: Sequence[str | N
 
 def _scheme(adjustment: Any) -> str:
     """The name of the scheme that an adjustment is of."""
-    described = adjustment.cls if isinstance(adjustment.cls, dict) else {}
-    return str(described.get("@class") or adjustment.name)
+    scheme = adjustment.cls  # a dictionary, or the scheme itself where a file was read
+    named = scheme.get("@class") if isinstance(scheme, dict) else type(scheme).__name__ if scheme else None
+    return str(named or adjustment.name)
 
 
 def _version() -> str:
@@ -509,7 +510,7 @@ def _fetched(system: str, thermo_type: str) -> ReferenceSet:
     except ImportError:
         raise ReferenceSetError("mp: needs the Materials Project's client: pip install 'dao-flows[mp]'") from None
     try:
-        with warnings.catch_warnings(), MPRester(key, mute_progress_bars=True) as client:
+        with warnings.catch_warnings(), MPRester(key, use_document_model=False, mute_progress_bars=True) as client:
             warnings.simplefilter("ignore")
             database = str(client.db_version)
             kept = run_root() / "references" / f"mp-{database}-{thermo_type}-{system}.json.gz"
@@ -518,7 +519,7 @@ def _fetched(system: str, thermo_type: str) -> ReferenceSet:
                     system.split("-"), additional_criteria={"thermo_types": [thermo_type]}
                 )
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                content = json.dumps([entry.as_dict() for entry in entries]).encode()
+                content = json.dumps([_plain(entry).as_dict() for entry in entries]).encode()
                 write_whole(kept, gzip.compress(content, mtime=0))
     except OSError as error:
         raise ReferenceSetError(
@@ -537,6 +538,18 @@ def _fetched(system: str, thermo_type: str) -> ReferenceSet:
         found.scheme_version,
         _hulls=found._hulls,
     )
+
+
+def _plain(entry: ComputedStructureEntry) -> ComputedStructureEntry:
+    """The client's entry in types that pymatgen can write and read again, without data that nothing needs."""
+    entry.entry_id = str(entry.entry_id)
+    entry.data = {name: jsanitize(entry.data[name]) for name in CHEMICAL_DATA if entry.data.get(name) is not None}
+    specs = entry.parameters.get("potcar_spec") or []
+    named = [spec if isinstance(spec, dict) else spec.model_dump() for spec in specs]
+    entry.parameters = {name: entry.parameters.get(name) for name in ("run_type", "hubbards", "is_hubbard")}
+    entry.parameters["run_type"] = str(getattr(entry.parameters["run_type"], "value", entry.parameters["run_type"]))
+    entry.parameters["potcar_spec"] = [{"titel": spec.get("titel"), "hash": spec.get("hash")} for spec in named]
+    return entry
 
 
 def _said(error: Exception, key: str) -> str:
