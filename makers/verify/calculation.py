@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 MAX_RESTARTS = 8  # ABINIT's own limit in atomate2 is 5
 LONGEST_ERROR = 400  # characters
+PRINTED = "printed.txt"
+PATIENCE = 5.0  # s, that a code is given to end itself
 LONGEST_SETTING = 8_000  # characters; of longer ones the hash is told
 # how and where a code is called, and what a job is called, decide no result
 EXECUTION = {"name", "run_vasp_kwargs", "run_cp2k_kwargs", "run_abinit_kwargs", "wall_time", "task_document_kwargs"}
@@ -93,7 +95,8 @@ class CalculateMaker(Maker):
         outcome, task, last = None, None, folder
         if error is None:
             try:
-                task, last = self._run(calculator, structure, before, folder)
+                with _contained(folder):
+                    task, last = self._run(calculator, structure, before, folder)
                 outcome = results.read(task, last)
                 if not outcome.converged:
                     raise results.UnconvergedError("the calculation ended without converging")
@@ -165,6 +168,25 @@ class CalculateMaker(Maker):
                 return response.output, place
             built = response.replace
         raise results.UnconvergedError(f"not converged after {MAX_RESTARTS} restarts")
+
+
+@contextlib.contextmanager
+def _contained(folder: Path) -> Iterator[None]:
+    """What libraries print goes to a file, for stdout is the user's; an interrupt ends the code's processes too."""
+    import psutil
+
+    with (folder / PRINTED).open("a") as printed, contextlib.redirect_stdout(printed):
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                started = psutil.Process().children(recursive=True)
+                for process in started:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.terminate()
+                for process in psutil.wait_procs(started, timeout=PATIENCE)[1]:
+                    process.kill()
+            raise
 
 
 def cores() -> int:

@@ -187,10 +187,13 @@ def test_other_settings_are_another_calculation(crystals):
     assert all(other != same for other in others)
 
 
-def test_an_interrupt_is_no_failure(crystals, job_store, monkeypatch):
+def test_an_interrupt_is_no_failure_and_leaves_no_process(crystals, job_store, monkeypatch, capsys):
+    started = []
     for kind in (KeyboardInterrupt, SystemExit):
 
         def stop(built, kind=kind):
+            print("noise")
+            started.append(subprocess.Popen(["sleep", "600"]))  # as a code that runs
             raise kind
 
         monkeypatch.setattr(calculation_module, "_respond", stop)
@@ -198,6 +201,8 @@ def test_an_interrupt_is_no_failure(crystals, job_store, monkeypatch):
         with pytest.raises(kind):
             run_locally(flow, store=job_store, log=False)
         assert calculations(job_store) == []
+        assert started[-1].poll() is not None
+    assert "noise" not in capsys.readouterr().out
 
 
 SCRIPT = """
