@@ -3,13 +3,26 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jobflow import JobStore
+from maggma.stores import MemoryStore
+from monty.json import jsanitize
+from pydantic import BaseModel
+from pymatgen.core import Structure
 
 from dao_flows.cli import run
+from dao_flows.makers.chemistry import formula_of
+from dao_flows.makers.provenance import execution_record, provenance
+from dao_flows.makers.schemas import CandidateDoc, Energy, Science, Validity
+from dao_flows.makers.symmetry import space_group
+from dao_flows.makers.verification_schemas import Level, VerificationDoc
 from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.stores import JOBS, KEYS, EmbeddedStore, collection
 
 FOREIGN = ("DAO_FLOWS_", "JOBFLOW_")
 
@@ -94,3 +107,119 @@ def start(workplace) -> Callable[..., subprocess.Popen[str]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def a_candidate() -> Callable[..., CandidateDoc]:
+    """Makes a candidate of a structure, as a prediction of 4 candidates in 20 s and a screening of 4 s leave it."""
+
+    def make(name: str, structure: Structure, energy: float = 0.0, rank: int = 1, **values: Any) -> CandidateDoc:
+        formula = formula_of(structure.composition)
+        cells = [{"formula": formula.name, "cells": [{"z": formula.units, "candidates": 4}]}]
+        science = Science(
+            maker="GenerateMaker",
+            parameters={"steps": 50},
+            inputs={"compositions": cells},
+            checkpoints={},
+            seed=0,
+            code_version="0",
+        )
+        screened = science.model_copy(update={"maker": "ScreenMaker", "inputs": {"generation": "0"}, "parameters": {}})
+        predictor = values.pop("predictor", "p" * 64)
+        screened = screened.model_copy(update={"checkpoints": {"predictor": predictor}, "seed": None})
+        executions = [execution_record(datetime.now(UTC), "cpu", {}) for _ in range(2)]
+        executions[0].wall_seconds, executions[1].wall_seconds = 20.0, 4.0
+        generation, screening = (provenance(s, e) for s, e in zip((science, screened), executions, strict=True))
+        composition = structure.composition
+        fields = {
+            "candidate_id": name,
+            "formula": formula.name,
+            "z": formula.units,
+            "rank": rank,
+            "structure": structure,
+            "generated_structure": None,
+            "refined_structure": None,
+            "energy": Energy(value=energy, model="dao-p-test", model_sha256=predictor),
+            "validity": Validity(
+                shortest_distance=2, shortest_pair="Cl-Na", distance_ratio=1, volume_per_atom=20, charge_neutral=True
+            ),
+            "symmetry_tight": None,
+            "symmetry_loose": space_group(structure, 0.1)[0],
+            "n_atoms": len(structure),
+            "elements": sorted(element.symbol for element in composition.elements),
+            "chemsys": composition.chemical_system,
+            "seed": 0,
+            "generation": generation,
+            "screening": screening,
+        }
+        return CandidateDoc(**{**fields, **values})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def a_verification() -> Callable[..., VerificationDoc]:
+    """Makes a verification of a candidate: relaxed in 9 steps, 18 s on 2 cores, then static in 4 s."""
+
+    def make(candidate: CandidateDoc, energy_per_atom: float = -3.0, **values: Any) -> VerificationDoc:
+        relaxed = values.pop("structure", candidate.structure)
+        science = Science(
+            maker="VerifyMaker",
+            parameters={},
+            inputs={"candidate": candidate.candidate_id, "energy": energy_per_atom},
+            checkpoints={},
+            code_version="0",
+        )
+        record = provenance(science, execution_record(datetime.now(UTC), "cpu", {}))
+        record.execution.ended_at = values.pop("ended_at", record.execution.ended_at)
+        step = {"job_uuid": "", "directory": "here:/", "energy_per_atom": 0.0, "converged": True, "corrections": []}
+        fields = {
+            "verification_id": candidate.candidate_id.replace("dao", "ver"),
+            "state": "successful",
+            "candidate_id": candidate.candidate_id,
+            "candidate_science_hash": candidate.screening.science_hash,
+            "formula": candidate.formula,
+            "chemsys": candidate.chemsys,
+            "backend": "forcefield",
+            "level": Level(code="CHGNet", code_version="0.4.2", functional="CHGNet"),
+            "sent": candidate.structure,
+            "structure": relaxed,
+            "energy": energy_per_atom * len(relaxed),
+            "energy_per_atom": energy_per_atom,
+            "converged": True,
+            "calculations": [
+                {**step, "step": "relax", "state": "successful", "ionic_steps": 9, "wall_seconds": 18.0, "cores": 2},
+                {**step, "step": "static", "state": "successful", "ionic_steps": None, "wall_seconds": 4.0, "cores": 1},
+            ],
+            "core_seconds": 40.0,
+            "provenance": record,
+        }
+        return VerificationDoc(**{**fields, **values})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def put() -> Callable[..., None]:
+    """Puts documents into a job store, as finished jobs of these uuids do, or into one of its collections."""
+
+    def put(jobs: JobStore, *documents: BaseModel, name: str | None = None, uuids: Sequence[str] | None = None) -> None:
+        for number, document in enumerate(documents):
+            clean = jsanitize(document, strict=True)
+            if name is not None:
+                key = KEYS[name]
+                collection(jobs, name).update({"_id": clean[key], **clean}, key=key)
+                continue
+            uuid = uuids[number] if uuids else f"job-{jobs.count()}"
+            finished = {"uuid": uuid, "index": 1, "completed_at": "2026-11-23T10:00:00", "output": clean}
+            jobs.update({"_id": uuid, **finished})
+
+    return put
+
+
+@pytest.fixture(params=["embedded", "memory"])
+def jobs(request, tmp_path) -> JobStore:
+    """An empty job store of both kinds."""
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "store")) if request.param == "embedded" else MemoryStore())
+    store.connect()
+    return store
