@@ -14,12 +14,8 @@ from .settings import Settings, settings
 
 Status = Literal["ok", "missing", "broken"]
 
-CODES = {
-    "abinit": (("abinit",), "apt install abinit abinit-data, or load your site's module"),
-    "cp2k": (("cp2k.psmp", "cp2k.popt", "cp2k"), "apt install cp2k cp2k-data, or load your site's module"),
-    "vasp": (("vasp_std",), "VASP is licensed: put your vasp_std on the PATH"),
-    "slurm": (("sbatch",), "run on a login node of a cluster with Slurm; elsewhere jobs run on this machine"),
-}
+BACKENDS = ("forcefield", "abinit", "cp2k", "vasp")
+SLURM = "run on a login node of a cluster with Slurm; elsewhere jobs run on this machine"
 
 
 class Check(BaseModel):
@@ -41,7 +37,8 @@ def examine() -> Iterator[Check]:
     yield from check_store(config)
     yield check_device(config)
     yield from check_checkpoints(config)
-    yield from (check_code(name) for name in CODES)
+    yield from check_backends()
+    yield check_slurm()
 
 
 def check_store(config: Settings) -> Iterator[Check]:
@@ -119,10 +116,20 @@ def check_checkpoints(config: Settings) -> Iterator[Check]:
             yield Check(name=f"checkpoint {name}", status="ok", detail=detail)
 
 
-def check_code(name: str) -> Check:
-    """An external code on the PATH."""
-    commands, fix = CODES[name]
-    found = next((path for command in commands if (path := shutil.which(command))), None)
-    if found:
-        return Check(name=name, status="ok", detail=found)
-    return Check(name=name, status="missing", detail=f"{' or '.join(commands)} is not on the PATH", fix=fix)
+def check_backends() -> Iterator[Check]:
+    """What `--verify` can run here: each code with its version, its pseudopotentials and data, and what it lacks."""
+    from dao_flows.makers.verify.installed import requirements
+
+    for code in BACKENDS:
+        for needed in requirements(code):
+            if needed.found is not None:
+                yield Check(name=needed.name, status="ok", detail=needed.found)
+            else:
+                yield Check(name=needed.name, status="missing", detail="not found", fix=needed.fix)
+
+
+def check_slurm() -> Check:
+    """Slurm's commands on the PATH."""
+    if found := shutil.which("sbatch"):
+        return Check(name="slurm", status="ok", detail=found)
+    return Check(name="slurm", status="missing", detail="sbatch is not on the PATH", fix=SLURM)

@@ -39,11 +39,12 @@ class Requirement:
 
 def requirements(code: str) -> Iterator[Requirement]:
     """All that a code needs, whatever the elements: 'abinit', 'cp2k', 'vasp' or 'forcefield'."""
-    yield Requirement(f"{code}: atomate2", _package("atomate2"), INSTALL[code])
     if code == "forcefield":
+        yield Requirement("forcefield: atomate2", _package("atomate2"), INSTALL[code])
         yield Requirement("forcefield: CHGNet", _package("chgnet"), INSTALL[code])
         return
     yield Requirement(code, _program(code), FIXES[code])
+    yield Requirement(f"{code}: atomate2", _package("atomate2"), INSTALL[code])
     if code == "abinit":
         yield Requirement("abinit: abipy", _package("abipy"), INSTALL[code])
         yield _abinit_pseudos()

@@ -96,15 +96,18 @@ def corrections(directory: Path) -> list[CustodianCorrection]:
 
 def complaint(directory: Path) -> str | None:
     """What ABINIT or CP2K itself says went wrong, in its own words, on one line; None if it says nothing."""
+    ended = False
     for name in ("run.log", "__ABI_MPIABORTFILE__"):
         text = _text(directory, name)
         blocks = re.findall(r"^--- !(?:ERROR|BUG)\n(.*?)^\.\.\.", text, re.MULTILINE | re.DOTALL)
         if blocks and (said := re.search(r"message: \|?(.*)", blocks[-1], re.DOTALL)):
             return " ".join(said.group(1).split())
+        if name == "run.log" and text and "Calculation completed" not in text:
+            ended = True
     if said := re.search(r"^ \*\s*\[ABORT\].*\n((?:^ \*.*\n)+)", _text(directory, "cp2k.out"), re.MULTILINE):
         words = re.sub(r"[*_/\\|]|\bO\b", " ", said.group(1)).split()
         return " ".join(words)
-    return None
+    return "ABINIT ended in the middle of its work, or was killed" if ended else None
 
 
 def _abinit(task: Any, directory: Path) -> Outcome:
@@ -157,7 +160,7 @@ def _cp2k(task: Any, directory: Path) -> Outcome:
     text = _text(directory, "cp2k.out")
     used = last.input.cp2k_input if isinstance(last.input.cp2k_input, dict) else last.input.cp2k_input.as_dict()
     kinds = task.input.atomic_kind_info.atomic_kinds
-    grid = re.search(r"K-point grid\s+(\d+)\s+(\d+)\s+(\d+)", text)
+    grid = re.search(r"SCHEME\s+MONKHORST-PACK\s+(\d+)\s+(\d+)\s+(\d+)", _text(directory, "cp2k.inp"))
     cutoff = re.search(r"QS\| Density cutoff \[a\.u\.\]:\s+([\d.]+)", text)
     level = Level(
         code="cp2k",

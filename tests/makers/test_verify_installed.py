@@ -1,0 +1,105 @@
+"""What of each code is found on a machine, and what is said where it is not."""
+
+import os
+import stat
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.verify import abinit, cp2k, installed
+from dao_flows.makers.verify.backends import Backend, backend
+from dao_flows.makers.verify.installed import check, program_version, requirements
+
+pytestmark = pytest.mark.skipif(not (find_spec("atomate2") and find_spec("abipy")), reason="needs dao-flows[dft]")
+
+
+@pytest.fixture
+def bare(monkeypatch, tmp_path) -> Path:
+    """A machine with nothing on it; its folder of programs."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv(cp2k.FOLDER_VARIABLE, str(tmp_path / "nothing"))
+    monkeypatch.delenv(abinit.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr(abinit, "SHARED", tmp_path / "nothing")
+    program_version.cache_clear()
+    yield folder
+    program_version.cache_clear()
+
+
+def program(folder: Path, name: str, says: str) -> None:
+    """A program that only tells its version, in place of the real one."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def missing(code: str) -> dict[str, str]:
+    return {each.name: each.fix for each in requirements(code) if each.found is None}
+
+
+def test_each_thing_that_is_missing_has_a_line_that_fixes_it(bare):
+    assert set(missing("abinit")) == {"abinit", "abinit: pseudopotentials"}
+    assert set(missing("cp2k")) == {"cp2k", "cp2k: data"}
+    assert set(missing("vasp")) >= {"vasp"}
+    for code in ("abinit", "cp2k", "vasp"):
+        for fix in missing(code).values():
+            assert fix
+            assert "\n" not in fix
+
+
+def test_programs_are_found_with_their_versions(bare):
+    program(bare, "abinit", "9.6.2")
+    program(bare, "cp2k.psmp", " CP2K version 2023.1")
+    os.symlink("/bin/sh", bare / "sh")
+    found = {each.name: each.found for code in ("abinit", "cp2k") for each in requirements(code)}
+    assert found["abinit"] == f"{bare / 'abinit'}, 9.6.2"
+    assert found["cp2k"] == f"{bare / 'cp2k.psmp'}, 2023.1"
+
+
+def test_a_code_called_through_mpirun_tells_its_own_version(bare, monkeypatch):
+    program(bare, "abinit", "9.6.2")
+    program(bare, "mpirun", "mpirun (Open MPI) 4.1.4")
+    monkeypatch.setattr(installed, "command", lambda code: "mpirun -n 4 abinit")
+    assert program_version("abinit") == "9.6.2"
+
+
+def test_a_check_says_the_first_thing_that_is_missing(bare):
+    with pytest.raises(SettingError, match="abinit is not there: apt install abinit"):
+        check(backend("abinit"), ["Si"])
+    program(bare, "abinit", "9.6.2")
+    with pytest.raises(SettingError, match="pseudopotentials is not there: apt install abinit-data"):
+        check(backend("abinit"), ["Si"])
+    with pytest.raises(SettingError, match="cp2k is not there"):
+        check(backend("cp2k"), ["Si"])
+    check(backend("forcefield"), ["Si"])
+
+
+def test_makers_with_pseudopotentials_of_their_own_need_none_here(bare):
+    program(bare, "abinit", "9.6.2")
+    steps = backend("abinit").steps
+    for maker in steps.values():
+        maker.input_set_generator.pseudos = ["mine.psp8"]
+    check(Backend("abinit", "abinit", steps), ["Si"])
+
+
+def test_elements_without_pseudopotentials_are_refused(bare, tmp_path, monkeypatch):
+    program(bare, "abinit", "9.6.2")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "Si.psp8").touch()
+    monkeypatch.setenv(abinit.FOLDER_VARIABLE, str(tmp_path / "mine"))
+    check(backend("abinit"), ["Si"])
+    with pytest.raises(SettingError, match="O in mine"):
+        check(backend("abinit"), ["Si", "O"])
+
+
+def test_potcars_are_looked_for(bare, monkeypatch, tmp_path):
+    import pymatgen.core
+
+    (tmp_path / "potcars").mkdir()
+    monkeypatch.setitem(pymatgen.core.SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path / "gone"))
+    assert "pmg config" in missing("vasp")["vasp: POTCARs"]
+    monkeypatch.setitem(pymatgen.core.SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path / "potcars"))
+    assert "vasp: POTCARs" not in missing("vasp")
