@@ -119,7 +119,10 @@ def ecut(element: str, path: Path) -> float:
 
 
 def _repository() -> Table | None:
-    """Abipy's installed table, if there is one."""
+    """The table that abipy has installed, if any. Its root is looked at first: abipy takes seconds to import."""
+    root = os.environ.get("ABIPY_PSREPOS_ROOT") or "~/.abinit/pseudos"
+    if not Path(root).expanduser().is_dir():
+        return None
     try:
         from abipy.flowtk.psrepos import get_repo_from_name
 

@@ -173,7 +173,7 @@ class CalculateMaker(Maker):
 @contextlib.contextmanager
 def _contained(folder: Path) -> Iterator[None]:
     """What libraries print goes to a file, for stdout is the user's; an interrupt ends the code's processes too."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     with (folder / PRINTED).open("a") as printed, contextlib.redirect_stdout(printed):
         try:
