@@ -75,9 +75,10 @@ def compare(
         found = [doc for doc in found if doc.predictor_name == predictor or doc.predictor.startswith(predictor)]
     chosen = sorted(_latest(found), key=lambda doc: (doc.formula, doc.predicted_energy_above_hull, doc.comparison_id))
     if not chosen and not failed and not unpaired:
-        what = " ".join([*sorted(formulas), *([] if backend is None else [f"by {backend}"])])
+        of = f" of {', '.join(sorted(formulas))}" if formulas else ""
+        by = "" if backend is None else f" by {backend}"
         raise InputError(
-            f"nothing verified yet{f' of {what}' if what else ''} in {describe(jobs)}: "
+            f"nothing{of} verified{by} yet in {describe(jobs)}: "
             "`dao-flows verify ID...` or `dao-flows predict FORMULA --verify abinit` does it"
         )
     if known is not None:
