@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jobflow.core.job import job
 from jobflow.core.maker import Maker
-from scipy.stats import rankdata  # type: ignore[import-untyped]
+from scipy.stats import rankdata
 
 from .. import __version__
 from .checkpoints import SettingError
