@@ -15,7 +15,9 @@ import pytest
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, jsanitize
+from monty.serialization import dumpfn
 from pymatgen.core import Lattice, Structure
+from pymatgen.entries.computed_entries import ComputedEntry
 
 from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.screen import ScreenMaker
@@ -96,6 +98,30 @@ def test_stress_is_positive_where_the_cell_would_shrink(crystals, job_store, sca
 
     assert np.allclose(document.stress, atoms.get_stress(voigt=False) / GPa, atol=1e-3)
     assert np.allclose(calculations(job_store)[0].forces, atoms.get_forces(), atol=1e-4)
+
+
+def test_energies_stand_against_a_reference_set(crystals, job_store, tmp_path):
+    maker = VerifyMaker(backend="forcefield", steps={"relax": None})
+    energy = verified(maker.make(crystals["rock salt"], "dao-1", "", "NaCl"), job_store).energy_per_atom
+    entries = [ComputedEntry("Na", -1.3, entry_id="Na"), ComputedEntry("Cl", -1.8, entry_id="Cl")]
+    dumpfn([*entries, ComputedEntry("NaCl", 2 * energy - 0.2, entry_id="NaCl")], tmp_path / "entries.json")
+    maker.reference = f"{tmp_path / 'entries.json'}?code=CHGNet&functional=CHGNet"
+    maker.check(["Na", "Cl"])
+    hull = verified(maker.make(crystals["rock salt"], "dao-1", "", "NaCl"), job_store).hull
+    assert hull.energy_above_hull == pytest.approx(0.1)
+    assert hull.formation_energy_per_atom == pytest.approx(energy + 1.55)
+    assert hull.missing == []
+
+
+def test_a_hull_that_cannot_be_undoes_no_calculation(crystals, job_store, tmp_path):
+    dumpfn([ComputedEntry("Na", -1.3), ComputedEntry("Cl", -1.8)], tmp_path / "entries.json")
+    wrong = f"{tmp_path / 'entries.json'}?code=vasp&functional=PBE"
+    maker = VerifyMaker(backend="forcefield", steps={"relax": None}, reference=wrong)
+    document = verified(maker.make(crystals["rock salt"], "dao-1", "", "NaCl"), job_store)
+    assert (document.state, document.hull) == ("successful", None)
+    assert document.error.startswith("no hull: ")
+    with pytest.raises(ValueError, match="there is no file"):
+        VerifyMaker(backend="forcefield", reference="nowhere.json").check(["Na"])
 
 
 def test_a_failed_calculation_harms_no_sibling(crystals, unknown, job_store, runs):
