@@ -11,7 +11,7 @@ from monty.json import jsanitize
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.core.operations import SymmOp
 
-from dao_flows.comparison import ComparisonBuilder, against, comparison_doc
+from dao_flows.comparison import ComparisonBuilder, against, cell_change, comparison_doc
 from dao_flows.comparison_figures import FEWEST_RESAMPLED, ComparisonFigures, comparison_figures
 from dao_flows.comparison_schemas import ComparisonDoc
 from dao_flows.errors import InputError
@@ -115,17 +115,31 @@ def test_a_crystal_told_in_another_cell_has_not_changed_and_one_strained_has_by_
     assert change.space_group_kept and change.space_group_before == change.space_group_after
 
 
-@pytest.mark.parametrize("angle", [60.0, 90.0])
-def test_a_small_distortion_is_a_small_change_where_niggli_cells_jump(a_candidate, a_verification, angle):
-    """A rhombohedral angle a little below 60° or 90° has a Niggli cell of another kind than one a little above."""
-    for before, after in ((-0.3, 0.3), (0.3, -0.3)):
-        cells = [
-            Structure(Lattice.rhombohedral(4, angle + d), ["Na", "Cl"], [[0] * 3, [0.5] * 3]) for d in (before, after)
-        ]
-        candidate = a_candidate("dao-0", cells[0])
-        change = comparison_doc(a_verification(candidate, structure=cells[1]), candidate).structure_change
-        assert np.abs(change.angles_change).max() < 1.5
-        assert np.abs(change.lengths_change).max() < 0.02
+LATTICES = {
+    "face-centred": Lattice([[0, 2, 2], [2, 0, 2], [2, 2, 0]]),
+    "hexagonal": Lattice.hexagonal(3, 5),
+    "monoclinic": Lattice.monoclinic(4, 5, 6, 95),
+}
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_small_distortions_are_small_changes_though_niggli_cells_jump(name):
+    rng, jumps = np.random.default_rng(0), []
+    for strains in rng.normal(0, 0.004, (40, 2, 3, 3)):
+        before, after = (Lattice(LATTICES[name].matrix @ (np.eye(3) + strain)) for strain in strains)
+        cells = [lattice.get_niggli_reduced_lattice() for lattice in (before, after)]
+        jumps.append(np.abs(np.subtract(cells[1].angles, cells[0].angles)).max())
+        lengths, angles = cell_change(before, after)
+        assert np.abs(lengths).max() < 0.03 and np.abs(angles).max() < 3
+        volume = np.prod(1 + np.array(lengths)) * _sines(cells[0].angles, angles)
+        assert volume == pytest.approx(after.volume / before.volume)  # they are changes of one cell into another
+    assert max(jumps) > 10
+
+
+def _sines(angles: tuple[float, float, float], changes: list[float]) -> float:
+    """By how much a cell's volume changes with its angles alone."""
+    after = np.add(angles, changes)
+    return Lattice.from_parameters(1, 1, 1, *after).volume / Lattice.from_parameters(1, 1, 1, *angles).volume
 
 
 def test_a_relaxation_into_another_crystal_is_no_match(a_candidate, a_verification):

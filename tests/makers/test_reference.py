@@ -446,6 +446,9 @@ def test_the_materials_project_is_asked_once_for_a_chemical_system(materials_pro
     assert [path for path in materials_project if "thermo" in path] == searches
     assert again.reference_sha256 == hull.reference_sha256
     assert again.energy_above_hull == pytest.approx(hull.energy_above_hull + 0.05)
+    with pytest.raises(ReferenceSetError, match="functional"):  # the server's entries are PBE's, whatever is asked
+        hull_energy(reference_set("mp:"), WUSTITE, -13.1, changed(METAL, functional="r2SCAN"))
+    assert "thermo_types=r2scan" in materials_project[-1].lower()
     for path in tmp_path.rglob("*.gz"):
         assert b"k" * 32 not in gzip.decompress(path.read_bytes())
 
