@@ -69,8 +69,8 @@ class CompositionRanking(BaseModel):
     """DAO's order of the verified candidates of one composition against the verified order.
 
     candidates: ids in DAO's order; first_choice_agrees: DAO's first of these is the verified first, or within
-    1 meV/atom of it; first_choice_excess: how far it lies above, eV/atom. Correlations are None where all values are
-    equal.
+    1 meV/atom of it; first_choice_excess: how far it lies above, eV/atom. Verified energies within 1 meV/atom of the
+    next count as equal; correlations are None where all are.
     """
 
     formula: str
@@ -330,17 +330,27 @@ def _ranking(formula: str, group: Sequence[ComparisonDoc]) -> CompositionRanking
     ordered = sorted(group, key=lambda doc: (doc.predicted_energy_above_hull, doc.rank, doc.comparison_id))
     predicted = np.array([doc.predicted_energy_above_hull for doc in ordered])
     quantity, verified = _verified(ordered)
-    told_apart = len(set(predicted)) > 1 and len(set(verified)) > 1
+    ranks = _tied(verified)
+    told_apart = len(set(predicted)) > 1 and len(set(ranks)) > 1
     excess = float(verified[0] - verified.min())
     return CompositionRanking(
         formula=formula,
         quantity=quantity,
         candidates=[doc.candidate_id for doc in ordered],
-        spearman=float(spearmanr(predicted, verified).statistic) if told_apart else None,
-        kendall=float(kendalltau(predicted, verified).statistic) if told_apart else None,
+        spearman=float(spearmanr(predicted, ranks).statistic) if told_apart else None,
+        kendall=float(kendalltau(predicted, ranks).statistic) if told_apart else None,
         first_choice_agrees=excess <= SAME_ENERGY,
         first_choice_excess=excess,
     )
+
+
+def _tied(energies: np.ndarray) -> np.ndarray:
+    """Ranks (n,) from 0; energies closer than 1 meV/atom to the next lower one share its rank."""
+    order = np.argsort(energies, kind="stable")
+    steps = np.diff(energies[order]) > SAME_ENERGY
+    ranks = np.empty(len(energies), dtype=int)
+    ranks[order] = np.concatenate([[0], np.cumsum(steps)])
+    return ranks
 
 
 def _structures(docs: Sequence[ComparisonDoc]) -> StructureFigures:

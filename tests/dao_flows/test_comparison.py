@@ -193,7 +193,7 @@ def compared(a_candidate, a_verification):
 
 
 FORMULAS = ["NaCl", "Na2O", "Cl2O", "NaClO3", "NaClO4"]
-ENERGY = st.floats(0, 0.5).map(lambda value: round(value, 4))
+ENERGY = st.integers(0, 250).map(lambda value: value / 500)  # further apart than what counts as equal
 ENERGIES = st.lists(
     st.tuples(st.sampled_from(FORMULAS), ENERGY, ENERGY), min_size=1, max_size=14, unique_by=lambda each: each[1]
 )
@@ -279,9 +279,16 @@ def test_ranking_is_by_pairs_and_unmoved_by_what_keeps_the_order(compared, pairs
     bare = [doc.model_copy(update={"energy_above_hull": None, "energy_error": None}) for doc in docs]
     (without,) = comparison_figures(bare).ranking.compositions  # a hull is a constant within a composition
     assert (without.quantity, ranking.quantity) == ("energy_per_atom", "energy_above_hull")
-    assert without.first_choice_agrees == ranking.first_choice_agrees or ranking.first_choice_excess == pytest.approx(
-        1e-3
-    )
+    assert without.first_choice_agrees == ranking.first_choice_agrees
+    assert without.kendall == (None if expected is None else pytest.approx(expected))
+
+
+def test_candidates_that_relax_into_one_crystal_are_not_ranked_by_noise(compared):
+    docs = [compared(i, "MgO", 0.1 * i, energy) for i, energy in enumerate([0.0003, 0.0005, 0.0])]
+    (ranking,) = comparison_figures(docs).ranking.compositions
+    assert (ranking.spearman, ranking.kendall, ranking.first_choice_agrees) == (None, None, True)
+    (ranking,) = comparison_figures([*docs, compared(3, "MgO", 0.4, 0.2)]).ranking.compositions
+    assert ranking.kendall == pytest.approx(3 / np.sqrt(6 * 3))  # of six pairs three are tied in one order
 
 
 def test_first_choices_are_counted_over_compositions(compared):
