@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -421,3 +422,14 @@ def test_a_flow_in_place_of_a_job_is_refused_as_a_failure(crystals):
     document = CalculationDoc.model_validate(store.get_output(job.uuid))
     assert document.state == "failed"
     assert "a step is one job" in document.error
+
+
+def test_the_page_on_verification_runs():
+    pytest.importorskip("abipy")
+    page = Path(__file__).parents[2] / "docs" / "verification.md"
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        names: dict = {}
+        exec(block, names)
+    assert names["VerifyMaker"](backend="vasp", steps={"relax 2": None}).preset().steps.keys() == {"relax 1", "static"}
