@@ -32,6 +32,7 @@ JOBFLOW, LAUNCHPAD, CONFIG, ROUTES, ENVIRONMENT, LAUNCH = (
 )
 TYPES: dict[Queue, str] = {"slurm": "SLURM", "pbs": "PBS", "lsf": "LoadSharingFacility"}
 PING_S, LOST_S = 60, 600  # a sign of life of each running job; silence after which it counts as lost
+LOCK_S = 60  # after which the lock that a killed worker left on a flow is broken: one is held for moments only
 PATIENCE_MS = 120_000  # that a worker waits for a server that is away
 LSF_TEMPLATE = """#!/bin/bash
 #BSUB -n $${ntasks}
@@ -125,6 +126,8 @@ def contents(project: Project) -> dict[str, tuple[int, str]]:
                     "LAUNCHPAD_LOC": str(folder / LAUNCHPAD),
                     "PING_TIME_SECS": PING_S,
                     "RUN_EXPIRATION_SECS": LOST_S,
+                    "WFLOCK_EXPIRATION_SECS": LOCK_S,
+                    "WFLOCK_EXPIRATION_KILL": True,
                 }
             ),
         ),
