@@ -11,7 +11,7 @@ from maggma.core import Store
 from pydantic import BaseModel
 
 from dao_flows.makers.chemistry import formula_of, parse_composition
-from dao_flows.makers.reference import reference_set
+from dao_flows.makers.reference import ReferenceSet, ReferenceSetError, reference_set
 
 from .candidates import CandidateBuilder
 from .comparison import ComparisonBuilder, against
@@ -82,9 +82,17 @@ def compare(
             "`dao-flows verify ID...` or `dao-flows predict FORMULA --verify abinit` does it"
         )
     if known is not None:
-        chosen = [against(document, known) for document in chosen]
+        chosen = [_against(document, known) for document in chosen]
     figures = comparison_figures(chosen) if chosen else None
     return CompareResult(store=describe(jobs), comparisons=chosen, figures=figures, failed=failed, unpaired=unpaired)
+
+
+def _against(document: ComparisonDoc, reference: ReferenceSet) -> ComparisonDoc:
+    """Raises InputError that names the document."""
+    try:
+        return against(document, reference)
+    except ReferenceSetError as error:
+        raise InputError(f"{document.comparison_id} ({document.formula}): {error}") from error
 
 
 def _latest(documents: Sequence[ComparisonDoc]) -> list[ComparisonDoc]:

@@ -22,7 +22,7 @@ from dao_flows.makers.symmetry import space_group
 from dao_flows.makers.verification_schemas import HullEnergy, VerificationDoc
 
 from .candidates import candidate_doc
-from .comparison_schemas import ComparisonDoc, Cost, StructureChange
+from .comparison_schemas import SCHEMA_VERSION, ComparisonDoc, Cost, StructureChange
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -81,8 +81,9 @@ class ComparisonBuilder(Builder):
             self.update_targets([self.process_item(item) for item in chunk])
 
     def _compared(self, ids: list[str]) -> dict[str, str]:
-        """When each comparison that is there was verified."""
-        found = self.comparisons.query({"comparison_id": {"$in": ids}}, properties=["comparison_id", "verified_at"])
+        """When each comparison that is there was verified; one of an older schema counts as not there."""
+        criteria = {"comparison_id": {"$in": ids}, "schema_version": SCHEMA_VERSION}
+        found = self.comparisons.query(criteria, properties=["comparison_id", "verified_at"])
         return {document["comparison_id"]: document.get("verified_at") or "" for document in found}
 
     def _predicted(self, verification: VerificationDoc) -> CandidateDoc | None:

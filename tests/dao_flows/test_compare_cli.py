@@ -99,7 +99,7 @@ def test_a_reference_set_gives_all_a_hull_and_changes_nothing_stored(verified, c
     code, out, _ = call("compare", "--backend", "forcefield", "--reference", "store:")
     assert "no hull for NaCl: the reference set has no entry of Cl" in out
     code, out, err = call("compare", "--backend", "abinit", "--reference", str(entries))
-    assert (code, out) == (2, "") and "different codes" in err
+    assert (code, out) == (2, "") and "ver-abinit (NaCl): " in err and "different codes" in err
 
 
 def test_csv_has_a_line_for_each_candidate(verified, call):

@@ -54,8 +54,10 @@ def test_every_successful_verification_is_compared_once(jobs, put, a_candidate, 
     assert [doc.comparison_id for doc in build(jobs)] == ["ver-0", "ver-2"]
     builder = ComparisonBuilder(jobs, *(collection(jobs, n) for n in ("verifications", "candidates", "comparisons")))
     assert not list(builder.get_items())
+    stored = collection(jobs, "comparisons").query_one({"comparison_id": "ver-2"})
+    collection(jobs, "comparisons").update({**stored, "schema_version": 0, "rank": 99}, key="comparison_id")
     put(jobs, a_verification(candidates[0], -3.5, ended_at="2030-01-01"))
-    assert [doc.energy_per_atom for doc in build(jobs)] == [-3.5, -3.0]
+    assert [(doc.energy_per_atom, doc.rank) for doc in build(jobs)] == [(-3.5, 1), (-3.0, 3)]
 
 
 def test_a_prediction_that_a_later_screening_displaced_is_still_the_one_compared(
