@@ -22,6 +22,7 @@ from pymatgen.core.structure import Structure
 from ..verification_schemas import CustodianCorrection, Level, Matrix
 
 KILOBAR = -0.1  # GPa, with the sign turned
+BOX = r"^ \*\s*(\\___/|O/\||/\| \||/ \\|\|)?"  # the drawing in CP2K's messages
 LARGEST_TASK = 4_000_000  # characters; a store's document may have 16 MB
 
 
@@ -105,8 +106,8 @@ def complaint(directory: Path) -> str | None:
         if name == "run.log" and text and "Calculation completed" not in text:
             ended = True
     if said := re.search(r"^ \*\s*\[ABORT\].*\n((?:^ \*.*\n)+)", _text(directory, "cp2k.out"), re.MULTILINE):
-        words = re.sub(r"[*_/\\|]|\bO\b", " ", said.group(1)).split()
-        return " ".join(words)
+        lines = (re.sub(BOX, "", line).rstrip("* ") for line in said.group(1).splitlines())
+        return " ".join(" ".join(lines).split())
     return "ABINIT ended in the middle of its work, or was killed" if ended else None
 
 
