@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const element = (id) => document.getElementById(id);
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["sendDataToCloud"] };
+  const config = { displaylogo: false, displayModeBar: false, responsive: true };
   let shown = 0;
 
   const themed = (layout) => {
@@ -58,7 +58,7 @@
     element("about").textContent = `DAO's rank ${found.rank}: predicted ${found.predicted_energy_above_hull.toFixed(3)} ` +
       `eV/atom above hull, verified ${verified}. ` +
       (change.matches ? `The structures match, RMSE ${change.rmse.toFixed(3)}` : "The structures do not match") +
-      `; volume ${(100 * (change.volume_ratio - 1)).toFixed(1)} %, space group ${change.space_group_before} → ` +
+      `; volume ${change.volume_ratio < 1 ? "−" : "+"}${Math.abs(100 * (change.volume_ratio - 1)).toFixed(1)} %, space group ${change.space_group_before} → ` +
       `${change.space_group_after}.`;
     const links = element("links");
     links.replaceChildren();

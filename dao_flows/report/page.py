@@ -14,7 +14,7 @@ from dao_flows.makers.files import write_whole
 from ..comparison_figures import ComparisonFigures
 from ..comparison_schemas import ComparisonDoc
 from . import plots
-from .scene import scene
+from .scene import in_one_setting, scene
 from .text import headline, level, row
 
 HEADS = (
@@ -41,7 +41,7 @@ def page(comparisons: Sequence[ComparisonDoc], figures: ComparisonFigures) -> st
     data = {
         "plots": {name: plot for name, plot in drawn.items() if plot is not None},
         "documents": [json.loads(comparison.model_dump_json()) for comparison in comparisons],
-        "scenes": [[scene(c.predicted_structure), scene(c.verified_structure)] for c in comparisons],
+        "scenes": [list(map(scene, in_one_setting(c.predicted_structure, c.verified_structure))) for c in comparisons],
         "figures": json.loads(figures.model_dump_json()),
     }
     title = f"DAO against {level(figures)}"
@@ -67,6 +67,7 @@ style-src 'unsafe-inline'; img-src data: blob:">
 <section id="one" aria-live="polite">
 <h2>Candidate <span id="name"></span></h2>
 <p id="about"></p>
+<p>Conventional cells at 0.1 Å; drag to turn.</p>
 <div class="pair">
 <figure><figcaption>as DAO predicted it</figcaption><div id="predicted" role="img"></div></figure>
 <figure><figcaption>relaxed by {escape(level(figures))}</figcaption><div id="verified" role="img"></div></figure>

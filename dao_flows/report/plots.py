@@ -46,7 +46,7 @@ def parity(comparisons: Sequence[ComparisonDoc], figures: ComparisonFigures) -> 
     return {
         "title": f"Predicted against verified {what}",
         "data": [{**line, "showlegend": False}, *traces],
-        "layout": _axes(f"verified {what} (eV/atom)", f"predicted {what} (eV/atom)", ends),
+        "layout": _axes("verified (eV/atom)", "predicted (eV/atom)", ends),
     }
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from itertools import product
 from typing import Any
 
 import numpy as np
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core.lattice import Lattice
 from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
 from pymatgen.vis.structure_vtk import EL_COLORS
 
 from dao_flows.makers.acceptance import radius
@@ -17,8 +21,36 @@ BOND = 1.2  # bonded: closer than this times the sum of covalent radii
 EDGE = 0.02  # fractional: an atom so near to a face is drawn on the opposite one too
 SIZE = 16.0  # pixels a Å of covalent radius
 DIGITS = 3
+LOOSE = 0.1  # Å
+MOST_ATOMS = 100
 
 Trace = dict[str, Any]
+
+
+def in_one_setting(predicted: Structure, verified: Structure) -> tuple[Structure, Structure]:
+    """Both as they can be seen side by side: the conventional cell, and where they match, the same choice of it."""
+    first, second = _conventional(predicted), _conventional(verified)
+    matcher = StructureMatcher(0.3, 0.5, 10, primitive_cell=False, attempt_supercell=True)  # the match rate's
+    alike = None
+    if len(first) % len(verified) == 0:
+        with suppress(ValueError):
+            alike = matcher.get_s2_like_s1(first, verified)  # type: ignore[no-untyped-call]
+    return _upright(first), _upright(alike or second)
+
+
+def _conventional(structure: Structure) -> Structure:
+    """The conventional cell at the screening's loose tolerance, unless it grows too large to be looked at."""
+    try:
+        found = SpacegroupAnalyzer(structure, symprec=LOOSE).get_conventional_standard_structure()
+    except (SymmetryUndeterminedError, ValueError, TypeError):
+        return structure
+    return found if len(found) <= MOST_ATOMS else structure
+
+
+def _upright(structure: Structure) -> Structure:
+    """The same crystal with a along x and b in the plane of x and y."""
+    lattice = Lattice.from_parameters(*structure.lattice.parameters, vesta=True)
+    return Structure(lattice, structure.species, structure.frac_coords)
 
 
 def scene(structure: Structure) -> list[Trace]:

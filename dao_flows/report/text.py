@@ -45,8 +45,10 @@ def headline(figures: ComparisonFigures) -> Iterator[str]:
         errors: ErrorFigures | None = getattr(figures.energy, name)
         if errors is not None:
             yield f"Error of the energy {what}: MAE {_number(errors.mae)} eV/atom, bias {_number(errors.bias)}."
-        elif name in figures.energy.unavailable:
-            yield f"Error of the energy {what}: not told, {figures.energy.unavailable[name]}."
+    reasons = {reason: name for name, reason in reversed(figures.energy.unavailable.items()) if name in ENERGIES}
+    if reasons:
+        told = "; ".join(f"{ENERGIES[name]} ({reason})" for reason, name in reversed(reasons.items()))
+        yield f"Errors of the energy that cannot be told: {told}."
     agrees = figures.ranking.first_choice_agrees
     if agrees is not None:
         of = f"DAO's first choice is the verified one in {round(agrees.value * agrees.n)} of {agrees.n}"
