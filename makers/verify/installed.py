@@ -61,10 +61,13 @@ def check(backend: Backend, elements: Collection[str]) -> None:
 
     Call it where the jobs are to run. Makers of the user's with pseudopotentials of their own are taken at their word.
     """
+    if backend.code == "forcefield":
+        _check_force_field(backend)
+        return
     for requirement in requirements(backend.code):
         pseudos = requirement.name.endswith(("pseudopotentials", "data"))
         if requirement.found is None and not (pseudos and not _presets_pseudos(backend)):
-            raise SettingError(f"{requirement.name} is not there: {requirement.fix}")
+            raise SettingError(f"{requirement.name} not found: {requirement.fix}")
     if not _presets_pseudos(backend):
         return
     if backend.code == "abinit":
@@ -74,6 +77,17 @@ def check(backend: Backend, elements: Collection[str]) -> None:
             generator: Any = getattr(maker, "input_set_generator", None)
             wanted = generator.user_input_settings["basis_and_potential"]
             cp2k.basis_and_potential(elements, wanted["basis_type"], wanted["potential"])
+
+
+def _check_force_field(backend: Backend) -> None:
+    """Raises SettingError if the package of a force field is not installed."""
+    from atomate2.forcefields.utils import MLFF, _get_pkg_name, _get_pkg_version
+
+    for maker in backend.steps.values():
+        meta = getattr(maker, "calculator_meta", None)  # of a class of the user's own, nothing is known
+        if isinstance(meta, MLFF) and _get_pkg_version(meta) is None:
+            fix = INSTALL["forcefield"] if meta is MLFF.CHGNet else f"install {_get_pkg_name(meta) or meta.value}"
+            raise SettingError(f"the package of the force field {meta.value} is not installed: {fix}")
 
 
 def command(code: str) -> str:

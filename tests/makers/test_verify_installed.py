@@ -65,14 +65,20 @@ def test_a_code_called_through_mpirun_tells_its_own_version(bare, monkeypatch):
 
 
 def test_a_check_says_the_first_thing_that_is_missing(bare):
-    with pytest.raises(SettingError, match="abinit is not there: apt install abinit"):
+    with pytest.raises(SettingError, match="abinit not found: apt install abinit"):
         check(backend("abinit"), ["Si"])
     program(bare, "abinit", "9.6.2")
-    with pytest.raises(SettingError, match="pseudopotentials is not there: apt install abinit-data"):
+    with pytest.raises(SettingError, match="pseudopotentials not found: apt install abinit-data"):
         check(backend("abinit"), ["Si"])
-    with pytest.raises(SettingError, match="cp2k is not there"):
+    with pytest.raises(SettingError, match="cp2k not found"):
         check(backend("cp2k"), ["Si"])
     check(backend("forcefield"), ["Si"])
+
+
+@pytest.mark.skipif(find_spec("deepmd") is not None, reason="DeePMD is installed here")
+def test_a_force_field_without_its_package_is_refused():
+    with pytest.raises(SettingError, match="force field DeepMD is not installed: install deepmd-kit"):
+        check(backend("forcefield:DeepMD"), ["Si"])
 
 
 def test_makers_with_pseudopotentials_of_their_own_need_none_here(bare):

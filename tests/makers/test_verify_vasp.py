@@ -241,5 +241,5 @@ def test_other_inputs_would_be_noticed(crystals, vasp_hook, tmp_path, monkeypatc
 
 @pytest.mark.skipif(shutil.which("vasp_std") is not None, reason="VASP is installed here")
 def test_without_vasp_a_line_says_so():
-    with pytest.raises(SettingError, match="vasp is not there: VASP is licensed"):
+    with pytest.raises(SettingError, match="vasp not found: VASP is licensed"):
         VerifyMaker(backend="vasp").check(["Na", "Cl"])
