@@ -30,6 +30,7 @@ JOBFLOW, LAUNCHPAD, CONFIG, ROUTES, ENVIRONMENT, LAUNCH = (
     "env.sh",
     "launch.sh",
 )
+LSF = "lsf_template.txt"
 TYPES: dict[Queue, str] = {"slurm": "SLURM", "pbs": "PBS", "lsf": "LoadSharingFacility"}
 PING_S, LOST_S = 60, 600  # a sign of life of each running job; silence after which it counts as lost
 LOCK_S = 60  # after which the lock that a killed worker left on a flow is broken: one is held for moments only
@@ -94,6 +95,8 @@ def write(project: Project, force: bool = False) -> list[Path]:
                 (Path(scratch) / name).chmod(mode)
             for name in texts:
                 (Path(scratch) / name).replace(folder / name)
+        for name in {LSF, *map(adapter_file, CATEGORIES)} - set(texts):  # of another queue system
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {explain(error)}") from error
     return [folder / name for name in texts]
@@ -140,7 +143,7 @@ def contents(project: Project) -> dict[str, tuple[int, str]]:
         if project.queue != "none":
             files[adapter_file(category)] = (PLAIN, _yaml(_adapter(project, category)))
     if project.queue == "lsf":
-        files["lsf_template.txt"] = (PLAIN, LSF_TEMPLATE)
+        files[LSF] = (PLAIN, LSF_TEMPLATE)
     files[LAUNCH] = (SCRIPT, _launch(project))
     return files
 
@@ -177,7 +180,7 @@ def _adapter(project: Project, category: Category) -> dict[str, Any]:
     route = DEFAULTS[TYPICAL[category]]
     if category == "dft":
         route = route.model_copy(update={"cores": project.cores})
-    template = {"_fw_template_file": str(folder / "lsf_template.txt")} if project.queue == "lsf" else {}
+    template = {"_fw_template_file": str(folder / LSF)} if project.queue == "lsf" else {}
     run = [program("rlaunch"), "-l", str(folder / LAUNCHPAD), "-w", str(folder / worker_file(category)), "singleshot"]
     return {
         "_fw_name": "CommonAdapter",

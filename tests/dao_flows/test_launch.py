@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import mongomock
 import mongomock.gridfs
@@ -10,21 +11,24 @@ import pytest
 import yaml
 from jobflow import JobStore
 from maggma.stores import MemoryStore
+from typer.testing import CliRunner
 
+from dao_flows import stores
+from dao_flows.cli import app
 from dao_flows.errors import InputError, SettingsError, StoreError
 from dao_flows.inputs import Entry
 from dao_flows.launch import launchpad as launchpad_module
 from dao_flows.launch import project, submit
 from dao_flows.launch.control import cancel, rerun
-from dao_flows.launch.flows import Planned, predict_flows
+from dao_flows.launch.flows import Planned, predict_flows, pretrain_flows, verify_flows
 from dao_flows.launch.progress import status
-from dao_flows.launch.routes import DEFAULTS, Route, apply_routes, function_of, read_routes, stage_of
+from dao_flows.launch.routes import CATEGORIES, DEFAULTS, Route, apply_routes, function_of, read_routes, stage_of
 from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker
-from dao_flows.pretrain import PretrainConfig
+from dao_flows.pretrain import PretrainConfig, read_config
 from dao_flows.settings import settings
 
 fireworks = pytest.importorskip("fireworks", reason="FireWorks is not installed")
@@ -32,9 +36,8 @@ CommonAdapter = pytest.importorskip("fireworks.user_objects.queue_adapters.commo
 URI = "mongodb://mongo.example/dao"
 
 
-@pytest.fixture
-def pad(monkeypatch, workplace):
-    """An empty LaunchPad of this process alone."""
+def empty_launchpad():
+    """A LaunchPad of this process alone."""
     mongomock.gridfs.enable_gridfs_integration()
     found = fireworks.LaunchPad(name="test", strm_lvl="ERROR")
     found.connection.close()
@@ -44,6 +47,11 @@ def pad(monkeypatch, workplace):
         setattr(found, name, found.db[name])
     launchpad_module.prepare(found)
     return found
+
+
+@pytest.fixture
+def pad(workplace):
+    return empty_launchpad()
 
 
 def planned(*formulas, **options):
@@ -151,7 +159,8 @@ def test_credentials_stand_in_private_files_alone_and_no_file_is_half_there(work
     with pytest.raises(InputError, match="--force"):
         project.write(project.Project(workplace / "p", URI, "none"))
     assert {path.name: path.read_text() for path in files} == texts
-    project.write(project.Project(workplace / "p", URI, "slurm"), force=True)
+    files = project.write(project.Project(workplace / "p", URI, "none"), force=True)
+    assert {path.name for path in files} == {path.name for path in (workplace / "p").iterdir()}
     assert secret not in (workplace / "p" / "jobflow.yaml").read_text()
 
 
@@ -172,6 +181,23 @@ def test_init_says_what_is_wrong_with_a_server_that_is_not_there(workplace, call
     assert call("init", "q", "--yes")[0] == 2  # no URI
     assert call("init", "q", "--yes", "--mongo-uri", "localhost")[0] == 2
     assert not (workplace / "q").exists()
+
+
+def test_init_asks_for_what_is_not_given(workplace, monkeypatch):
+    monkeypatch.setenv("DAO_FLOWS_STORE_TIMEOUT", "0.3")
+    answers = ["mongodb://me:s3cretword@127.0.0.1:9/dao", "lsf", "fast", "", "small", "grant", "8"]
+    done = CliRunner().invoke(app, ["init", "p"], input="\n".join(answers) + "\n")
+    assert done.exit_code == 1, done.output  # no server, no bsub
+    assert "bsub is not on the PATH" in done.output
+    assert "s3cretword" not in done.output
+    adapters = {name: yaml.safe_load((workplace / "p" / f"qadapter_{name}.yaml").read_text()) for name in CATEGORIES}
+    assert {name: adapter["queue"] for name, adapter in adapters.items()} == {
+        "gpu": "fast",
+        "dft": None,
+        "cpu": "small",
+    }
+    assert {adapter["account"] for adapter in adapters.values()} == {"grant"}
+    assert read_routes(workplace / "p" / "routes.yaml")["calculate"].cores == adapters["dft"]["ntasks"] == 8
 
 
 def test_the_embedded_store_is_refused_with_what_to_set_up(workplace, call):
@@ -254,6 +280,26 @@ def test_checkpoints_go_by_their_hash_and_the_store_not_at_all(pad):
         assert task["store"] is None
         assert len(bound["predictor"]) == 64
         assert set(document["spec"]) >= {"_category", "_queueadapter", "dao_flows"}
+
+
+def test_verifications_and_pretrainings_are_submitted_too(stored):
+    pad = empty_launchpad()
+    candidates = stores.collection(stores.job_store(), "candidates")
+    ids = candidates.distinct("candidate_id")[:2]
+
+    def flows():
+        pretraining = read_config(Path(__file__).parents[2] / "examples" / "pretrain_small.yaml")
+        return [*verify_flows(ids, candidates, VerifyMaker(backend="forcefield")), *pretrain_flows(pretraining)]
+
+    first = submit.submit(flows(), pad, read_routes(None), "slurm").flows
+    assert [flow.kind for flow in first] == ["verify", "verify", "pretrain"]
+    assert not any(flow.new for flow in submit.submit(flows(), pad, read_routes(None), "slurm").flows)
+    found = status(pad)
+    routes = {stage.stage: stage.category for stage in found.stages}
+    assert (
+        routes.items() >= {"calculate": "dft", "verify": "cpu", "ingest": "cpu", "train": "gpu", "relax": "gpu"}.items()
+    )
+    assert sum(flow.jobs for flow in found.flows) == pad.fireworks.count_documents({})
 
 
 def test_status_rerun_and_cancel(pad):
