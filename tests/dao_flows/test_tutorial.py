@@ -52,7 +52,7 @@ def test_the_tutorial(shell, workplace):
     out = shell("bash", "-c", "\n".join(script))
     for words in ("Run ", "E_hull", "finished", "science hash", "new candidates"):
         assert words in out
-    for name in ("dao-Cr3Os", "POSCAR", "structures", "candidate.json", "results.json"):
+    for name in ("dao-Cr3Os", "POSCAR", "structures", "candidate.json", "results.json", "report.html"):
         assert (workplace / name).exists()
     assert re.search(r"dao-[0-9a-f]{12}", out)
 
