@@ -115,9 +115,11 @@ def _uncompared(
 ) -> tuple[list[Uncompared], list[Uncompared]]:
     """Failed verifications, and those whose prediction is not in the store."""
     failed, unpaired = [], []
-    fields = ["verification_id", "candidate_id", "formula", "backend", "state", "error"]
+    fields = ["verification_id", "candidate_id", "formula", "backend", "state", "error", "energy_per_atom", "level"]
     for document in verifications.query(criteria, properties=fields, sort={"formula": 1, "verification_id": 1}):
         reason = document["error"] if document["state"] == "failed" else "the prediction is not in this store"
+        if document["state"] == "successful" and None in (document["energy_per_atom"], document["level"]):
+            reason = "its document has no energy or level"
         entry = Uncompared(**{**document, "reason": reason or "unknown"})
         if document["state"] == "failed":
             failed.append(entry)

@@ -44,7 +44,7 @@ class ComparisonBuilder(Builder):
     """Compares what is newly verified; safe to run again, and in several processes at once.
 
     jobs: where a candidate is looked up whose later screening has taken its place among the candidates. A verification
-    whose prediction is in neither is left alone, and looked at again next time.
+    whose prediction is in neither, or that has no structure, energy or level, is left alone, and looked at next time.
     """
 
     def __init__(self, jobs: JobStore, verifications: Store, candidates: Store, comparisons: Store) -> None:
@@ -60,6 +60,8 @@ class ComparisonBuilder(Builder):
             wanted = [each for each in chunk if ended[each] > there.get(each, "")]
             found = self.verifications.query({"verification_id": {"$in": wanted}}) if wanted else ()
             for verification in map(VerificationDoc.model_validate, found):
+                if None in (verification.structure, verification.energy_per_atom, verification.level):
+                    continue
                 if (candidate := self._predicted(verification)) is not None:
                     yield Pair(verification, candidate)
 

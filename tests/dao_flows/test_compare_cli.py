@@ -169,6 +169,14 @@ def test_a_verification_whose_prediction_is_gone_is_told(verified, call):
     assert "not compared: Na dao-3 by forcefield (ver-3): the prediction is not in this store" in out
 
 
+def test_a_verification_without_an_energy_holds_up_no_other(verified, call, put, a_candidate, a_verification):
+    empty = a_verification(a_candidate("dao-1", CAESIUM, 0.05), verification_id="ver-8")
+    put(job_store(), empty.model_copy(update={"energy": None, "energy_per_atom": None}))
+    code, out, _ = call("compare", "--backend", "forcefield")
+    assert code == 0 and "3 compared" in out
+    assert "dao-1 by forcefield (ver-8): its document has no energy or level" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
