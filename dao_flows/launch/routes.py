@@ -151,8 +151,11 @@ def read_routes(path: Path | None, changes: Sequence[str] = ()) -> Routes:
 def _changed(routes: Routes, stage: str, entry: Mapping[str, Any]) -> Route:
     if stage not in routes:
         raise InputError(f"there is no stage {stage!r}; there are: {', '.join(routes)}")
+    now = routes[stage].model_dump()
+    if entry.get("category", now["category"]) != now["category"]:  # a GPU is asked for where there is one
+        now["gpus"] = int(entry["category"] == "gpu")
     try:
-        return Route.model_validate({**routes[stage].model_dump(), **entry})
+        return Route.model_validate({**now, **entry})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise InputError(f"route {stage}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
