@@ -198,7 +198,9 @@ def _summary(figures: ComparisonFigures) -> Table:
     }
     for text, spread in spreads.items():
         if spread is not None:
-            table.add_row(text, f"{spread.median:.3g}", str(spread.n))
+            table.add_row(
+                text, f"{spread.median:.3g}" if spread.median < 1000 else f"{spread.median:,.0f}", str(spread.n)
+            )
     return table
 
 
