@@ -235,7 +235,7 @@ def job_store(config: Settings | None = None) -> JobStore:
 
 
 def collection(store: JobStore, name: str) -> Store:
-    """`candidates`, `runs`, `verifications` or `comparisons`, in the same database as the jobs of `store`. Raises StoreError."""
+    """One of those in KEYS, in the same database as the jobs of `store`. Raises StoreError."""
     docs = store.docs_store
     siblings: dict[str, Store] = vars(store).setdefault("_dao_flows_siblings", {})  # a MemoryStore lives in its object
     if name not in siblings:

@@ -19,7 +19,7 @@ from dao_flows.makers.acceptance import radius
 
 BOND = 1.2  # bonded: closer than this times the sum of covalent radii
 EDGE = 0.02  # fractional: an atom so near to a face is drawn on the opposite one too
-SIZE = 16.0  # pixels a Å of covalent radius
+SIZE = 12.0  # pixels of an atom whose covalent radius is 1 Å
 DIGITS = 3
 LOOSE = 0.1  # Å
 MOST_ATOMS = 100

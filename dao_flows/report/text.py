@@ -24,7 +24,9 @@ def formula_html(formula: str) -> str:
 
 def level(figures: ComparisonFigures) -> str:
     """What verified: code and functional."""
-    return figures.code if figures.code == figures.functional else f"{figures.code}, {figures.functional}"
+    if figures.code == figures.functional:  # a force field
+        return figures.code
+    return f"{figures.code.upper()}, {figures.functional}"
 
 
 def headline(figures: ComparisonFigures) -> Iterator[str]:
