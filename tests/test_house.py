@@ -151,7 +151,7 @@ def test_every_package_is_listed_for_the_wheel():
 
 def test_every_data_file_is_listed_for_the_wheel():
     data = PYPROJECT["tool"]["setuptools"]["package-data"]
-    listed = {path for name, globs in data.items() for pattern in globs for path in FOLDERS[name].glob(pattern)}
+    listed = {path for name, globs in data.items() for pattern in globs for path in MODULES[name].parent.glob(pattern)}
     lying = {
         path
         for name, folder in FOLDERS.items()
