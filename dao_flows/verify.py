@@ -44,9 +44,7 @@ class VerificationInterrupted(KeyboardInterrupt):
     """Ctrl-C during a verification; finished calculations are stored, and the same call goes on from there."""
 
     def __init__(self, finished: int, candidates: int) -> None:
-        super().__init__(
-            f"{finished} of {candidates} candidates are verified; finished calculations are stored"
-        )
+        super().__init__(f"{finished} of {candidates} candidates are verified; finished calculations are stored")
         self.finished = finished
 
 

@@ -78,6 +78,7 @@ class CalculateMaker(Maker):
             return before
         structure = before.structure if before is not None else start
         assert isinstance(structure, Structure)
+        structure = structure.copy()  # abipy changes the class of what it is given
         began = datetime.now(UTC)
         calculator = copy.deepcopy(self.calculator)
         assert calculator is not None
