@@ -82,15 +82,26 @@ def candidate_doc(document: ScreeningDoc, place: int) -> CandidateDoc:
 
 def find(candidates: Store, reference: str) -> CandidateDoc:
     """A candidate by its id, or by a beginning of it that no other shares. Raises InputError."""
-    prefix = reference if reference.startswith(ID_PREFIX) else ID_PREFIX + reference
-    document = candidates.query_one({"candidate_id": prefix})
+    return CandidateDoc.model_validate(by_beginning(candidates, ID_PREFIX, reference, "candidate"))
+
+
+def by_beginning(store: Store, prefix: str, reference: str, kind: str) -> dict[str, Any]:
+    """A document by its id (the store's key), with or without its prefix, or by a beginning of it that no other shares.
+
+    Raises InputError.
+    """
+    wanted = reference if reference.startswith(prefix) else prefix + reference
+    key = str(store.key)
+    document: dict[str, Any] | None = store.query_one({key: wanted})
     if document is None:
-        upper = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        near = {"candidate_id": {"$gte": prefix, "$lt": upper}}
-        ids = [d["candidate_id"] for d in candidates.query(near, properties=["candidate_id"], limit=5)]
+        upper = wanted[:-1] + chr(ord(wanted[-1]) + 1)
+        near = {key: {"$gte": wanted, "$lt": upper}}
+        ids = [d[key] for d in store.query(near, properties=[key], limit=5)]
         if len(ids) > 1:
             raise InputError(f"{reference!r} is the beginning of several ids: {', '.join(sorted(ids))}")
-        if not ids or len(prefix) == len(ID_PREFIX):
-            raise InputError(f"no candidate has the id {reference!r}; `dao-flows list` shows what there is")
-        document = candidates.query_one({"candidate_id": ids[0]})
-    return CandidateDoc.model_validate(document)
+        if not ids or len(wanted) == len(prefix):
+            where = {"candidate": "list", "verification": "compare"}[kind]
+            raise InputError(f"no {kind} has the id {reference!r}; `dao-flows {where}` shows what there is")
+        document = store.query_one({key: ids[0]})
+    assert document is not None
+    return document

@@ -11,12 +11,15 @@ from monty.json import jsanitize
 
 from dao_flows.makers.verification_schemas import VerificationDoc
 
+from .candidates import by_beginning
+
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
 WHEN = "provenance.execution.ended_at"
 MARKS = ("verification_id", "state", WHEN)
 CHUNK = 50
+ID_PREFIX = "ver-"
 
 
 class VerificationBuilder(Builder):
@@ -68,6 +71,11 @@ class VerificationBuilder(Builder):
         """What each verification that is there counts."""
         criteria = {"verification_id": {"$in": ids}}
         return {d["verification_id"]: _weight(d) for d in self.verifications.query(criteria, properties=list(MARKS))}
+
+
+def find(verifications: Store, reference: str) -> VerificationDoc:
+    """A verification by its id, or by a beginning of it that no other shares. Raises InputError."""
+    return VerificationDoc.model_validate(by_beginning(verifications, ID_PREFIX, reference, "verification"))
 
 
 def _weight(document: dict[str, Any]) -> tuple[bool, str]:

@@ -77,12 +77,18 @@ def list_candidates(
 
 
 def show(
-    reference: Annotated[str, typer.Argument(metavar="ID", help="Id of a candidate, or its unique beginning.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="ID", help="Id of a candidate or a verification, or its unique beginning.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole document.")] = False,
 ) -> None:
-    """Show one candidate: its structure, its figures and where it comes from."""
+    """Show one candidate, or one verification: its structure, its figures and where it comes from."""
     from ..export import render
+    from ..verifications import ID_PREFIX
 
+    if reference.startswith(ID_PREFIX):
+        _show_verification(reference, as_json)
+        return
     candidate = _find([reference])[0]
     if as_json:
         print(render(candidate, "json"), end="")
@@ -94,6 +100,40 @@ def show(
     console.print(str(candidate.structure), markup=False, soft_wrap=True)
     for title, provenance in (("generation", candidate.generation), ("screening", candidate.screening)):
         console.print(_provenance_table(title, provenance))
+
+
+def _show_verification(reference: str, as_json: bool) -> None:
+    from ..stores import collection, job_store
+    from ..verifications import find
+    from .tables import stdout
+
+    found = find(collection(job_store(), "verifications"), reference)
+    if as_json:
+        print(found.model_dump_json(indent=1))
+        return
+    lines = {
+        "candidate": f"{found.candidate_id} ({found.formula})",
+        "state": found.state + (f": {found.error}" if found.error else ""),
+        "backend": found.backend,
+    }
+    if (level := found.level) is not None:
+        cutoff = f"{level.cutoff:.0f} eV" if level.cutoff is not None else "–"
+        lines["level"] = f"{level.code} {level.code_version or ''}, {level.functional}, cut-off {cutoff}"
+        lines["k-points"] = "×".join(str(n) for n in level.kpoints) if level.kpoints else "–"
+        lines["pseudopotentials"] = ", ".join(f"{e} {name}" for e, name in level.pseudopotentials.items()) or "–"
+    if found.energy_per_atom is not None:
+        lines["energy"] = f"{found.energy_per_atom:.5f} eV/atom, raw"
+    if (hull := found.hull) is not None and hull.energy_above_hull is not None:
+        corrections = f"corrections: {hull.scheme} {hull.scheme_version}".rstrip()
+        lines["energy above hull"] = f"{hull.energy_above_hull:.4f} eV/atom, {hull.reference}, {corrections}"
+    for step in found.calculations:
+        took = f"{step.wall_seconds:.0f} s on {step.cores} core{'s' * (step.cores != 1)}"
+        lines[step.step] = f"{step.state}, {took}, {step.directory}"
+    console = stdout()
+    console.print(_pairs(found.verification_id, lines))
+    if found.structure is not None:
+        console.print(str(found.structure), markup=False, soft_wrap=True)
+    console.print(_provenance_table("verification", found.provenance))
 
 
 def export(

@@ -66,7 +66,7 @@
       comparison: found.comparison_id, candidate: found.candidate_id, verification: found.verification_id,
       "screening, science hash": found.candidate_science_hash,
       "verification, science hash": found.verification_science_hash,
-      "in your store": `dao-flows show ${found.candidate_id}`,
+      "in your store": `dao-flows show ${found.candidate_id}; dao-flows show ${found.verification_id}`,
     };
     for (const [term, text] of Object.entries(entries)) {
       links.append(Object.assign(document.createElement("dt"), { textContent: term }));

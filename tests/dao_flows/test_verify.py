@@ -50,6 +50,15 @@ def test_verifying_twice_computes_once_and_compares(known, call):
     code, out, _ = call("verify", "dao-a00000000001", "dao-b0")
     assert code == 0
     assert "successful" in out and "failed" in out and "not sent" in out
+    code, out, _ = call("show", good["verification_id"][:8])
+    assert code == 0
+    assert "dao-a00000000001 (NaCl)" in out and "successful" in out and "CHGNet" in out
+    code, out, _ = call("show", bad["verification_id"], "--json")
+    assert json.loads(out)["error"] == bad["error"]
+    assert call("show", "ver-nothing")[::2] == (
+        2,
+        "dao-flows: no verification has the id 'ver-nothing'; `dao-flows compare` shows what there is\n",
+    )
     code, out, err = call("compare", "--json")
     assert code == 0, err
     ids = {c["candidate_id"] for c in json.loads(out)["comparisons"]}
