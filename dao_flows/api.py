@@ -185,20 +185,18 @@ def predict(
     jobs = job_store(config)
     predictor = predictor or config.predictor
     device = pick_device(device or config.device)
-    screen = ScreenMaker(predictor=predictor, top_k=top_k, device=device)
-    generate = GenerateMaker(
+    maker = prediction_maker(
         checkpoint=checkpoint or config.checkpoint,
-        candidates=n,
+        predictor=predictor,
+        n=n,
         z=z,
-        max_atoms=max_atoms,
         seed=seed,
+        guidance=guidance,
         steps=steps,
+        relax=relax,
+        top_k=top_k,
+        max_atoms=max_atoms,
         device=device,
-    )
-    guided = generate.guided if guidance is None else guidance
-    maker = PredictFlowMaker(
-        generate=replace(generate, predictor=predictor if guided else None),
-        screen=screen if relax is None else replace(screen, relax=relax),
     )
     for reference in {maker.generate.checkpoint, maker.screen.predictor}:
         verify(find(reference))  # a damaged file shows now, not after the first batch
@@ -246,6 +244,32 @@ def predict(
             ids, verify_with, reference_set=reference_set, on_progress=tell_of_verification, command=command
         )
     return result
+
+
+def prediction_maker(
+    *,
+    checkpoint: str,
+    predictor: str,
+    n: int,
+    z: Z,
+    seed: int,
+    guidance: bool | None,
+    steps: int | None,
+    relax: bool | None,
+    top_k: int | None,
+    max_atoms: int | None,
+    device: str,
+) -> PredictFlowMaker:
+    """The makers of a prediction. Arguments as of `predict`, checkpoints and device settled."""
+    generate = GenerateMaker(
+        checkpoint=checkpoint, candidates=n, z=z, max_atoms=max_atoms, seed=seed, steps=steps, device=device
+    )
+    screen = ScreenMaker(predictor=predictor, top_k=top_k, device=device)
+    guided = generate.guided if guidance is None else guidance
+    return PredictFlowMaker(
+        generate=replace(generate, predictor=predictor if guided else None),
+        screen=screen if relax is None else replace(screen, relax=relax),
+    )
 
 
 def plan_batches(entries: Sequence[Entry], maker: PredictFlowMaker, batch_candidates: int) -> list[PlannedBatch]:

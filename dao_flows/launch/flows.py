@@ -7,17 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.checkpoints import card
-from dao_flows.makers.generate import GenerateMaker
-from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.provenance import digest
-from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.symmetry import symmetrised_primitive
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.library import find as find_checkpoint
 
 from .. import __version__
-from ..api import plan_batches
+from ..api import plan_batches, prediction_maker
 from ..candidates import find as find_candidate
 from ..errors import InputError
 
@@ -62,22 +59,18 @@ def predict_flows(
     Checkpoints go by their sha256, for a name may mean another where the job runs; the device is looked for there.
     Raises InputError, CompositionError, SettingError and CheckpointError.
     """
-    predictor = pinned(predictor or config.predictor, "dao-p")
-    device = device or config.device
-    screen = ScreenMaker(predictor=predictor, top_k=top_k, device=device)
-    generate = GenerateMaker(
+    maker = prediction_maker(
         checkpoint=pinned(checkpoint or config.checkpoint, "dao-g"),
-        candidates=n,
+        predictor=pinned(predictor or config.predictor, "dao-p"),
+        n=n,
         z=z,
-        max_atoms=max_atoms,
         seed=seed,
+        guidance=guidance,
         steps=steps,
-        device=device,
-    )
-    guided = generate.guided if guidance is None else guidance
-    maker = PredictFlowMaker(
-        generate=replace(generate, predictor=predictor if guided else None),
-        screen=screen if relax is None else replace(screen, relax=relax),
+        relax=relax,
+        top_k=top_k,
+        max_atoms=max_atoms,
+        device=device or config.device,
     )
     if verifier is not None:
         verifier.preset()  # an unknown backend shows here; whether its program is there, where the job runs
