@@ -8,13 +8,18 @@ from pathlib import Path
 from .provenance import science_hash
 from .schemas import Science
 
-FOLDER_VARIABLE = "DAO_FLOWS_RUN_DIR"
+FOLDER_VARIABLE, DATA_VARIABLE = "DAO_FLOWS_RUN_DIR", "DAO_FLOWS_DATA_DIR"
 
 
 def run_root() -> Path:
-    """$DAO_FLOWS_RUN_DIR, or runs/ in the user's data folder. On a cluster it is a folder that every node sees."""
+    """$DAO_FLOWS_RUN_DIR, or runs/ in the user's data folder ($DAO_FLOWS_DATA_DIR, or the system's place for data).
+
+    On a cluster it is a folder that every node sees.
+    """
     if folder := os.environ.get(FOLDER_VARIABLE):
         return Path(folder).expanduser()
+    if folder := os.environ.get(DATA_VARIABLE):
+        return Path(folder).expanduser() / "runs"
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(data).expanduser() / "dao_flows" / "runs"
 

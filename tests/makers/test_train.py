@@ -15,6 +15,7 @@ from jobflow import Flow, run_locally
 from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.queue_time import parse_time_left, queue_seconds_left
 from dao_flows.makers.register import register
+from dao_flows.makers.run_folder import run_root
 from dao_flows.makers.train import TrainMaker
 from dao_flows.makers.train_schemas import TrainingDoc
 from dao_flows.model.checkpoint import read_card, verify
@@ -224,6 +225,16 @@ def test_several_processes_share_a_job_and_its_stops(dataset, tmp_path, job_stor
     assert jobs == 2  # they agree on stopping every ten steps
     assert document.processes == 2
     assert [r["step"] for r in read(Path(document.path).parent / METRICS) if "rate" in r] == [20]
+
+
+def test_runs_lie_where_the_user_says_or_with_the_users_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "data"))
+    assert run_root() == tmp_path / "runs"  # as DAO_FLOWS_RUN_DIR says
+    monkeypatch.delenv("DAO_FLOWS_RUN_DIR")
+    assert run_root() == tmp_path / "data" / "runs"
+    monkeypatch.delenv("DAO_FLOWS_DATA_DIR")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert run_root() == tmp_path / "dao_flows" / "runs"
 
 
 def test_nodes_train_as_one_process_would(dataset, job_store):
