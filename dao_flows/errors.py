@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
-import re
 import sqlite3
 import sys
-from urllib.parse import unquote, urlsplit
+
+from dao_flows.makers.masking import mask as mask
+from dao_flows.makers.masking import one_line as one_line
+from dao_flows.makers.masking import remember_secret as remember_secret
+from dao_flows.makers.masking import remember_uri as remember_uri
 
 FIXES = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -15,9 +18,6 @@ FIXES = {
     errno.EACCES: "check its permissions, or choose another",
     errno.EFBIG: "the file size limit is reached (`ulimit -f`)",
 }
-SHORTEST_SECRET = 4  # replacing shorter strings would maim the rest of the message
-
-_secrets: set[str] = set()
 
 
 class UserError(ValueError):
@@ -39,29 +39,6 @@ class InputError(UserError):
     """A formula, a file of formulas or an option cannot be used."""
 
 
-def remember_secret(value: str | None) -> None:
-    """Never show this value again in any message of this process."""
-    if value and len(value) >= SHORTEST_SECRET:
-        _secrets.update({value, unquote(value)})
-
-
-def remember_uri(uri: str) -> None:
-    """Never show the credentials of this URI."""
-    try:
-        remember_secret(urlsplit(uri).password)
-    except ValueError:  # not a URI that can be parsed: `mask` still hides what stands before its @
-        return
-
-
-def mask(text: str) -> str:
-    """The text without credentials: user:password of URIs, password=…, and every remembered secret."""
-    for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    text = re.sub(r"(\w://)[^\s]*@", r"\1***@", text)
-    secretive = r"([\w.-]*(?:password|passwd|secret|token|api_?key)[\w.-]*[\"']?\s*[=:]\s*[\"']?)[^\s\"',&;]+"
-    return re.sub(secretive, r"\1***", text, flags=re.IGNORECASE)
-
-
 def explain(error: BaseException) -> str | None:
     """One masked line for an error that the user can put right; None for one that is our own fault."""
     text: str | None = None
@@ -78,13 +55,6 @@ def explain(error: BaseException) -> str | None:
     elif (pymongo := sys.modules.get("pymongo.errors")) and isinstance(error, pymongo.PyMongoError):
         text = f"the database server: {one_line(error).split(' (configured')[0]}"  # pymongo adds its topology
     return None if text is None else mask(text)
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The error's first words on one line, masked."""
-    said = f"unknown name {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-    text = " ".join(mask(said).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _fix_of_sqlite(message: str) -> str:
