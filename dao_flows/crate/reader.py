@@ -1,0 +1,195 @@
+"""A crate, opened and proven whole before anything of it is used. Nothing is written here, and nothing executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import TypeAdapter, ValidationError
+
+from dao_flows.model.dataset import FORMAT as DATASET_FORMAT
+from dao_flows.model.dataset import Manifest as Dataset
+
+from .archive import Archive, CrateError, Limits, limits, show
+from .documents import Checked, DocumentError, check
+from .layout import MANIFEST, METADATA, Manifest, compare, place, read_manifest, refuse
+
+
+@dataclass(frozen=True)
+class Found:
+    """A document of a crate. path: its member; key: its identity in the collection; sealed: it states its own hash."""
+
+    path: str
+    collection: str
+    key: str
+    sealed: bool
+
+
+class Crate:
+    """A crate whose every member was checked. checkpoints, datasets: their cards and manifests by sha256."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive, self.where, self.bounds = archive, archive.where, archive.bounds
+        if MANIFEST not in archive.sizes:
+            raise CrateError(f"{self.where} is no crate of dao_flows: it has no {MANIFEST}")
+        self.manifest: Manifest = read_manifest(archive.read(MANIFEST), self.where)
+        refuse(self.where, compare(self.manifest, archive.sizes))
+        if METADATA not in archive.sizes:
+            raise CrateError(f"{self.where} is no crate of dao_flows: it has no {METADATA}")
+        self.documents: list[Found] = []
+        self.checkpoints: dict[str, dict[str, Any]] = {}
+        self.datasets: dict[str, Dataset] = {}
+        self._check_members()
+
+    @property
+    def sha256(self) -> str:
+        """The crate's identity."""
+        return self.manifest.sha256
+
+    def read(self, path: str) -> bytes:
+        """A member that is no large file, unchanged. Raises CrateError."""
+        data = self._archive.read(path)
+        if hashlib.sha256(data).hexdigest() != self.manifest.members[path].sha256:
+            raise CrateError(f"{self.where} is refused: {show(path)} was changed")
+        return data
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """A member in pieces. Raises CrateError at its end if it was changed."""
+        seen = hashlib.sha256()
+        for piece in self._archive.stream(path):
+            seen.update(piece)
+            yield piece
+        if seen.hexdigest() != self.manifest.members[path].sha256:
+            raise CrateError(f"{self.where} is refused: {show(path)} was changed")
+
+    def document(self, found: Found) -> dict[str, Any]:
+        """The content of a document, ready for a store."""
+        return check(found.collection, self.read(found.path), self.bounds).document
+
+    def files(self, folder: str) -> list[str]:
+        """The paths of the members in a folder."""
+        return [path for path in self.manifest.members if path.startswith(f"{folder}/")]
+
+    def _check_members(self) -> None:
+        """Read each member to its end; find what was changed, and what is not what its place says."""
+        problems: list[str] = []
+        for path in self.manifest.members:
+            try:
+                self._check_member(path)
+            except DocumentError as wrong:
+                problems.append(f"{show(path)}: {wrong}")
+            except CrateError as error:
+                text = str(error).removeprefix(f"{self.where} is refused: ")
+                problems.append(text.removeprefix(f"{self.where} is "))
+        problems += self._check_files()
+        refuse(self.where, problems)
+
+    def _check_member(self, path: str) -> None:
+        at = place(path)
+        assert at is not None  # compare() has seen to it
+        if at.role in ("weights", "shard"):
+            for _ in self.stream(path):
+                pass
+            if at.role == "weights" and self.manifest.members[path].sha256 != at.key:
+                raise DocumentError("these are not the weights of that sha256")
+            return
+        data = self.read(path)
+        if at.role == "document":
+            found = check(at.key, data, self.bounds)
+            self._note(path, at.key, found)
+        elif at.role == "card":
+            self.checkpoints[at.key] = read_card(data, at.key)
+        elif at.role == "dataset":
+            self.datasets[at.key] = read_dataset(data, at.key)
+
+    def _note(self, path: str, collection: str, found: Checked) -> None:
+        from .layout import document_path
+
+        if document_path(collection, found.key) != path:
+            raise DocumentError(f"it is the document {show(found.key)}, which does not lie there")
+        self.documents.append(Found(path, collection, found.key, found.sealed))
+
+    def _check_files(self) -> list[str]:
+        """Weights have their card; the files of a dataset are those that its manifest names."""
+        problems = []
+        for path in self.manifest.members:
+            at = place(path)
+            assert at is not None
+            if at.role == "weights" and f"checkpoints/{at.key}/card.json" not in self.manifest.members:
+                problems.append(f"{show(path)} has no card")
+            if at.role == "shard" and f"datasets/{at.key}/manifest.json" not in self.manifest.members:
+                problems.append(f"{show(path)} has no dataset")
+        for sha256, dataset in self.datasets.items():
+            there = {path.rsplit("/", 1)[1]: path for path in self.files(f"datasets/{sha256}")}
+            stated = {shard.file: shard.sha256 for shard in dataset.shards}
+            rejects = dataset.made_by.get("rejects")
+            if isinstance(rejects, dict):
+                stated[str(rejects.get("file"))] = str(rejects.get("sha256"))
+            del there[MANIFEST]
+            for name, path in there.items():
+                if stated.get(name) != self.manifest.members[path].sha256:
+                    problems.append(f"{show(path)} is not what the dataset's manifest says")
+            if there and (missing := sorted(set(stated) - set(there))):
+                problems.append(f"of the dataset {sha256[:12]} {show(missing[0])} is missing")
+        return problems
+
+
+@contextmanager
+def open_crate(source: Path | bytes, bounds: Limits | None = None) -> Iterator[Crate]:
+    """A crate from a file, or from memory, checked to the last byte. Raises CrateError."""
+    if isinstance(source, bytes):
+        yield Crate(Archive(BytesIO(source), "the crate", bounds or limits()))
+        return
+    try:
+        file: BinaryIO = source.open("rb")
+    except OSError as error:
+        raise CrateError(f"{source} cannot be read: {error.strerror or error}") from None
+    with file:
+        yield Crate(Archive(file, str(source), bounds or limits()))
+
+
+def _plain_fields(data: bytes, kind: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise DocumentError(f"it is no {kind}: no JSON, or nested too deeply") from None
+    if not isinstance(found, dict):
+        raise DocumentError(f"it is no {kind}")
+    return found
+
+
+def read_card(data: bytes, sha256: str) -> dict[str, Any]:
+    """The card of the checkpoint of this sha256, with fields of the right types. Raises DocumentError."""
+    from dao_flows.model.checkpoint import CARD_TYPES, Card
+
+    card = _plain_fields(data, "card of a checkpoint")
+    known = {field.name for field in fields(Card)}
+    needed = {"name", "kind", "sha256", "elements", "max_atoms", "code_version", "architecture"}
+    wrong = [name for name, kind in CARD_TYPES.items() if not isinstance(card.get(name, kind()), kind)]
+    if not needed <= set(card) <= known or wrong or card["sha256"] != sha256:
+        raise DocumentError(f"it is not the card of the checkpoint {sha256[:12]}")
+    return card
+
+
+def read_dataset(data: bytes, sha256: str) -> Dataset:
+    """The manifest of the dataset of this sha256. Raises DocumentError."""
+    stated = _plain_fields(data, "manifest of a dataset")
+    try:
+        dataset = _DATASET.validate_python({key: value for key, value in stated.items() if key != "sha256"})
+        identity = dataset.sha256
+    except (ValidationError, UnicodeEncodeError):
+        raise DocumentError("it is no manifest of a dataset that this version can read") from None
+    if dataset.format > DATASET_FORMAT:
+        raise DocumentError("it needs a newer version of dao_flows")
+    if not stated.get("sha256") == identity == sha256:
+        raise DocumentError(f"it is not the manifest of the dataset {sha256[:12]}")
+    return dataset
+
+
+_DATASET = TypeAdapter(Dataset)
