@@ -1,0 +1,219 @@
+"""Bringing a crate into a store: all of it is checked, and compared with what is there, before anything is written.
+
+What is written comes in an order in which a part is whole without the parts that follow: datasets and checkpoints, the
+records of runs, jobs, and at last what is laid out from jobs. After a kill the same import adds what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maggma.utils import grouper
+
+from dao_flows.makers.provenance import canonical_json
+
+from ..settings import Settings, settings
+from ..stores import KEYS, collection
+from .archive import CrateError, show
+from .documents import job_key
+from .reader import Crate, Found
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
+CHUNK = 100  # documents in memory at a time
+ORDER = ("runs", "jobs", "verifications", "candidates", "comparisons")
+STORE_FIELDS = ("_id", "last_updated", "_bt")  # a store's own
+
+
+@dataclass
+class Imported:
+    """What an import did, or would do. added, present: documents by collection; unsealed: those without a hash.
+
+    checkpoints, datasets: sha256 -> folder of those that were brought in; left: what the crate has no content of.
+    """
+
+    sha256: str
+    added: dict[str, int] = field(default_factory=dict)
+    present: dict[str, int] = field(default_factory=dict)
+    unsealed: int = 0
+    checkpoints: dict[str, Path] = field(default_factory=dict)
+    datasets: dict[str, Path] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def changes(self) -> bool:
+        """Whether there was anything to do."""
+        return any(self.added.values()) or bool(self.checkpoints) or bool(self.datasets)
+
+
+def import_crate(crate: Crate, store: JobStore, dry_run: bool = False, config: Settings | None = None) -> Imported:
+    """Bring a crate into a job store and the collections beside it, its files into the user's folders.
+
+    Safe to repeat, and to go on with after a kill. Raises CrateError, before anything is written, if the store or a
+    folder holds something else under the same id.
+    """
+    config = config or settings()
+    done = Imported(crate.sha256, unsealed=sum(not found.sealed for found in crate.documents))
+    wanted: dict[str, list[Found]] = {}
+    problems: list[str] = []
+    for name in ORDER:
+        found = [document for document in crate.documents if document.collection == name]
+        wanted[name], different = _missing(crate, store, name, found)
+        problems += [f"{name.removesuffix('s')} {show(key)}" for key in different]
+        done.present[name] = len(found) - len(wanted[name])
+        done.added[name] = len(wanted[name])
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CrateError(
+            f"{crate.where} is refused: the store has other content under the same id: {', '.join(problems[:5])}{more}; "
+            "nothing was written; import it into a store of its own (DAO_FLOWS_DATA_DIR)"
+        )
+    folders = _Folders(crate, done, config)
+    if dry_run:
+        return done
+    with folders.staged():
+        pass
+    for name in ORDER:
+        for chunk in grouper(wanted[name], CHUNK):
+            _write(store, name, [crate.document(found) for found in chunk])
+    return done
+
+
+def _missing(crate: Crate, store: JobStore, name: str, found: list[Found]) -> tuple[list[Found], list[str]]:
+    """The documents that the store lacks, and the ids of those that it has with other content."""
+    missing, different = [], []
+    for chunk in grouper(found, CHUNK):
+        held = dict(_held(store, name, chunk))
+        for document in chunk:
+            if document.key not in held:
+                missing.append(document)
+            elif held[document.key] != crate.read(document.path):
+                different.append(document.key)
+    return missing, different
+
+
+def _held(store: JobStore, name: str, chunk: Iterable[Found]) -> Iterator[tuple[str, bytes]]:
+    """What the store holds under these keys, in canonical form."""
+    if name == "jobs":
+        uuids = sorted({found.key.rpartition("-")[0] for found in chunk})
+        for document in store.query({"uuid": {"$in": uuids}}, load=True):
+            yield job_key(document), stored_form(document)
+        return
+    key = KEYS[name]
+    for document in collection(store, name).query({key: {"$in": [found.key for found in chunk]}}):
+        yield document[key], stored_form(document)
+
+
+def stored_form(document: Mapping[str, Any]) -> bytes:
+    """A document of a store as it stands in a crate: without the store's own fields, in canonical form."""
+    return canonical_json({k: v for k, v in document.items() if k not in STORE_FIELDS}, extended=True)
+
+
+def _write(store: JobStore, name: str, documents: list[dict[str, Any]]) -> None:
+    if name == "jobs":
+        store.update(documents, key=["uuid", "index"])
+        return
+    key = KEYS[name]
+    collection(store, name).update([{"_id": document[key], **document} for document in documents], key=key)
+
+
+class _Folders:
+    """Checkpoints and datasets of a crate: which are missing here, and where they go."""
+
+    def __init__(self, crate: Crate, done: Imported, config: Settings) -> None:
+        from dao_flows.model.library import user_folder
+
+        self.crate = crate
+        self.moves: list[tuple[str, str, Path]] = []  # kind, folder in the crate, folder here
+        self.data = config.data_dir.expanduser() / "datasets"
+        self.library = user_folder()
+        for sha256, card in crate.checkpoints.items():
+            name = str(card["name"])
+            if _holds_checkpoint(sha256):
+                continue
+            if len(crate.files(f"checkpoints/{sha256}")) < 2:
+                done.left.append(f"the weights of the checkpoint {show(name)} ({sha256[:12]})")
+                continue
+            folder = _free(self.library, name, sha256, done.checkpoints.values())
+            done.checkpoints[sha256] = folder
+            self.moves.append(("checkpoint", f"checkpoints/{sha256}", folder))
+        for sha256, dataset in crate.datasets.items():
+            folder = self.data / sha256
+            if folder.exists():
+                continue
+            if len(crate.files(f"datasets/{sha256}")) < 2 and dataset.shards:
+                done.left.append(f"the rows of the dataset {show(dataset.name)} ({sha256[:12]})")
+                continue
+            done.datasets[sha256] = folder
+            self.moves.append(("dataset", f"datasets/{sha256}", folder))
+
+    @contextmanager
+    def staged(self) -> Iterator[None]:
+        """Write all files beside where they go, check them there, and give them their names."""
+        ready: list[tuple[Path, Path]] = []
+        try:
+            for kind, source, folder in self.moves:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                staging = Path(tempfile.mkdtemp(prefix=".importing-", dir=folder.parent))
+                ready.append((staging, folder))
+                for path in self.crate.files(source):
+                    _write_file(staging / path.rsplit("/", 1)[1], self.crate.stream(path))
+                self._check(kind, source, staging)
+            for staging, folder in ready:
+                staging.chmod(0o755)
+                with suppress(FileExistsError):  # another import of the same crate was quicker
+                    staging.rename(folder)
+            yield
+        finally:
+            for staging, _ in ready:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def _check(self, kind: str, source: str, staging: Path) -> None:
+        """As whoever loads them checks them. Raises CrateError."""
+        from dao_flows.model.checkpoint import verify
+        from dao_flows.model.dataset import parts
+
+        try:
+            verify(staging) if kind == "checkpoint" else parts(staging)
+        except (ValueError, RecursionError) as error:
+            text = str(error).replace(str(staging), source)
+            raise CrateError(f"{self.crate.where} is refused: {text}") from None
+
+
+def _write_file(path: Path, pieces: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _holds_checkpoint(sha256: str) -> bool:
+    """Whether the library has it."""
+    from dao_flows.model.checkpoint import CheckpointError
+    from dao_flows.model.library import find
+
+    try:
+        find(sha256)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _free(library: Path, name: str, sha256: str, planned: Iterable[Path]) -> Path:
+    """A folder of the library for a checkpoint of this name, which another may have taken."""
+    from dao_flows.model.library import available
+
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,80}", name):
+        name = f"imported-{sha256[:12]}"
+    taken = name in available() or (library / name).exists() or library / name in planned
+    return library / (f"{name}-{sha256[:12]}" if taken else name)
