@@ -1,54 +1,26 @@
 """The log of runs: records that are only ever added, so that attempts that failed or were killed stay visible.
 
 A run has one `start`, one `batch` for each batch that it begins, and one `end`. A start without an end is a run that
-goes on, or one that was killed.
+goes on, or one that was killed. Attempts at single jobs stand in the same collection (see dao_flows.makers.attempts).
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import secrets
 import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from maggma.core import Store
 from pydantic import BaseModel, Field
 
-from .errors import mask
+from dao_flows.makers.attempts import SCHEMA_VERSION, Process, append, who
+from dao_flows.makers.masking import mask, one_line, remember_environment
 
-SCHEMA_VERSION = 1
+EVENTS = ("start", "batch", "end")
 
 Outcome = Literal["finished", "failed", "interrupted", "running"]
-
-
-class Process(BaseModel):
-    """Who runs: enough to see later whether it still does. born: tells it from a later process of the same pid."""
-
-    host: str
-    pid: int
-    born: str
-
-    @classmethod
-    def current(cls) -> Process:
-        """The process that asks."""
-        return cls(host=platform.node(), pid=os.getpid(), born=_born(os.getpid()))
-
-    def is_alive(self) -> bool:
-        """True if it runs, on this host; of another host's processes nothing is known, and they count as dead."""
-        return self.host == platform.node() and self.born == _born(self.pid) != ""
-
-
-def _born(pid: int) -> str:
-    """The boot and the process's start in clock ticks since; empty if there is no such process."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}-{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except OSError:
-        return ""
 
 
 class Batch(BaseModel):
@@ -70,6 +42,7 @@ class Run(BaseModel):
     request: dict[str, Any]
     command: str | None
     process: Process
+    who: str | None = None
     libraries: dict[str, str]
     started_at: str
     ended_at: str | None = None
@@ -95,12 +68,14 @@ class RunLog:
         self.request_hash = request_hash
         self.science_hashes: list[str] = []
         self._count = 0
+        remember_environment()
         self._start = {
             "request_hash": request_hash,
             "request": request,
             "libraries": libraries,
             "command": mask(shlex.join(command)) if command else None,
             "process": Process.current().model_dump(),
+            "who": who(),
         }
 
     def __enter__(self) -> RunLog:
@@ -109,7 +84,7 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         outcome: Outcome = "finished" if error is None else "failed" if isinstance(error, Exception) else "interrupted"
-        text = f"{type(error).__name__}: {mask(str(error))}" if outcome == "failed" else None
+        text = f"{type(error).__name__}: {one_line(error)}" if error is not None and outcome == "failed" else None
         end = {"outcome": outcome, "error": text, "science_hashes": self.science_hashes}
         if error is None:
             self._append("end", end)
@@ -128,7 +103,7 @@ class RunLog:
         record_id = f"{self.run_id}-{self._count:06d}"
         at = datetime.now(UTC).isoformat()
         record = {"record_id": record_id, "run_id": self.run_id, "event": event, "at": at}
-        self.store.update([{"_id": record_id, "schema_version": SCHEMA_VERSION, **record, **content}], key="record_id")
+        append(self.store, {"schema_version": SCHEMA_VERSION, **record, **content})
 
 
 def assemble(records: Iterable[dict[str, Any]]) -> Run:
@@ -139,6 +114,7 @@ def assemble(records: Iterable[dict[str, Any]]) -> Run:
     run = Run(
         started_at=start["at"],
         process=process,
+        who=start.get("who"),
         outcome="running" if process.is_alive() else "interrupted",
         **{key: start[key] for key in ("run_id", "request_hash", "request", "command", "libraries")},
     )
@@ -157,7 +133,7 @@ def read(store: Store, criteria: dict[str, Any] | None = None, limit: int = 0) -
     wanted = {**(criteria or {}), "event": "start"}
     ids = [d["run_id"] for d in store.query(wanted, properties=["run_id"], sort={"at": -1}, limit=limit)]
     records: dict[str, list[dict[str, Any]]] = {run_id: [] for run_id in ids}
-    for record in store.query({"run_id": {"$in": ids}}):
+    for record in store.query({"run_id": {"$in": ids}, "event": {"$in": list(EVENTS)}}):
         records[record["run_id"]].append(record)
     return [assemble(found) for found in records.values()]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import os
 import sqlite3
@@ -28,6 +27,8 @@ from montydb.storage.sqlite import (  # type: ignore[import-untyped]
 from montydb.types import bson as montydb_bson  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
+from dao_flows.makers.attempts import sibling
+
 from .errors import SettingsError, StoreError, explain, mask, one_line, remember_secret, remember_uri
 from .settings import Settings, settings
 
@@ -43,7 +44,7 @@ KEYS = {
 }
 INDEXES = {
     "candidates": ("candidate_id", "formula"),
-    "runs": ("record_id", "run_id", "request_hash"),
+    "runs": ("record_id", "run_id", "request_hash", "job_uuid"),
     "verifications": ("verification_id", "candidate_id", "formula"),
     "comparisons": ("comparison_id", "formula"),
 }
@@ -236,17 +237,19 @@ def job_store(config: Settings | None = None) -> JobStore:
 
 def collection(store: JobStore, name: str) -> Store:
     """One of those in KEYS, in the same database as the jobs of `store`. Raises StoreError."""
-    docs = store.docs_store
-    siblings: dict[str, Store] = vars(store).setdefault("_dao_flows_siblings", {})  # a MemoryStore lives in its object
-    if name not in siblings:
-        sibling: Any = copy.copy(docs)
-        sibling.collection_name, sibling.key, sibling._coll = name, KEYS[name], None
-        _connect(sibling, sibling)
+    try:
+        found = sibling(store, name, KEYS[name])
+    except Exception as error:  # every kind of store has errors of its own
+        raise _unusable(store, error) from error
+    if found is None:
+        raise StoreError(f"a {type(store.docs_store).__name__} cannot hold {name} beside its jobs")
+    if not vars(found).get("_dao_flows_ready"):
+        _connect(found, found)
         with suppress(NotImplementedError):  # a plain MontyStore has no indexes
             for field in INDEXES[name]:
-                sibling.ensure_index(field)
-        siblings[name] = sibling
-    return siblings[name]
+                found.ensure_index(field)
+        vars(found)["_dao_flows_ready"] = True
+    return found
 
 
 def describe(store: Store) -> str:
@@ -313,4 +316,8 @@ def _connect(store: Store, docs: Store) -> None:
         store.connect()
         docs.query_one({docs.key: ""}, properties=[docs.key])
     except Exception as error:  # every kind of store has errors of its own
-        raise StoreError(f"the store {describe(store)} cannot be used: {explain(error) or one_line(error)}") from error
+        raise _unusable(store, error) from error
+
+
+def _unusable(store: Store, error: Exception) -> StoreError:
+    return StoreError(f"the store {describe(store)} cannot be used: {explain(error) or one_line(error)}")

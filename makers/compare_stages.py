@@ -9,7 +9,6 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from jobflow.core.job import job
 from jobflow.core.maker import Maker
 from pydantic import BaseModel, Field
 
@@ -19,6 +18,7 @@ from .files import write_whole
 from .merge import in_full
 from .provenance import execution_record, provenance
 from .schemas import SCHEMA_VERSION, Provenance, Science
+from .stage import stage as stage_job
 
 TABLE, PICTURE = "stages.md", "stages.png"
 
@@ -40,7 +40,7 @@ class CompareStagesMaker(Maker):
 
     name: str = "compare stages"
 
-    @job(output_schema=StagesDoc)
+    @stage_job(output_schema=StagesDoc)
     def make(self, labels: Sequence[str], evaluations: Sequence[EvaluationDoc], out: str) -> StagesDoc:
         """Write the table and the picture of evaluations into a folder. Raises SettingError for a relative folder."""
         started, folder = datetime.now(UTC), in_full(out)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow.core.job import job
 from jobflow.core.maker import Maker
 from scipy.stats import rankdata
 
@@ -25,6 +24,7 @@ from .progress import report
 from .provenance import execution_record, provenance
 from .relax_schemas import CheckedCrystal, CrossCheckDoc, Estimate
 from .schemas import Science
+from .stage import stage
 from .structures import to_structure
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class CrossCheckMaker(Maker):
     sample: int = 200
     seed: int = 0
 
-    @job(output_schema=CrossCheckDoc)
+    @stage(output_schema=CrossCheckDoc)
     def make(self, parent: str | Mapping[str, Any], relaxed: str | Mapping[str, Any]) -> CrossCheckDoc:
         """Compare a relaxed dataset with the one it was made from; each by its folder or a document with its path.
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jobflow.core.job import job
 from jobflow.core.maker import Maker
 from pydantic import BaseModel, Field
 
@@ -19,6 +18,7 @@ from .progress import report
 from .provenance import execution_record, provenance
 from .run_folder import run_folder
 from .schemas import SCHEMA_VERSION, Provenance, Science
+from .stage import stage
 
 if TYPE_CHECKING:
     from dao_flows.model.crystals import Crystal
@@ -100,7 +100,7 @@ class EvaluateMaker(Maker):
     chunk: int = 200
     device: str = "auto"
 
-    @job(output_schema=EvaluationDoc)
+    @stage(output_schema=EvaluationDoc)
     def make(self, checkpoint: str, data: str, predictor: str | None = None) -> EvaluationDoc:
         """Evaluate one checkpoint on a parquet file or dataset; predictor, if given, replaces the maker's.
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow.core.job import job
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
 
@@ -27,6 +26,7 @@ from .chemistry import (
 from .progress import report
 from .provenance import digest, execution_record, provenance
 from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
+from .stage import stage
 from .structures import to_structure
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class GenerateMaker(Maker):
     seed: int = 0
     device: str = "auto"
 
-    @job(output_schema=GenerationDoc)
+    @stage(output_schema=GenerationDoc)
     def make(self, compositions: str | list[str]) -> GenerationDoc:
         """Generate candidates for one formula or a batch of them.
 

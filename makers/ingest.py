@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from jobflow.core.job import Job, JobConfig, job
+from jobflow.core.job import Job, JobConfig
 from jobflow.core.maker import Maker
 
 from .. import __version__
@@ -17,6 +17,7 @@ from .merge import in_full
 from .progress import report
 from .provenance import execution_record, provenance
 from .schemas import Science
+from .stage import stage
 
 
 @dataclass
@@ -52,7 +53,7 @@ class IngestMaker(Maker):
         )  # `store:` reads it; one of its own, for routing changes it in place
         return built
 
-    @job(output_schema=DatasetDoc)
+    @stage(output_schema=DatasetDoc)
     def build(self, sources: list[str], out: str) -> DatasetDoc:
         """Build the dataset in the folder `out`, given in full; `store:` is the store of this job.
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobflow.core.job import job
 from jobflow.core.maker import Maker
 
 from .. import __version__
@@ -18,6 +17,7 @@ from .checkpoints import SettingError
 from .provenance import digest, execution_record, provenance
 from .relax_schemas import Outcome, RelaxationDoc, RelaxedDatasetDoc
 from .schemas import Science
+from .stage import stage
 
 if TYPE_CHECKING:
     from dao_flows.model.dataset import Manifest, Shard
@@ -63,7 +63,7 @@ class MergeShardsMaker(Maker):
     name: str = "merge shards"
     dataset_name: str | None = None
 
-    @job(output_schema=RelaxedDatasetDoc)
+    @stage(output_schema=RelaxedDatasetDoc)
     def make(self, dataset: str | Mapping[str, Any], shards: Sequence[RelaxationDoc], out: str) -> RelaxedDatasetDoc:
         """Merge the documents' shards into the folder `out`, where they may lie already.
 

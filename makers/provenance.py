@@ -1,32 +1,41 @@
 """Provenance of a document: what decided the result (science), and how it came about (execution).
 
-Canonical JSON, over which the science hash is taken: keys sorted by code point, no whitespace, UTF-8 with only the
-escapes that JSON asks for, floats in the shortest form that reads back the same, −0.0 as 0.0, integers (of at most 64
-bits) as integers. NaN and infinities are refused. Lists and tuples are the same. A value that went through a JSON file
-or a MongoDB has the same canonical form.
+Hashes are sha256 over canonical JSON: keys sorted by code point, no whitespace, UTF-8 with only the escapes that JSON
+asks for, floats in the shortest form that reads back the same, −0.0 as 0.0, integers (of at most 64 bits) as integers.
+A value that went through a JSON file or a MongoDB has the same canonical form. docs/provenance.md specifies it.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
 import platform
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from bson import ObjectId
 from jobflow.core.state import CURRENT_JOB
 
 from .schemas import Execution, Provenance, Science
 
 LIBRARIES = ("torch", "numpy", "pymatgen", "pymatgen-core", "spglib", "smact", "jobflow", "dao-flows")
-MAX_INTEGER = 2**63
+MAX_INTEGER, MAX_DEPTH = 2**63, 200
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EXTENDED = frozenset({"$binary", "$date", "$numberDouble", "$oid"})
 
 
-def canonical(value: Any) -> Any:
-    """The value with everything evened out that a store may change. Raises ValueError or TypeError."""
+def canonical(value: Any, extended: bool = False, depth: int = 0) -> Any:
+    """The value with everything evened out that a store may change.
+
+    extended: values that a MongoDB keeps and JSON does not (dates, NaN, infinities, bytes, object ids) become what
+    MongoDB's Extended JSON (canonical, version 2) writes for them. Raises ValueError or TypeError for what is refused.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"what is nested more than {MAX_DEPTH} levels deep cannot stand in provenance")
     match value:
         case None | bool() | str():
             return value
@@ -34,28 +43,61 @@ def canonical(value: Any) -> Any:
             if not -MAX_INTEGER <= value < MAX_INTEGER:
                 raise ValueError(f"{value} does not fit into 64 bits")
             return int(value)
-        case float():
-            if not math.isfinite(value):
-                raise ValueError(f"{value} cannot stand in provenance")
+        case float() if math.isfinite(value):
             return float(value) + 0.0  # −0.0 + 0.0 is 0.0
         case list() | tuple():
-            return [canonical(item) for item in value]
+            return [canonical(item, extended, depth + 1) for item in value]
         case Mapping():
             if any(not isinstance(key, str) for key in value):
                 raise TypeError("keys in provenance must be strings")
-            return {key: canonical(item) for key, item in value.items()}
+            if any("\0" in key for key in value):
+                raise ValueError("a key with a NUL cannot stand in provenance")
+            if extended and not EXTENDED.isdisjoint(value):
+                raise ValueError(f"{min(EXTENDED & set(value))} as a key cannot stand in a document: it marks a type")
+            return {key: canonical(item, extended, depth + 1) for key, item in value.items()}
+        case float() if extended:
+            return {"$numberDouble": "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"}
+        case float():
+            raise ValueError(f"{value} cannot stand in provenance")
+        case datetime() if extended:
+            at = value.replace(tzinfo=UTC) if value.tzinfo is None else value  # as a MongoDB takes it
+            return {"$date": {"$numberLong": str((at - EPOCH) // timedelta(milliseconds=1))}}
+        case bytes() if extended:
+            kind = getattr(value, "subtype", 0)
+            return {"$binary": {"base64": base64.b64encode(value).decode(), "subType": f"{kind:02x}"}}
+        case ObjectId() if extended:
+            return {"$oid": str(value)}
     raise TypeError(f"{type(value).__name__} cannot stand in provenance")
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: Any, extended: bool = False) -> bytes:
     """The value in canonical JSON (see the head of this module)."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    even = canonical(value, extended)
+    text = json.dumps(even, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a string with half a surrogate pair cannot stand in provenance") from None
 
 
-def digest(value: Any) -> str:
+def digest(value: Any, extended: bool = False) -> str:
     """sha256 of the value's canonical JSON, in hex."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()
+    return hashlib.sha256(canonical_json(value, extended)).hexdigest()
+
+
+def content_hash(document: Any) -> str:
+    """sha256 over a stored document, in hex: of all of it but its own content hash, and `_id`, which is the store's.
+
+    The own content hash is `provenance.content_hash`, or `content_hash` where there is no `provenance`.
+    """
+    if isinstance(document, Mapping):
+        bare = {key: value for key, value in document.items() if key != "_id"}
+        if isinstance(held := bare.get("provenance"), Mapping):
+            bare["provenance"] = {key: value for key, value in held.items() if key != "content_hash"}
+        else:
+            bare.pop("content_hash", None)
+        document = bare
+    return digest(document, extended=True)
 
 
 def science_hash(science: Science) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jobflow.core.flow import Flow
-from jobflow.core.job import Response, job
+from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 from jobflow.core.state import CURRENT_JOB
 from pydantic import ValidationError
@@ -29,6 +29,7 @@ from .progress import report
 from .provenance import execution_record, provenance, science_hash
 from .relax_schemas import Computation, RelaxationDoc, RelaxedDatasetDoc, ShardFile, Spread
 from .schemas import Science
+from .stage import stage
 
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
@@ -85,7 +86,7 @@ class RelaxDatasetMaker(Maker):
     chunk_rows: int = 1000
     device: str = "auto"
 
-    @job(output_schema=RelaxationDoc)
+    @stage(output_schema=RelaxationDoc)
     def make(self, dataset: str | Mapping[str, Any], shard: int, out: str) -> RelaxationDoc:
         """Relax shard number `shard` of a dataset (its folder, or a document with its path) into the folder `out`.
 
@@ -339,7 +340,7 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-@job  # no output_schema: jobflow would hold the reference to the merge job's output against it
+@stage  # no output_schema: jobflow would hold the reference to the merge job's output against it
 def relax_jobs(
     dataset: str | Mapping[str, Any],
     out: str,

@@ -44,11 +44,16 @@ class Execution(BaseModel):
 
 
 class Provenance(BaseModel):
-    """Where a document comes from; science_hash: sha256 over the canonical JSON of `science`."""
+    """Where a document comes from; science_hash: sha256 over the canonical JSON of `science`.
+
+    content_hash: over the whole document as it is stored, but for this field (see docs/provenance.md); None where the
+    document was not written by a job, or before there were content hashes.
+    """
 
     science: Science
     execution: Execution
     science_hash: str
+    content_hash: str | None = None
 
 
 class Energy(BaseModel):
@@ -184,3 +189,4 @@ class CandidateDoc(ScreenedCandidate):
     seed: int | None
     generation: Provenance
     screening: Provenance
+    content_hash: str | None = Field(None, description="over this document as it is stored, but for this field")

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
 
-from jobflow.core.job import job
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
 from pymatgen.core.structure import Structure
@@ -35,6 +34,7 @@ from .schemas import (
     Symmetry,
     Validity,
 )
+from .stage import stage
 from .structures import to_crystal, to_structure
 from .symmetry import prototype, space_group
 from .validity import NEUTRALITY, Contacts, Rules, charge_neutral, contact_fault, contacts, volume_fault
@@ -88,7 +88,7 @@ class ScreenMaker(Maker):
     prototypes: bool = True
     device: str = "auto"
 
-    @job(output_schema=ScreeningDoc)
+    @stage(output_schema=ScreeningDoc)
     def make(self, generation: GenerationDoc) -> ScreeningDoc:
         """Screen the candidates of a generation document.
 

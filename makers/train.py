@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobflow.core.job import Response, job
+from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 
 from .. import __version__
@@ -27,6 +27,7 @@ from .queue_time import queue_seconds_left
 from .register import check_name, register
 from .run_folder import run_folder, run_root
 from .schemas import Science
+from .stage import stage as stage_job
 from .train_schemas import Rollback, TrainingDoc
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class TrainMaker(Maker):
     register_as: str | None = None
     device: str = "auto"
 
-    @job(output_schema=TrainingDoc)
+    @stage_job(output_schema=TrainingDoc)
     def make(self, dataset: Any, start: Any = None, previous_run: str | None = None) -> TrainingDoc | Response[Any]:
         """Train, or train on, and write the checkpoint.
 

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobflow.core.job import Job, JobConfig, Response, job
+from jobflow.core.job import Job, JobConfig, Response
 from jobflow.core.maker import Maker
 from jobflow.core.state import CURRENT_JOB
 from monty.json import jsanitize
@@ -27,6 +27,7 @@ from ..checkpoints import SettingError
 from ..provenance import canonical_json, digest, execution_record, provenance, science_hash
 from ..run_folder import run_folder
 from ..schemas import Science
+from ..stage import stage
 from ..verification_schemas import CalculationDoc
 from . import abinit, cp2k, results
 from .installed import program_version
@@ -67,7 +68,7 @@ class CalculateMaker(Maker):
         built.config = JobConfig(expose_store=True)  # one of its own: routing changes it in place
         return built
 
-    @job(output_schema=CalculationDoc)
+    @stage(output_schema=CalculationDoc)
     def calculate(self, candidate_id: str, start: Structure | CalculationDoc) -> CalculationDoc:
         """The calculation, or what the store holds of the same one; a failed start is passed on as it is.
 

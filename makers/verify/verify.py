@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from jobflow.core.flow import Flow
-from jobflow.core.job import Job, JobConfig, Response, job
+from jobflow.core.job import Job, JobConfig, Response
 from jobflow.core.maker import Maker
 from jobflow.core.reference import OutputReference
 from jobflow.core.state import CURRENT_JOB
@@ -20,6 +20,7 @@ from ..checkpoints import SettingError
 from ..provenance import digest, execution_record, provenance
 from ..schemas import Science, ScreenedCandidate, ScreeningDoc
 from ..screen import ScreenMaker
+from ..stage import stage
 from ..symmetry import symmetrised_primitive
 from ..validity import Rules, contact_fault, contacts, volume_fault
 from ..verification_schemas import CalculationDoc, CalculationRecord, HullEnergy, VerificationDoc
@@ -141,7 +142,7 @@ def verify_screening(
     return built
 
 
-@job
+@stage
 def verify_candidates(screening: ScreeningDoc, maker: VerifyMaker, top: int) -> Response[Any]:
     """A flow for each of the best-ranked candidates; every job keeps its own route, whatever this one's is."""
     chosen = best(screening, top)
@@ -155,7 +156,7 @@ def verify_candidates(screening: ScreeningDoc, maker: VerifyMaker, top: int) -> 
     return Response(replace=flow)
 
 
-@job(output_schema=VerificationDoc)
+@stage(output_schema=VerificationDoc)
 def summarise(
     about: Mapping[str, str],
     sent: Structure,

@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 
 from dao_flows import runs
+from dao_flows.makers import attempts
 from dao_flows.runs import Batch, Process, RunLog
 from dao_flows.stores import EmbeddedStore
 
@@ -71,7 +72,7 @@ def test_records_are_only_added(store):
 
 def test_a_dead_process_was_interrupted_and_a_living_one_runs(store):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    alive = Process(host=Process.current().host, pid=child.pid, born=runs._born(child.pid))
+    alive = Process(host=Process.current().host, pid=child.pid, born=attempts._born(child.pid))
     assert alive.is_alive()
     assert not alive.model_copy(update={"born": "another process of the same pid"}).is_alive()
     assert not alive.model_copy(update={"host": "elsewhere"}).is_alive()

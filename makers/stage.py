@@ -1,0 +1,85 @@
+"""`@stage`: jobflow's `@job` for makers. It seals the documents that a job writes and logs every attempt at it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from jobflow.core.flow import Flow
+from jobflow.core.job import Job, Response, job
+from monty.json import jsanitize
+from pydantic import BaseModel
+
+from .attempts import Attempt
+from .masking import one_line
+from .provenance import content_hash
+from .schemas import Provenance
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
+log = logging.getLogger(__name__)
+
+
+class StageJob(Job):
+    """A job whose attempts are appended to the `runs` collection of the store that it runs on."""
+
+    def run(self, store: JobStore, job_dir: Any = None) -> Response[Any]:
+        """As jobflow's, and logged."""
+        with Attempt(self, store) as attempt:
+            response: Response[Any] = super().run(store=store, job_dir=job_dir)
+            found = getattr(response.output, "provenance", None)
+            if isinstance(found, Provenance) and found.content_hash is not None:
+                attempt.science_hash, attempt.result = found.science_hash, found.content_hash
+            else:
+                attempt.result = _hash(response.output)
+        if isinstance(response.replace, Flow):
+            for new in response.replace.jobs:
+                if new.uuid == self.uuid and type(new) is Job:  # jobflow's own, which stores the flow's output
+                    new.__class__ = StageJob
+        return response
+
+
+def stage(method: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
+    """In place of jobflow's `@job`, with the same arguments."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def sealed(*args: Any, **kwargs: Any) -> Any:
+            return seal(function(*args, **kwargs))
+
+        make = job(sealed, **options)
+
+        @wraps(make)
+        def build(*args: Any, **kwargs: Any) -> Job:
+            built = make(*args, **kwargs)
+            built.__class__ = StageJob
+            return built
+
+        return build
+
+    return decorate if method is None else decorate(method)
+
+
+def seal(returned: Any) -> Any:
+    """What a job returns, its document with the content hash in its provenance."""
+    if isinstance(returned, Response):
+        if returned.replace is None:
+            returned.output = seal(returned.output)
+        return returned
+    held = getattr(returned, "provenance", None)
+    if not isinstance(returned, BaseModel) or not isinstance(held, Provenance):
+        return returned
+    provenance = held.model_copy(update={"content_hash": _hash(returned)})
+    return returned.model_copy(update={"provenance": provenance})
+
+
+def _hash(output: Any) -> str | None:
+    """The content hash of an output as jobflow stores it; None, and a line on stderr, for what cannot be hashed."""
+    try:
+        return content_hash(jsanitize(output, strict=True, enum_values=True, allow_bson=True))
+    except (AttributeError, TypeError, ValueError) as error:  # no result is lost for want of a hash
+        log.error("a %s is stored without a content hash: %s", type(output).__name__, one_line(error))
+        return None
