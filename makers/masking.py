@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -73,3 +74,11 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     said = f"unknown name {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
     text = " ".join(mask(said).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def holds_secret(text: str) -> bool:
+    """Whether credentials of a URI stand in it, or a remembered secret of at least SHORTEST_OF_ENVIRONMENT letters."""
+    if re.search(r"\w://[^\s\"/@:]*:[^\s\"/@]+@", text):
+        return True
+    secrets = (secret for secret in _secrets if len(secret) >= SHORTEST_OF_ENVIRONMENT)
+    return any(secret in text or json.dumps(secret, ensure_ascii=False)[1:-1] in text for secret in secrets)
