@@ -9,6 +9,7 @@ from maggma.core import Builder, Store
 from maggma.utils import grouper
 from monty.json import jsanitize
 
+from dao_flows.makers.provenance import content_hash
 from dao_flows.makers.schemas import CandidateDoc, ScreeningDoc
 
 from .errors import InputError
@@ -57,7 +58,8 @@ class CandidateBuilder(Builder):
             fresh = [d for d in documents if d.screening.execution.ended_at > times.get(d.candidate_id, "")]
             if fresh:
                 clean = [jsanitize(document, strict=True) for document in fresh]
-                self.candidates.update([{"_id": d["candidate_id"], **d} for d in clean], key="candidate_id")
+                sealed = [{"_id": d["candidate_id"], **d, "content_hash": content_hash(d)} for d in clean]
+                self.candidates.update(sealed, key="candidate_id")
 
     def build(self) -> None:
         """What `run` does, without its logging and with the stores left open."""

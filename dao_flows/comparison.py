@@ -14,6 +14,7 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from dao_flows.makers.match_rate import MATCHER
+from dao_flows.makers.provenance import content_hash
 from dao_flows.makers.reference import ReferenceSet, hull_energy
 from dao_flows.makers.schemas import CandidateDoc, ScreeningDoc
 from dao_flows.makers.screen import ScreenMaker
@@ -75,7 +76,8 @@ class ComparisonBuilder(Builder):
         fresh = [d for d in items if (d.verified_at or "") > there.get(d.comparison_id, "")]
         if fresh:
             clean = [jsanitize(document, strict=True) for document in fresh]
-            self.comparisons.update([{"_id": d["comparison_id"], **d} for d in clean], key="comparison_id")
+            sealed = [{"_id": d["comparison_id"], **d, "content_hash": content_hash(d)} for d in clean]
+            self.comparisons.update(sealed, key="comparison_id")
 
     def build(self) -> None:
         """What `run` does, without its logging and with the stores left open."""

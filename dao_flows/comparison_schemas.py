@@ -76,3 +76,4 @@ class ComparisonDoc(BaseModel):
     missing: list[str] = Field(default_factory=list)
     predictor_name: str | None = None
     verified_at: str | None = Field(None, description="ISO 8601, UTC")
+    content_hash: str | None = Field(None, description="over this document as it is stored, but for this field")
