@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jobflow.core.maker import Maker
@@ -25,6 +25,8 @@ TABLE, PICTURE = "stages.md", "stages.png"
 
 class StagesDoc(BaseModel):
     """What CompareStagesMaker writes. stages: evaluations by label, in order."""
+
+    FILES: ClassVar = ("table", "picture")
 
     schema_version: int = SCHEMA_VERSION
     stages: dict[str, EvaluationDoc]

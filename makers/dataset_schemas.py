@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -11,6 +11,8 @@ from .schemas import SCHEMA_VERSION, Provenance
 
 class DatasetDoc(BaseModel):
     """A dataset that was built: its folder, its identity, and what its manifest says of its rows."""
+
+    FILES: ClassVar = ("path/manifest.json", "rejects")
 
     schema_version: int = SCHEMA_VERSION
     path: str = Field(description="the dataset's folder")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -77,6 +77,8 @@ class RelaxationDoc(BaseModel):
 
 class RelaxedDatasetDoc(BaseModel):
     """What MergeShardsMaker writes: a dataset of relaxed shards. path: its folder, with the manifest."""
+
+    FILES: ClassVar = ("path/manifest.json",)
 
     schema_version: int = SCHEMA_VERSION
     path: str

@@ -47,13 +47,15 @@ class Provenance(BaseModel):
     """Where a document comes from; science_hash: sha256 over the canonical JSON of `science`.
 
     content_hash: over the whole document as it is stored, but for this field (see docs/provenance.md); None where the
-    document was not written by a job, or before there were content hashes.
+    document was not written by a job, or before there were content hashes. files: those that the document names, by
+    its field ('plot', or 'path/card.json' for a file in a folder), with their sha256 when it was written.
     """
 
     science: Science
     execution: Execution
     science_hash: str
     content_hash: str | None = None
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class Energy(BaseModel):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job, Response, job
 from monty.json import jsanitize
 from pydantic import BaseModel
+
+from dao_flows.model.dataset import file_sha256
 
 from .attempts import Attempt
 from .masking import one_line
@@ -72,8 +75,22 @@ def seal(returned: Any) -> Any:
     held = getattr(returned, "provenance", None)
     if not isinstance(returned, BaseModel) or not isinstance(held, Provenance):
         return returned
-    provenance = held.model_copy(update={"content_hash": _hash(returned)})
-    return returned.model_copy(update={"provenance": provenance})
+    named = returned.model_copy(update={"provenance": held.model_copy(update={"files": _files(returned)})})
+    provenance = named.provenance.model_copy(update={"content_hash": _hash(named)})
+    return named.model_copy(update={"provenance": provenance})
+
+
+def _files(document: BaseModel) -> dict[str, str]:
+    """sha256 of the files that a document names, by its class's FILES: fields, or paths in a field's folder."""
+    found = {}
+    for name in getattr(type(document), "FILES", ()):
+        field, _, inside = name.partition("/")
+        try:
+            if (held := getattr(document, field)) is not None and (path := Path(held) / inside).is_file():
+                found[name] = file_sha256(path)
+        except OSError as error:
+            log.error("a %s is stored without the hash of its %s: %s", type(document).__name__, name, one_line(error))
+    return found
 
 
 def _hash(output: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -26,6 +26,8 @@ class TrainingDoc(BaseModel):
 
     path: folder of the checkpoint on the machine that trained it; checkpoint_sha256 names it everywhere.
     """
+
+    FILES: ClassVar = ("path/card.json", "plot")
 
     schema_version: int = SCHEMA_VERSION
     kind: str = Field(description="dao-g or dao-p")
