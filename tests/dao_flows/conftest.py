@@ -1,6 +1,7 @@
 """A workplace of one's own: tiny checkpoints, an embedded store and a working directory under a temporary folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -74,6 +75,26 @@ def stored_home(tmp_path_factory, tiny_checkpoints) -> Path:
 def stored(stored_home, tiny_checkpoints, monkeypatch) -> Path:
     """The working directory of that user."""
     return enter(monkeypatch, stored_home, tiny_checkpoints)
+
+
+@pytest.fixture(scope="session")
+def audited_home(tmp_path_factory) -> Path:
+    """The home of a user who has run the small flow of every stage (audit_flow.py); not to be changed."""
+    home = tmp_path_factory.mktemp("audited")
+    script = [sys.executable, "-W", "ignore", str(Path(__file__).parent / "audit_flow.py"), str(home / "flow")]
+    done = subprocess.run(script, env=environment(home, home / "checkpoints"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return home
+
+
+@pytest.fixture
+def audited(audited_home, tmp_path, monkeypatch) -> Path:
+    """The working directory of that user, with a copy of the store: documents may be changed, other files may not."""
+    work = enter(monkeypatch, audited_home, audited_home / "checkpoints")
+    shutil.copytree(audited_home / "data" / "store", tmp_path / "data" / "store")
+    monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("DAO_FLOWS_RUN_DIR", str(audited_home / "data" / "runs"))
+    return work
 
 
 @pytest.fixture
