@@ -75,6 +75,31 @@ class RunRecord(BaseModel):
     schema_version: int
 
 
+Vector = tuple[float, float, float]
+
+
+class _Species(BaseModel):
+    element: str
+    occu: float
+
+
+class _Site(BaseModel):
+    species: list[_Species] = Field(min_length=1)
+    abc: Vector
+
+
+class _Lattice(BaseModel):
+    matrix: tuple[Vector, Vector, Vector]
+
+
+class _Structure(BaseModel):
+    """What pymatgen reads of a structure's dictionary, and does not check."""
+
+    lattice: _Lattice
+    sites: list[_Site]
+    charge: float | None = None
+
+
 class Checked(NamedTuple):
     """A document that may be stored. key: its identity in its collection; sealed: whether it states its own hash."""
 
@@ -86,7 +111,7 @@ class Checked(NamedTuple):
 def check(collection: str, data: bytes, bounds: Limits) -> Checked:
     """A document of a collection ('jobs' or one of KEYS), proven to be what it says. Raises DocumentError."""
     document = parse(data, bounds)
-    _check_words(document, bounds)
+    _check_words(document, bounds, decoded=collection != "runs")
     try:
         if collection == "jobs":
             record = JobRecord.model_validate(document)
@@ -175,15 +200,15 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
             pending += held
 
 
-def _check_words(document: dict[str, Any], bounds: Limits) -> None:
-    """No names of classes but the known ones, and no keys that a database would take for an order."""
+def _check_words(document: dict[str, Any], bounds: Limits, decoded: bool) -> None:
+    """No keys that a database would take for an order, and in what a reader decodes no classes but the known ones."""
     own = tuple(name.strip() for name in bounds.modules.split(",") if name.strip())
     for held in _objects(document):
         words = {key for key in held if key[:1] in ("@", "$")}
-        if not words:
-            continue
         if not words <= WORDS:
             raise DocumentError(f"it has the key {plain(min(words - WORDS))}")
+        if not words or not decoded:
+            continue
         module = held.get("@module")
         if not isinstance(module, str) or held.get("@bound") is not None or ("@class" in held and "@callable" in held):
             raise DocumentError(f"it names an object of {plain(module)} in no known way")
@@ -242,8 +267,11 @@ def _built(value: Any) -> Any:
     from pymatgen.core.structure import Structure
 
     try:
+        _Structure.model_validate(value)
         return Structure.from_dict(value)
-    except Exception as error:  # pymatgen checks nothing: what comes depends on what is wrong
+    except ValidationError as error:
+        raise DocumentError(f"it holds a structure that is none: {_first(error)}") from None
+    except Exception as error:  # what pymatgen raises depends on what is wrong
         raise DocumentError(
             f"it holds a structure that is none: {type(error).__name__} {str(error)[:80]}".strip()
         ) from None

@@ -74,7 +74,7 @@ def import_crate(crate: Crate, store: JobStore, dry_run: bool = False, config: S
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CrateError(
-            f"{crate.where} is refused: the store has other content under the same id: {', '.join(problems[:5])}{more}; "
+            f"{crate.where} is refused: the store has other content under the id of {', '.join(problems[:5])}{more}; "
             "nothing was written; import it into a store of its own (DAO_FLOWS_DATA_DIR)"
         )
     folders = _Folders(crate, done, config)
