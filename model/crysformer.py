@@ -53,8 +53,9 @@ class CrysformerConfig:
 
 @dataclass(frozen=True)
 class CrysformerOutput:
-    """What one pass gives. eps: (B, 3, 3); score: (B, N, 3); nodes: (B, N, H); graph: (B, H)."""
+    """What one pass gives: eps = matrix·L, both (B, 3, 3); score: (B, N, 3); nodes: (B, N, H); graph: (B, H)."""
 
+    matrix: Tensor
     eps: Tensor
     score: Tensor
     nodes: Tensor
@@ -184,7 +185,7 @@ class Crysformer(nn.Module):
             x = block(x, pairs, mask)
         graph = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, H), mean over atoms
         matrix = self.lattice_out(graph).view(-1, 3, 3).to(crystals.lattice.dtype)
-        return CrysformerOutput(matrix @ crystals.lattice, self.score_out(x), x, graph)
+        return CrysformerOutput(matrix, matrix @ crystals.lattice, self.score_out(x), x, graph)
 
     def energy(self, output: CrysformerOutput) -> Tensor:
         """(B,) the scalar head, in standardised units."""

@@ -1,8 +1,8 @@
-"""What DAO-G and DAO-P share: one Crysformer that learns to undo both noise processes."""
+"""What DAO-G and DAO-P share: one Crysformer that learns the way from noise to crystals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from .crysformer import Crysformer, CrysformerConfig, CrysformerOutput
 from .crystals import Crystal, Crystals
-from .noise import NoiseConfig, NoiseSchedule, wrapped_score
+from .flow import FlowMatching
+from .noise import Diffusion, NoiseConfig, NoiseSchedule
+from .objective import ALL, Noised, Objective
 
-ALL = slice(None)
+OBJECTIVES: dict[str, Callable[[NoiseSchedule], Objective]] = {"diffusion": Diffusion, "flow": FlowMatching}
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class DaoConfig:
 
     volume_scaling: the lattice is diffused in units of n_atoms^(1/3) Å, so that its entries are of one size for small
     and large cells. The published model diffuses it in Å (False). energy_mean, energy_std: E_hull in eV/atom is
-    standardised by them (DAO-P).
+    standardised by them (DAO-P). objective: 'diffusion' as published, or 'flow' (`model.flow`).
     """
 
     network: CrysformerConfig = field(default_factory=CrysformerConfig)
@@ -29,22 +31,13 @@ class DaoConfig:
     volume_scaling: bool = False
     energy_mean: float = 0.0
     energy_std: float = 1.0
+    objective: str = "diffusion"
 
-
-@dataclass(frozen=True)
-class Noised:
-    """Crystals in model units at time t, and the normalised targets. eps: (B, 3, 3); score: (B, N, 3)."""
-
-    crystals: Crystals
-    t: Tensor
-    eps: Tensor
-    score: Tensor
-
-    def rows(self, part: slice) -> Noised:
-        """Some of the crystals, with their noise."""
-        c = self.crystals
-        crystals = Crystals(c.numbers[part], c.frac[part], c.lattice[part])
-        return Noised(crystals, self.t[part], self.eps[part], self.score[part])
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, not {self.objective!r}")
+        if self.objective == "flow" and not self.volume_scaling:
+            raise ValueError("flow matching needs volume_scaling: its base is a cell of a common volume per atom")
 
 
 class Dao(nn.Module):
@@ -55,6 +48,7 @@ class Dao(nn.Module):
         self.config = config = config or DaoConfig()
         self.network = Crysformer(config.network)
         self.schedule = NoiseSchedule(config.noise)
+        self.objective = OBJECTIVES[config.objective](self.schedule)
 
     def collate(self, crystals: Sequence[Crystal]) -> Crystals:
         """Host crystals as one batch of the model's precision, on its device."""
@@ -75,30 +69,21 @@ class Dao(nn.Module):
         return crystals.with_geometry(crystals.frac, crystals.lattice * self.length_unit(crystals))
 
     def add_noise(self, crystals: Crystals, t: Tensor, generator: torch.Generator) -> Noised:
-        """Both forward processes at t: (B,), 1..T, or 0 for crystals to leave clean. crystals: in model units."""
-        eps, z = (
-            torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
-            for like in (crystals.lattice, crystals.frac)
-        )
-        alpha_bar = self.schedule.at(self.schedule.alpha_bar, t, eps)
-        sigma = self.schedule.at(self.schedule.sigma, t, z)
-        norm = self.schedule.at(self.schedule.score_norm, t, z)
-        clean = t[:, None, None] == 0
-        score = wrapped_score(sigma * z, sigma.masked_fill(clean, 1.0)) / norm.masked_fill(clean, 1.0)
-        lattice = alpha_bar.sqrt() * crystals.lattice + (1 - alpha_bar).sqrt() * eps
-        return Noised(crystals.with_geometry((crystals.frac + sigma * z) % 1, lattice), t, eps, score)
+        """Crystals at t: (B,), 1..T, or 0 for crystals to leave clean. crystals: in model units."""
+        return self.objective.corrupt(crystals, t, generator)
 
-    def diffusion_losses(self, noised: Noised, output: CrysformerOutput, part: slice = ALL) -> dict[str, Tensor]:
-        """Mean squared errors of lattice noise and coordinate score; clean crystals (t = 0) do not count.
+    def denoising_losses(self, noised: Noised, output: CrysformerOutput, part: slice = ALL) -> dict[str, Tensor]:
+        """Mean squared errors for lattice and coordinates; clean crystals (t = 0) do not count.
 
         output: of the rows `part`, whose share of the batch's mean this is: the shares of all parts add up to it.
         """
         noisy = noised.t > 0
-        atoms = (noised.crystals.mask & noisy[:, None])[..., None].to(noised.score.dtype)
-        cells = noisy[:, None, None].to(noised.eps.dtype)
-        lattice = (cells[part] * (output.eps.float() - noised.eps[part]) ** 2).sum() / (9 * cells.sum().clamp(min=1))
-        score = (atoms[part] * (output.score.float() - noised.score[part]) ** 2).sum()
-        return {"lattice": lattice, "coordinate": score / (3 * atoms.sum().clamp(min=1))}
+        atoms = (noised.crystals.mask & noisy[:, None])[..., None].to(noised.coordinates.dtype)
+        cells = noisy[:, None, None].to(noised.lattice.dtype)
+        found, matrix = self.objective.predicted(output, noised.rows(part).crystals)
+        lattice = (cells[part] * (matrix.float() - noised.lattice[part]) ** 2).sum() / (9 * cells.sum().clamp(min=1))
+        coordinate = (atoms[part] * (found.float() - noised.coordinates[part]) ** 2).sum()
+        return {"lattice": lattice, "coordinate": coordinate / (3 * atoms.sum().clamp(min=1))}
 
     def random_times(self, batch: int, generator: torch.Generator, clean_fraction: float = 0.0) -> Tensor:
         """(B,) t uniform in 1..T; a share of the batch, drawn at random, gets t = 0."""

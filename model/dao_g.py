@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .crystals import Crystals
-from .dao import ALL, Dao
+from .dao import Dao
+from .objective import ALL
 
 
 class DaoG(Dao):
@@ -21,4 +22,4 @@ class DaoG(Dao):
         """
         noised = self.add_noise(self.to_model_units(crystals), self.random_times(len(crystals), generator), generator)
         own = noised.rows(part)
-        return self.diffusion_losses(noised, self.network(own.crystals, own.t), part)
+        return self.denoising_losses(noised, self.network(own.crystals, own.t), part)

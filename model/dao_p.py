@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .crysformer import scalar_head
 from .crystals import Crystal, Crystals, buckets
-from .dao import ALL, Dao, DaoConfig
+from .dao import Dao, DaoConfig
+from .objective import ALL
 
 CLEAN_FRACTION = 0.25  # share of training crystals shown without noise, where the energy is read out
 
@@ -107,7 +108,7 @@ class DaoP(Dao):
         noised = self.add_noise(self.to_model_units(crystals), t, generator)
         own = noised.rows(part)
         output = self.network(own.crystals, own.t)
-        losses = self.diffusion_losses(noised, output, part)
+        losses = self.denoising_losses(noised, output, part)
         if energy is not None:
             target = (energy - self.config.energy_mean) / self.config.energy_std
             known = ~target.isnan()

@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .crysformer import CrysformerOutput
+from .crystals import Crystals
+from .objective import Noised
+
 IMAGES = 10  # periodic images on each side: 21 in all are exact to float64 for σ ≤ 0.5
 
 
@@ -84,3 +88,28 @@ class NoiseSchedule:
         """table[t], cast to like's dtype and shaped to broadcast over its trailing axes."""
         values = torch.as_tensor(table, dtype=like.dtype, device=like.device)[t]
         return values.view(-1, *([1] * (like.dim() - 1)))
+
+
+class Diffusion:
+    """The published objective: the noise of the lattice, and the normalised score of the coordinates."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.schedule = schedule
+
+    def corrupt(self, crystals: Crystals, t: Tensor, generator: torch.Generator) -> Noised:
+        """As Objective.corrupt."""
+        eps, z = (
+            torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+            for like in (crystals.lattice, crystals.frac)
+        )
+        alpha_bar = self.schedule.at(self.schedule.alpha_bar, t, eps)
+        sigma = self.schedule.at(self.schedule.sigma, t, z)
+        norm = self.schedule.at(self.schedule.score_norm, t, z)
+        clean = t[:, None, None] == 0
+        score = wrapped_score(sigma * z, sigma.masked_fill(clean, 1.0)) / norm.masked_fill(clean, 1.0)
+        lattice = alpha_bar.sqrt() * crystals.lattice + (1 - alpha_bar).sqrt() * eps
+        return Noised(crystals.with_geometry((crystals.frac + sigma * z) % 1, lattice), t, score, eps)
+
+    def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
+        """As Objective.predicted."""
+        return output.score, output.eps

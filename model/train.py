@@ -23,7 +23,7 @@ import torch
 from .ancestry import remembered
 from .checkpoint import KINDS, Card, CheckpointError, build, kind_of, load, save
 from .crysformer import CrysformerConfig
-from .dao import Dao, DaoConfig
+from .dao import OBJECTIVES, Dao, DaoConfig
 from .dao_p import DaoP, PropertyError, PropertyHead
 from .data import CrystalTable, NothingSelectedError, read_crystals
 from .dataset import DataError, lineage
@@ -98,6 +98,11 @@ def parser() -> argparse.ArgumentParser:
     network.add_argument(
         "--volume-scaling", action="store_true", help="diffuse the lattice in units of n_atoms^(1/3) Å"
     )
+    network.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        help="what to learn: diffusion as published, or flow matching (default: diffusion, or that of --start)",
+    )
     training = p.add_argument_group("training")
     training.add_argument("--steps", type=int, required=True)
     helps = {
@@ -157,6 +162,11 @@ def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, Card 
             if train.energy.std() == 0:
                 raise DataError("DAO-P cannot learn from energies that are all the same")
             config = replace(config, energy_mean=float(train.energy.mean()), energy_std=float(train.energy.std()))
+    if args.objective:
+        try:
+            config = replace(config, objective=args.objective)
+        except ValueError as error:
+            raise TrainingError(f"--objective: {error}") from error
     # heads that the network has moved away from are left behind
     heads = dict(parent.heads) if isinstance(parent, DaoP) and args.freeze_backbone else {}
     if args.property is not None:

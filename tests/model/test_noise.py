@@ -121,8 +121,8 @@ def test_noised_crystals_have_the_variance_of_the_schedule(t):
     alpha_bar, sigma = SCHEDULE.alpha_bar[t], SCHEDULE.sigma[t]
     lattice = noised.crystals.lattice - np.sqrt(alpha_bar) * crystals.lattice
     assert float(lattice.var()) == pytest.approx(1 - alpha_bar, rel=0.05)
-    assert torch.allclose(lattice, np.sqrt(1 - alpha_bar) * noised.eps, atol=1e-12)
-    assert float((noised.score**2).mean()) == pytest.approx(1, rel=0.05)  # the target is normalised
+    assert torch.allclose(lattice, np.sqrt(1 - alpha_bar) * noised.lattice, atol=1e-12)
+    assert float((noised.coordinates**2).mean()) == pytest.approx(1, rel=0.05)  # the target is normalised
     assert 0 <= float(noised.crystals.frac.min()) <= float(noised.crystals.frac.max()) < 1
     # the first circular moment of a wrapped normal is exp(−2π²σ²)
     moment = torch.exp(2j * torch.pi * (noised.crystals.frac - 0.98)).mean()
@@ -136,11 +136,11 @@ def test_clean_crystals_stay_clean_and_do_not_count():
     clean = t == 0
     assert torch.equal(noised.crystals.lattice[clean], crystals.lattice[clean])
     assert torch.allclose(noised.crystals.frac[clean], crystals.frac[clean])
-    assert noised.score.isfinite().all()
+    assert noised.coordinates.isfinite().all()
     output = MODEL.double().network(noised.crystals, t)
-    before = MODEL.diffusion_losses(noised, output)
-    noised.eps[clean], noised.score[clean] = 1e6, 1e6
-    assert MODEL.diffusion_losses(noised, output) == before
+    before = MODEL.denoising_losses(noised, output)
+    noised.lattice[clean], noised.coordinates[clean] = 1e6, 1e6
+    assert MODEL.denoising_losses(noised, output) == before
 
 
 def test_padding_does_not_count_in_the_losses():
@@ -153,11 +153,11 @@ def test_padding_does_not_count_in_the_losses():
     model.requires_grad_(False)
     narrow_noised, noised = (model.add_noise(c, t, stream(5)) for c in (crystals, wide))
     # the same draws for the atoms that are there
-    frac, score = noised.crystals.frac.clone(), noised.score.clone()
-    frac[:, :2], score[:, :2] = narrow_noised.crystals.frac, narrow_noised.score
-    same = type(noised)(wide.with_geometry(frac, narrow_noised.crystals.lattice), t, narrow_noised.eps, score)
-    expected = model.diffusion_losses(narrow_noised, model.network(narrow_noised.crystals, t))
-    found = model.diffusion_losses(same, model.network(same.crystals, t))
+    frac, score = noised.crystals.frac.clone(), noised.coordinates.clone()
+    frac[:, :2], score[:, :2] = narrow_noised.crystals.frac, narrow_noised.coordinates
+    same = type(noised)(wide.with_geometry(frac, narrow_noised.crystals.lattice), t, score, narrow_noised.lattice)
+    expected = model.denoising_losses(narrow_noised, model.network(narrow_noised.crystals, t))
+    found = model.denoising_losses(same, model.network(same.crystals, t))
     for name, loss in expected.items():
         assert float(found[name]) == pytest.approx(float(loss), rel=1e-6)
 

@@ -1,0 +1,40 @@
+"""What a Dao learns from: crystals on their way to noise, and where to go from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .crysformer import CrysformerOutput
+from .crystals import Crystals
+
+ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Crystals in model units at time t: (B,), and the targets. coordinates: (B, N, 3); lattice: (B, 3, 3)."""
+
+    crystals: Crystals
+    t: Tensor
+    coordinates: Tensor
+    lattice: Tensor
+
+    def rows(self, part: slice) -> Noised:
+        """Some of the crystals, with their noise."""
+        c = self.crystals
+        crystals = Crystals(c.numbers[part], c.frac[part], c.lattice[part])
+        return Noised(crystals, self.t[part], self.coordinates[part], self.lattice[part])
+
+
+class Objective(Protocol):
+    """A way from crystals (t = 0) to noise (t = T), and what the network is to say along it."""
+
+    def corrupt(self, crystals: Crystals, t: Tensor, generator: torch.Generator) -> Noised:
+        """Crystals in model units at t: (B,), 1..T; those at 0 stay clean."""
+
+    def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
+        """What the network says of the targets for the crystals that it was given: (B, N, 3) and (B, 3, 3)."""
