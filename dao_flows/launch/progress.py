@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,15 @@ from .routes import stage_of
 if TYPE_CHECKING:
     from fireworks import LaunchPad
 
-FUNCTION = "spec._tasks.job.function.@callable"
+FUNCTION, CATEGORY = "spec._tasks.job.function.@callable", "spec._category"
 DONE, WAITING = "COMPLETED", ("WAITING", "READY", "RESERVED")
 LAST_LINES = 3
 CHUNK = 1000  # ids in one query
+SAMPLE = 200  # jobs of a stage whose mean time is taken
 
 
 class Stage(BaseModel):
-    """The jobs of one stage by state. seconds: mean of those that are done; left: estimate for the rest, s."""
+    """The jobs of one stage by state. seconds: mean of the latest that are done; left: estimate for the rest, s."""
 
     stage: str
     category: str
@@ -87,63 +88,81 @@ def find_flows(pad: LaunchPad, reference: str | None = None, limit: int = 0) -> 
 
 
 def status(pad: LaunchPad, reference: str | None = None, limit: int = 0, failures: int = 10) -> Status:
-    """The state of flows now. limit: of the latest flows (0: all); failures: shown at most."""
+    """The state of flows now. limit: of the latest flows (0: all); failures: shown at most.
+
+    The server counts the jobs; what is read of single ones is bounded, for there may be hundreds of thousands.
+    """
     flows = find_flows(pad, reference, limit)
-    owner = {node: min(flow["nodes"]) for flow in flows for node in flow["nodes"]}
-    jobs = list(_jobs(pad, sorted(owner)))
-    failed = [job for job in jobs if job["state"] == "FIZZLED"]
-    latest = sorted(failed, key=lambda job: job["fw_id"], reverse=True)[:failures]
+    scopes = _scopes(pad, flows)
+    latest = [job for scope in scopes for job in _latest(pad, {**scope, "state": "FIZZLED"}, {"name": 1}, failures)]
     return Status(
         flows=[_flow(flow) for flow in flows],
-        stages=_stages(jobs, _lost(pad, jobs), _durations(pad, jobs)),
-        failures=[_failure(pad, job, owner[job["fw_id"]]) for job in latest],
+        stages=_stages(pad, scopes),
+        failures=[_failure(pad, job) for job in sorted(latest, key=lambda job: -job["fw_id"])[:failures]],
     )
 
 
-def _jobs(pad: LaunchPad, ids: Sequence[int]) -> Iterable[dict[str, Any]]:
-    fields = {"fw_id": 1, "name": 1, "state": 1, "spec._category": 1, "launches": 1, FUNCTION: 1}
-    for start in range(0, len(ids), CHUNK):
-        yield from pad.fireworks.find({"fw_id": {"$in": list(ids[start : start + CHUNK])}}, fields)
+def _scopes(pad: LaunchPad, flows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Criteria that together match the flows' jobs: nothing to match where these are all that the LaunchPad has."""
+    if len(flows) == pad.workflows.count_documents({}):
+        return [{}]
+    ids = sorted(node for flow in flows for node in flow["nodes"])
+    return [{"fw_id": {"$in": ids[start : start + CHUNK]}} for start in range(0, len(ids), CHUNK)]
 
 
-def _stage(job: dict[str, Any]) -> str:
-    tasks = job["spec"].get("_tasks") or [{}]
-    function = tasks[0].get("job", {}).get("function", {}).get("@callable")
-    return stage_of(function) if function else str(job["name"])
+def _latest(pad: LaunchPad, criteria: dict[str, Any], fields: dict[str, int], limit: int) -> list[dict[str, Any]]:
+    return list(pad.fireworks.find(criteria, {"fw_id": 1, "launches": 1, **fields}).sort("fw_id", -1).limit(limit))
 
 
-def _durations(pad: LaunchPad, jobs: Sequence[dict[str, Any]]) -> dict[int, float]:
-    """Seconds of the last run of each job that is done."""
-    last = {job["launches"][-1]: job["fw_id"] for job in jobs if job["state"] == DONE and job["launches"]}
-    ids = sorted(last)
-    durations = {}
-    for start in range(0, len(ids), CHUNK):
-        fields = {"launch_id": 1, "state_history.state": 1, "state_history.created_on": 1}
-        for launch in pad.launches.find({"launch_id": {"$in": ids[start : start + CHUNK]}}, fields):
-            times = {entry["state"]: _time(entry["created_on"]) for entry in launch["state_history"]}
-            if {"RUNNING", DONE} <= set(times):
-                durations[last[launch["launch_id"]]] = (times[DONE] - times["RUNNING"]).total_seconds()
-    return durations
-
-
-def _stages(jobs: Sequence[dict[str, Any]], lost: set[int], durations: dict[int, float]) -> list[Stage]:
+def _stages(pad: LaunchPad, scopes: Sequence[dict[str, Any]]) -> list[Stage]:
     """In the order in which the stages' first jobs were submitted."""
-    members: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for job in sorted(jobs, key=lambda job: job["fw_id"]):
-        members[_stage(job), job["spec"].get("_category", "any")].append(job)
+    key = {"function": f"${FUNCTION}", "name": {"$cond": [{"$ifNull": [f"${FUNCTION}", False]}, None, "$name"]}}
+    key |= {"category": {"$ifNull": [f"${CATEGORY}", "any"]}, "state": "$state"}
+    group = {"$group": {"_id": key, "jobs": {"$sum": 1}, "first": {"$min": "$fw_id"}}}
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    first: dict[tuple[str, str], int] = {}
+    functions: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for scope in scopes:
+        for found in pad.fireworks.aggregate([{"$match": scope}, group]):
+            called = next(iter(found["_id"].get("function") or ()), None)
+            stage = _stage(called, found["_id"]["name"]), str(found["_id"]["category"])
+            counts[stage][found["_id"]["state"]] += found["jobs"]
+            first[stage] = min(found["first"], first.get(stage, found["first"]))
+            if called and found["_id"]["state"] == DONE:
+                functions[stage].add(called)
+    lost = _lost(pad, scopes)
     stages = []
-    for (stage, category), found in members.items():
-        states = Counter(job["state"] for job in found)
-        known = [durations[job["fw_id"]] for job in found if job["fw_id"] in durations]
-        missing = sum(job["fw_id"] in lost for job in found)
-        entry = Stage(stage=stage, category=category, states=dict(states), lost=missing)
-        if known:
-            running = states["RUNNING"] - missing
+    for stage in sorted(first, key=lambda each: first[each]):
+        states, (name, category) = counts[stage], stage
+        entry = Stage(stage=name, category=category, states=dict(states), lost=min(lost[stage], states["RUNNING"]))
+        if known := _durations(pad, scopes, category, functions[stage]):
+            running = states["RUNNING"] - entry.lost
             rest = running + sum(states[state] for state in WAITING)
             entry.seconds = mean(known)
             entry.left = entry.seconds * rest / max(1, running)
         stages.append(entry)
     return stages
+
+
+def _stage(function: str | None, name: str | None) -> str:
+    """One that is not jobflow's goes by its name."""
+    return stage_of(function) if function else str(name)
+
+
+def _durations(pad: LaunchPad, scopes: Sequence[dict[str, Any]], category: str, functions: set[str]) -> list[float]:
+    """Seconds of the latest jobs of a stage that are done, SAMPLE at most."""
+    done = {"state": DONE, FUNCTION: {"$in": sorted(functions)}}
+    done[CATEGORY] = {"$exists": False} if category == "any" else category
+    jobs: list[dict[str, Any]] = []
+    for scope in reversed(scopes if functions else ()):
+        jobs += _latest(pad, {**scope, **done}, {}, SAMPLE - len(jobs))
+        if len(jobs) >= SAMPLE:
+            break
+    ids = [job["launches"][-1] for job in jobs if job["launches"]]
+    seconds = (
+        launch.get("runtime_secs") for launch in pad.launches.find({"launch_id": {"$in": ids}}, {"runtime_secs": 1})
+    )
+    return [float(each) for each in seconds if each is not None]
 
 
 def _flow(workflow: dict[str, Any]) -> FlowStatus:
@@ -159,7 +178,9 @@ def _flow(workflow: dict[str, Any]) -> FlowStatus:
     )
 
 
-def _failure(pad: LaunchPad, job: dict[str, Any], flow: int) -> Failure:
+def _failure(pad: LaunchPad, job: dict[str, Any]) -> Failure:
+    workflow = pad.workflows.find_one({"nodes": job["fw_id"]}, {"nodes": 1})
+    flow = min(workflow["nodes"]) if workflow else job["fw_id"]
     host, directory, trace = last_launch(pad, job)
     said = [line for line in trace.splitlines() if line.strip()]
     lines = said[-LAST_LINES:] or ["its worker was lost: it stopped without a word"]
@@ -182,13 +203,21 @@ def expiration() -> int:
     return int(fireworks_setting("RUN_EXPIRATION_SECS"))
 
 
-def _lost(pad: LaunchPad, jobs: Sequence[dict[str, Any]]) -> set[int]:
-    """Running jobs whose worker has given no sign of life for too long, as `lpad detect_lostruns` sees them."""
-    latest = {job["launches"][-1]: job["fw_id"] for job in jobs if job["state"] == "RUNNING" and job["launches"]}
+def _lost(pad: LaunchPad, scopes: Sequence[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    """Running jobs of each stage whose worker has been silent for too long, as `lpad detect_lostruns` sees them."""
     oldest = (datetime.now(UTC) - timedelta(seconds=expiration())).isoformat()
     silent = {"$elemMatch": {"state": "RUNNING", "updated_on": {"$lte": oldest}}}
-    found = pad.launches.find({"launch_id": {"$in": list(latest)}, "state_history": silent}, {"launch_id": 1})
-    return {latest[launch["launch_id"]] for launch in found}
+    launches = pad.launches.find({"state": "RUNNING", "state_history": silent}, {"launch_id": 1, "fw_id": 1})
+    latest = {launch["fw_id"]: launch["launch_id"] for launch in launches}
+    lost: Counter[tuple[str, str]] = Counter()
+    fields = {"fw_id": 1, "name": 1, "launches": 1, CATEGORY: 1, FUNCTION: 1}
+    for scope in scopes if latest else ():
+        silent_jobs = {"$and": [scope, {"state": "RUNNING", "fw_id": {"$in": sorted(latest)}}]}
+        for job in pad.fireworks.find(silent_jobs, fields):
+            if job["launches"][-1:] == [latest[job["fw_id"]]]:
+                called = job["spec"]["_tasks"][0].get("job", {}).get("function", {}).get("@callable")
+                lost[_stage(called, job["name"]), str(job["spec"].get("_category", "any"))] += 1
+    return lost
 
 
 def _time(value: Any) -> datetime:
