@@ -29,7 +29,8 @@ BASE_DIAGONAL, BASE_OFF_DIAGONAL = 0.25, 0.2  # standard deviations of S_0
 def log_stretch(lattice: Tensor) -> Tensor:
     """S of L = exp(S)·Q, half the matrix logarithm of L Lᵀ: (B, 3, 3) to (B, 3, 3), symmetric."""
     values, vectors = torch.linalg.eigh(lattice @ lattice.mT)
-    return (vectors * (values.clamp(min=1e-12).log() / 2)[:, None]) @ vectors.mT
+    log: Tensor = (vectors * (values.clamp(min=1e-12).log() / 2)[:, None]) @ vectors.mT
+    return log
 
 
 def stretch(log: Tensor) -> Tensor:

@@ -1,0 +1,119 @@
+"""The samplers behind one interface: each reaches a known crystal, guided or not, and draws nothing by itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from dao_flows.model.crysformer import CrysformerConfig, CrysformerOutput
+from dao_flows.model.crystals import Crystal
+from dao_flows.model.dao import DaoConfig
+from dao_flows.model.dao_g import DaoG
+from dao_flows.model.dao_p import DaoP, predict_energy
+from dao_flows.model.flow import COORDINATE_UNIT, LATTICE_UNIT, log_stretch, wrap
+from dao_flows.model.noise import wrapped_score
+from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
+
+NETWORK = CrysformerConfig(hidden=16, layers=2, heads=2, frequencies=3, time_width=8)
+WAYS = {
+    "published": ("diffusion", SamplerConfig(40)),
+    "ancestral": ("diffusion", SamplerConfig(40, corrector=False)),
+    "second order": ("diffusion", SamplerConfig(20, order=2)),
+    "with churn": ("diffusion", SamplerConfig(20, order=2, churn=0.5)),
+    "flow": ("flow", SamplerConfig(20)),
+    "flow, second order": ("flow", SamplerConfig(10, order=2)),
+}
+TARGET = Crystal(
+    np.array([22, 8, 8]),
+    np.array([[0.1, 0.2, 0.3], [0.6, 0.7, 0.3], [0.4, 0.95, 0.8]]),
+    np.array([[2.9, 0.1, 0.0], [-0.4, 3.2, 0.2], [0.3, 0.1, 4.6]]),
+)
+
+
+def build(cls, objective, seed=0):
+    torch.manual_seed(seed)
+    return cls(DaoConfig(network=NETWORK, volume_scaling=True, objective=objective)).eval().requires_grad_(False)
+
+
+def requests(count=6):
+    rng = np.random.default_rng(0)
+    return [Request(rng.integers(1, 84, rng.integers(1, 9)), (7, k)) for k in range(count)]
+
+
+class Oracle:
+    """Says what a network would say that had only ever seen TARGET."""
+
+    def __init__(self, model):
+        self.model, self.calls = model, 0
+        self.frac = torch.from_numpy(TARGET.frac)
+        self.lattice = torch.from_numpy(TARGET.lattice / len(TARGET) ** (1 / 3))
+
+    def __call__(self, crystals, t):
+        self.calls += 1
+        k, none = int(t[0]), torch.zeros(())
+        schedule = self.model.schedule
+        if self.model.config.objective == "flow":
+            way = wrap(self.frac - crystals.frac) / (k / 1000) / COORDINATE_UNIT
+            change = (log_stretch(self.lattice[None]) - log_stretch(crystals.lattice)) / (k / 1000) / LATTICE_UNIT
+            return CrysformerOutput(change, change, way, none, none)
+        score = wrapped_score(crystals.frac - self.frac, torch.tensor(schedule.sigma[k])) / schedule.score_norm[k]
+        alpha_bar = schedule.alpha_bar[k]
+        eps = (crystals.lattice - np.sqrt(alpha_bar) * self.lattice) / np.sqrt(1 - alpha_bar)
+        return CrysformerOutput(none, eps, score, none, none)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_exact_network_leads_to_the_crystal(way):
+    objective, config = WAYS[way]
+    model = build(DaoG, objective).double()
+    model.network.forward = Oracle(model)
+    for drawn in sample(model, [Request(TARGET.numbers, (k,)) for k in range(20)], 0, config):
+        apart = (drawn.frac - TARGET.frac + 0.5) % 1 - 0.5
+        apart -= apart.mean(0) if objective == "flow" else 0  # which leaves the origin open
+        assert np.abs(apart).max() < 5e-3
+        assert np.allclose(drawn.lattice @ drawn.lattice.T, TARGET.lattice @ TARGET.lattice.T, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_candidate_is_its_own_whatever_its_batch(way):
+    objective, config = WAYS[way]
+    model, wanted = build(DaoG, objective), requests()
+    together, again = sample(model, wanted, 3, config), sample(model, wanted, 3, config)
+    alone = [sample(model, [request], 3, config)[0] for request in wanted]
+    for a, b, c in zip(together, again, alone, strict=True):
+        assert np.array_equal(a.frac, b.frac)
+        assert np.array_equal(a.lattice, b.lattice)
+        assert np.abs((a.frac - c.frac + 0.5) % 1 - 0.5).max() < 1e-3
+        assert np.allclose(a.lattice, c.lattice, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_guidance_lowers_the_energy(way):
+    objective, config = WAYS[way]
+    model, predictor, wanted = build(DaoG, objective), build(DaoP, objective, 1), requests(40)
+    for parameter in predictor.network.energy_out.parameters():
+        parameter.data.mul_(3)
+    free = sample(model, wanted, 0, config)
+    none = sample(model, wanted, 0, config, predictor=predictor, guidance=Guidance(0.0, 0.0))
+    assert all(np.array_equal(a.frac, b.frac) for a, b in zip(free, none, strict=True))
+    guided = sample(model, wanted, 0, config, predictor=predictor, guidance=Guidance(20.0, 20.0))
+    assert predict_energy(predictor, guided).mean() < predict_energy(predictor, free).mean()
+
+
+@pytest.mark.parametrize(("way", "calls"), [("published", 80), ("ancestral", 40), ("second order", 39), ("flow", 20)])
+def test_network_calls_are_what_the_docs_count(way, calls):
+    objective, config = WAYS[way]
+    model = build(DaoG, objective).double()
+    model.network.forward = oracle = Oracle(model)
+    sample(model, [Request(TARGET.numbers, (0,))], 0, config)
+    assert oracle.calls == calls
+
+
+def test_generator_and_predictor_must_have_learned_from_the_same_noise():
+    with pytest.raises(SamplingError, match="different noise"):
+        sample(build(DaoG, "flow"), requests(1), 0, predictor=build(DaoP, "diffusion"), guidance=Guidance())
+
+
+@pytest.mark.parametrize("wrong", [{"order": 3}, {"churn": -1.0}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(SamplingError, match="must"):
+        SamplerConfig(10, **wrong)
