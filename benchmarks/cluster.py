@@ -137,7 +137,13 @@ def copy_flow(pad: LaunchPad, flow: int, count: int, states: Sequence[str] = ("C
                 if job is jobs[-1] and state == "RUNNING":
                     history = [entry for entry in history if entry["state"] != "COMPLETED"]
                 rows["launches"].append(
-                    {**launch, "launch_id": at, "fw_id": mine["fw_id"], "state": mine["state"], "state_history": history}
+                    {
+                        **launch,
+                        "launch_id": at,
+                        "fw_id": mine["fw_id"],
+                        "state": mine["state"],
+                        "state_history": history,
+                    }
                 )
             key = secrets.token_hex(32)
             about = {**workflow["metadata"]["dao_flows"], "key": key, "submission": f"{key}-1"}
@@ -146,8 +152,11 @@ def copy_flow(pad: LaunchPad, flow: int, count: int, states: Sequence[str] = ("C
                     **workflow,
                     "nodes": list(ids.values()),
                     "links": {str(ids[a]): [ids[str(b)] for b in bs] for a, bs in workflow["links"].items()},
-                    "parent_links": {str(ids[a]): [ids[str(b)] for b in bs] for a, bs in workflow["parent_links"].items()},
-                    "fw_states": {str(ids[a]): s for a, s in workflow["fw_states"].items()} | {str(ids[str(nodes[-1])]): state},
+                    "parent_links": {
+                        str(ids[a]): [ids[str(b)] for b in bs] for a, bs in workflow["parent_links"].items()
+                    },
+                    "fw_states": {str(ids[a]): s for a, s in workflow["fw_states"].items()}
+                    | {str(ids[str(nodes[-1])]): state},
                     "state": state if state in ("COMPLETED", "FIZZLED") else "RUNNING",
                     "metadata": {**workflow["metadata"], "dao_flows": about},
                 }

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 from cluster import URI_VARIABLE, ClusterError, finish, measured_on, project, worker
 from idle import IdleMaker
 
+from dao_flows.launch.launchpad import CLAIM
+
 if TYPE_CHECKING:
     from fireworks import LaunchPad
 
@@ -37,7 +39,6 @@ QUEUED = (0, 1_000, 10_000, 50_000)  # READY jobs in the database when a claim i
 CLAIMS = 15
 ROUTE = "cpu"
 PARTS = ("parts", "starts", "claims", "specs", "overhead")
-CLAIM_INDEX = [("spec._category", 1), ("state", 1), ("spec._priority", -1)]
 SECONDS = 1800.0
 
 
@@ -259,9 +260,9 @@ def claims(pad: LaunchPad, waiting: int, others: int) -> dict[str, Any]:
     found: dict[str, Any] = {"ready": waiting, "ready_of_another_route": others}
     for label, indexed in (("without", False), ("with", True)):
         if indexed:
-            pad.fireworks.create_index(CLAIM_INDEX)
-        elif CLAIM_INDEX in [list(index["key"].items()) for index in pad.fireworks.list_indexes()]:
-            pad.fireworks.drop_index(CLAIM_INDEX)
+            pad.fireworks.create_index(CLAIM)
+        elif CLAIM in [list(index["key"].items()) for index in pad.fireworks.list_indexes()]:
+            pad.fireworks.drop_index(CLAIM)
         found[f"{label}_index"] = {"look_ms": timed(look, CLAIMS), "claim_ms": timed(claim, CLAIMS)}
     return found
 

@@ -19,6 +19,7 @@ SET_UP = "`dao-flows init FOLDER` sets one up; then `. FOLDER/env.sh`"
 FLOW = "metadata.dao_flows"  # of a workflow: what it was submitted as
 SUBMISSION = f"{FLOW}.submission"
 INDEXES = (f"{FLOW}.key", f"{FLOW}.run_id")
+CLAIM = [("spec._category", 1), ("state", 1), ("spec._priority", -1)]  # a worker's query, where other routes wait, too
 
 
 def launchpad(config: Settings | None = None) -> LaunchPad:
@@ -71,6 +72,7 @@ def prepare(found: LaunchPad) -> None:
         found.workflows.create_index(field)
     found.workflows.create_index(SUBMISSION, unique=True, partialFilterExpression={SUBMISSION: {"$exists": True}})
     found.fireworks.create_index("spec.dao_flows.run_id")
+    found.fireworks.create_index(CLAIM)
 
 
 def require_fireworks() -> None:
