@@ -9,7 +9,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import yaml
@@ -34,7 +34,7 @@ LSF = "lsf_template.txt"
 TYPES: dict[Queue, str] = {"slurm": "SLURM", "pbs": "PBS", "lsf": "LoadSharingFacility"}
 PING_S, LOST_S = 60, 600  # a sign of life of each running job; silence after which it counts as lost
 LOCK_S = 60  # after which the lock that a killed worker left on a flow is broken: one is held for moments only
-PATIENCE_MS = 120_000  # that a worker waits for a server that is away
+ANSWER_MS = 10_000  # in which a server must answer; how long workers wait for one that does not, see patience.py
 LSF_TEMPLATE = """#!/bin/bash
 #BSUB -n $${ntasks}
 #BSUB -W $${walltime}
@@ -117,7 +117,7 @@ def contents(project: Project) -> dict[str, tuple[int, str]]:
         "host": project.uri,
         "uri_mode": True,
         "name": project.database_name,
-        "mongoclient_kwargs": {**few, "serverSelectionTimeoutMS": PATIENCE_MS},
+        "mongoclient_kwargs": {**few, "serverSelectionTimeoutMS": ANSWER_MS},
     }
     files: dict[str, tuple[int, str]] = {
         JOBFLOW: (PRIVATE, _yaml({"JOB_STORE": {"docs_store": docs}})),
@@ -174,6 +174,11 @@ def program(name: str) -> str:
     return str(beside) if beside.exists() else shutil.which(name) or name
 
 
+def worker(name: Literal["rlaunch", "qlaunch"]) -> list[str]:
+    """The beginning of a command that runs one of FireWorks' launchers as a worker of ours."""
+    return [sys.executable, "-m", "dao_flows.launch.worker", name]
+
+
 def _adapter(project: Project, category: Category) -> dict[str, Any]:
     """Jobs of ours bring what they ask for along; what stands here is for others."""
     folder = project.folder
@@ -181,7 +186,7 @@ def _adapter(project: Project, category: Category) -> dict[str, Any]:
     if category == "dft":
         route = route.model_copy(update={"cores": project.cores})
     template = {"_fw_template_file": str(folder / LSF)} if project.queue == "lsf" else {}
-    run = [program("rlaunch"), "-l", str(folder / LAUNCHPAD), "-w", str(folder / worker_file(category)), "singleshot"]
+    run = [*worker("rlaunch"), "-l", str(folder / LAUNCHPAD), "-w", str(folder / worker_file(category)), "singleshot"]
     return {
         "_fw_name": "CommonAdapter",
         "_fw_q_type": TYPES[project.queue],
@@ -238,12 +243,10 @@ def _launch(project: Project) -> str:
     folder = shlex.quote(str(project.folder))
     files = '-l "$here/my_launchpad.yaml" -w "$here/fworker_$route.yaml"'
     if project.queue == "none":
-        start = f"{shlex.quote(program('rlaunch'))} --loglvl WARNING {files} rapidfire"
+        start = f"{shlex.join(worker('rlaunch'))} --loglvl WARNING {files} rapidfire"
         about = "Runs the jobs of all three routes here, one worker each"
     else:
-        start = (
-            f'{shlex.quote(program("qlaunch"))} --loglvl WARNING -r {files} -q "$here/qadapter_$route.yaml" rapidfire'
-        )
+        start = f'{shlex.join(worker("qlaunch"))} --loglvl WARNING -r {files} -q "$here/qadapter_$route.yaml" rapidfire'
         about = "Hands the jobs of all three routes to their queues as they become ready"
     return f"""#!/bin/bash
 # {about}, until Ctrl-C.

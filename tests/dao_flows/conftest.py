@@ -1,9 +1,13 @@
 """A workplace of one's own: tiny checkpoints, an embedded store and a working directory under a temporary folder."""
 
+import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +29,7 @@ from dao_flows.makers.verification_schemas import Level, VerificationDoc
 from dao_flows.model.library import FOLDER_VARIABLE
 from dao_flows.stores import JOBS, KEYS, EmbeddedStore, collection
 
+MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 FOREIGN = ("DAO_FLOWS_", "JOBFLOW_")
 
 
@@ -244,3 +249,81 @@ def jobs(request, tmp_path) -> JobStore:
     store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "store")) if request.param == "embedded" else MemoryStore())
     store.connect()
     return store
+
+
+@pytest.fixture
+def set_up(workplace, call, monkeypatch):
+    """Writes a project on a database of its own, by a URI and options of `init`; enters its environment."""
+    pytest.importorskip("fireworks", reason="FireWorks is not installed")
+    if MONGO_URI is None:
+        pytest.skip("DAO_FLOWS_TEST_MONGO_URI names no server")
+    database = f"dao_flows_test_{uuid.uuid4().hex[:8]}"
+
+    def set_up(*options: str, uri: str = MONGO_URI) -> Path:
+        with monkeypatch.context() as patch:
+            patch.setenv("DAO_FLOWS_MONGO_URI", uri)
+            code, out, err = call("init", "project", "--database", database, "--yes", *options)
+        assert code == 0, out + err
+        folder = Path("project").absolute()
+        for line in (folder / "env.sh").read_text().splitlines():
+            if (found := re.match(r"export (\w+)=(.*)", line)) and found[1] != "PATH":
+                monkeypatch.setenv(found[1], shlex.split(found[2])[0])
+        (folder / "launches").mkdir(exist_ok=True)
+        return folder
+
+    yield set_up
+    from pymongo import MongoClient
+
+    with MongoClient(MONGO_URI) as client:
+        client.drop_database(database)
+
+
+@pytest.fixture
+def project(set_up) -> Path:
+    """A project whose workers run here."""
+    return set_up()
+
+
+@pytest.fixture
+def work():
+    """Starts a worker of a route, as launch.sh does; what it says goes to worker.log in its directory."""
+    from dao_flows.launch.project import worker
+
+    started = []
+
+    def work(folder: Path, route: str, *options: str, place: Path | None = None) -> subprocess.Popen[bytes]:
+        files = ["-l", str(folder / "my_launchpad.yaml"), "-w", str(folder / f"fworker_{route}.yaml")]
+        place = place or folder / "launches" / uuid.uuid4().hex[:8]
+        place.mkdir(exist_ok=True)
+        command = [*worker("rlaunch"), "--loglvl", "WARNING", *files, "rapidfire", "--sleep", "1", *options]
+        with (folder / "launches" / f"worker-{len(started)}.log").open("w") as log:
+            started.append(subprocess.Popen(command, cwd=place, stdout=log, stderr=log))
+        return started[-1]
+
+    yield work
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def finish():
+    """Waits for workers, which must end well."""
+
+    def finish(*workers: subprocess.Popen[bytes], seconds: float = 120) -> None:
+        assert [worker.wait(seconds) for worker in workers] == [0] * len(workers)
+
+    return finish
+
+
+@pytest.fixture
+def submitted(call):
+    """Submits, and tells of the flows."""
+
+    def submitted(*arguments: str) -> list[dict[str, Any]]:
+        code, out, err = call("submit", *arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)["flows"]
+
+    return submitted

@@ -3,25 +3,19 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import time
-import uuid
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
 
 from dao_flows import stores
 from dao_flows.launch.launchpad import launchpad
-from dao_flows.launch.project import program
 
-pytest.importorskip("fireworks", reason="FireWorks is not installed")
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
-pytestmark = pytest.mark.skipif(MONGO_URI is None, reason="DAO_FLOWS_TEST_MONGO_URI names no server")
 PLANTED = "p1anted-app-name"  # in the URI, where a password would stand: the test server may have no users
 
 
@@ -33,66 +27,8 @@ def partitions() -> set[str]:
     return set(asked.stdout.split())
 
 
-def set_up(call, monkeypatch, *options):
-    """Write a project, enter its environment, and return its folder."""
-    monkeypatch.setenv("DAO_FLOWS_MONGO_URI", f"{MONGO_URI}/?appname={PLANTED}")
-    database = f"dao_flows_test_{uuid.uuid4().hex[:8]}"
-    code, out, err = call("init", "project", "--database", database, "--yes", *options)
-    assert code == 0, out + err
-    monkeypatch.delenv("DAO_FLOWS_MONGO_URI")
-    folder = Path("project").absolute()
-    for line in (folder / "env.sh").read_text().splitlines():
-        if (found := re.match(r"export (\w+)=(.*)", line)) and found[1] != "PATH":
-            monkeypatch.setenv(found[1], shlex.split(found[2])[0])
-    (folder / "launches").mkdir()
-    return folder
-
-
-@pytest.fixture
-def project(workplace, call, monkeypatch):
-    """A project whose workers run here, on a database of its own."""
-    folder = set_up(call, monkeypatch)
-    yield folder
-    drop()
-
-
-def drop():
-    pad = launchpad()
-    pad.connection.drop_database(pad.name)
-
-
-@pytest.fixture
-def work():
-    """Start a worker of a route, as launch.sh does."""
-    started = []
-
-    def work(folder, route, *options):
-        files = ["-l", str(folder / "my_launchpad.yaml"), "-w", str(folder / f"fworker_{route}.yaml")]
-        place = folder / "launches" / uuid.uuid4().hex[:8]
-        place.mkdir()
-        command = [program("rlaunch"), "--loglvl", "WARNING", *files, "rapidfire", "--sleep", "1", *options]
-        started.append(subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        return started[-1]
-
-    yield work
-    for worker in started:
-        if worker.poll() is None:
-            worker.kill()
-            worker.wait()
-
-
-def finish(*workers, seconds=120):
-    assert [worker.wait(seconds) for worker in workers] == [0] * len(workers)
-
-
-def submitted(call, *arguments):
-    code, out, err = call("submit", *arguments, "--json")
-    assert code == 0, err
-    return json.loads(out)["flows"]
-
-
 def results():
-    """Outputs in the store by kind of document, without what tells of the execution."""
+    """Outputs in the store by kind of document, without what tells of the execution, or hashes that."""
     found = Counter()
     for document in stores.job_store().query({}, properties=["output", "name"]):
         text = json.dumps(without_execution(document["output"]), sort_keys=True, default=str)
@@ -102,46 +38,46 @@ def results():
 
 def without_execution(value):
     if isinstance(value, dict):
-        return {key: without_execution(item) for key, item in value.items() if key not in ("execution", "@version")}
+        left_out = ("execution", "content_hash", "@version")
+        return {key: without_execution(item) for key, item in value.items() if key not in left_out}
     return [without_execution(item) for item in value] if isinstance(value, list) else value
 
 
 PREDICTION = ("predict", "NaCl", "-n", "8", "--z", "2", "--steps", "4")
 
 
-def test_what_workers_compute_equals_a_local_run_and_holds_no_credentials(workplace, call, monkeypatch, work):
+def test_what_workers_compute_equals_a_local_run_and_holds_no_credentials(
+    set_up, call, monkeypatch, work, finish, submitted
+):
     monkeypatch.setenv("MP_API_KEY", "p1anted-api-key")
     assert call(*PREDICTION, "--out", "cif")[0] == 0
     local = results()
-    folder = set_up(call, monkeypatch)
-    try:
-        flow = submitted(call, *PREDICTION)[0]
-        assert submitted(call, *PREDICTION)[0]["new"] is False
-        finish(work(folder, "cpu"))  # takes nothing: both jobs are the GPU worker's
-        assert launchpad().launches.count_documents({}) == 0
-        finish(work(folder, "gpu"))
-        assert results() == local
-        code, out, _ = call("status", str(flow["flow"]), "--json")
-        assert (code, json.loads(out)["flows"][0]["state"]) == (0, "COMPLETED")
-        assert call("build")[0] == 0
-        candidates = stores.collection(stores.job_store(), "candidates")
-        assert candidates.count() > 0
-        pad = launchpad()
-        dump = [repr(list(pad.db[name].find())) for name in pad.db.list_collection_names()]
-        assert len(dump) >= 5
-        text = "".join(dump) + "".join(path.read_text() for path in (folder / "launches").rglob("FW.json"))
-        assert "GenerateMaker" in text
-        for planted in (PLANTED, "p1anted-api-key", "mongodb://"):
-            assert planted not in text
-    finally:
-        drop()
+    folder = set_up(uri=f"{MONGO_URI}/?appname={PLANTED}")
+    flow = submitted(*PREDICTION)[0]
+    assert submitted(*PREDICTION)[0]["new"] is False
+    finish(work(folder, "cpu"))  # takes nothing: both jobs are the GPU worker's
+    assert launchpad().launches.count_documents({}) == 0
+    finish(work(folder, "gpu"))
+    assert results() == local
+    code, out, _ = call("status", str(flow["flow"]), "--json")
+    assert (code, json.loads(out)["flows"][0]["state"]) == (0, "COMPLETED")
+    assert call("build")[0] == 0
+    candidates = stores.collection(stores.job_store(), "candidates")
+    assert candidates.count() > 0
+    pad = launchpad()
+    dump = [repr(list(pad.db[name].find())) for name in pad.db.list_collection_names()]
+    assert len(dump) >= 5
+    text = "".join(dump) + "".join(path.read_text() for path in (folder / "launches").rglob("FW.json"))
+    assert "GenerateMaker" in text
+    for planted in (PLANTED, "p1anted-api-key", "mongodb://"):
+        assert planted not in text
 
 
-def test_a_killed_worker_is_found_lost_and_its_job_run_again_once(project, call, work, start):
+def test_a_killed_worker_is_found_lost_and_its_job_run_again_once(project, call, work, finish, submitted, start):
     quick = {"PING_TIME_SECS": 1, "RUN_EXPIRATION_SECS": 3, "WFLOCK_EXPIRATION_SECS": 2}
     config = yaml.safe_load((project / "FW_config.yaml").read_text())
     (project / "FW_config.yaml").write_text(yaml.safe_dump(config | quick))
-    flow = submitted(call, *PREDICTION)[0]
+    flow = submitted(*PREDICTION)[0]
     victim = work(project, "gpu")
     pad = launchpad()
     deadline = time.monotonic() + 60
@@ -165,13 +101,11 @@ def test_a_killed_worker_is_found_lost_and_its_job_run_again_once(project, call,
     assert [len(job["archived_launches"]) for job in pad.fireworks.find().sort("fw_id", 1)] == [1, 0]
 
 
-def test_two_workers_run_each_of_twenty_jobs_once(project, call, monkeypatch, work):
+def test_two_workers_run_each_of_twenty_jobs_once(project, monkeypatch, work, finish, submitted):
     monkeypatch.setenv("DAO_FLOWS_BATCH_CANDIDATES", "2")
     anions, cations = ("O", "S", "Se", "Te"), ("Mg", "Ca", "Sr", "Ba", "Zn")
     formulas = [cation + anion for cation in cations for anion in anions]
-    flows = submitted(
-        call, "predict", *formulas, "-n", "2", "--z", "1", "--steps", "2", "--route", "screen.category=cpu"
-    )
+    flows = submitted("predict", *formulas, "-n", "2", "--z", "1", "--steps", "2", "--route", "screen.category=cpu")
     assert len(flows) == len({flow["key"] for flow in flows}) == 20
     finish(work(project, "gpu"), work(project, "gpu"))
     pad = launchpad()
@@ -186,28 +120,25 @@ def test_two_workers_run_each_of_twenty_jobs_once(project, call, monkeypatch, wo
 
 
 @pytest.mark.skipif(not {"gpu", "cpu"} <= partitions(), reason="no Slurm with partitions gpu and cpu runs here")
-def test_each_job_runs_in_its_partition_of_slurm(workplace, call, monkeypatch):
+def test_each_job_runs_in_its_partition_of_slurm(set_up, call, submitted):
     queues = ("--queue", "slurm", "--gpu-queue", "gpu", "--dft-queue", "cpu", "--cpu-queue", "cpu")
     assert call(*PREDICTION, "--out", "cif")[0] == 0
     local = results()
-    folder = set_up(call, monkeypatch, *queues)
-    try:
-        flow = submitted(call, *PREDICTION, "--route", "screen.category=cpu")[0]
-        script = [str(folder / "launch.sh"), "--nlaunches", "1", "--sleep", "1", "--timeout", "60"]
-        with subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as launcher:
-            pad = launchpad()
-            deadline = time.monotonic() + 120
-            while pad.fireworks.count_documents({"state": "COMPLETED"}) < 2:
-                assert time.monotonic() < deadline, call("logs", str(flow["flow"]))[1]
-                time.sleep(0.5)
-            launcher.terminate()
-        ran = {}
-        for job in pad.fireworks.find():
-            launch = pad.launches.find_one({"launch_id": job["launches"][-1]})
-            ids = {entry.get("reservation_id") for entry in launch["state_history"]} - {None}
-            asked = subprocess.run(["scontrol", "show", "job", *ids], capture_output=True, text=True, check=True).stdout
-            ran[job["name"]] = (re.search(r"Partition=(\S+)", asked)[1], "gres:gpu:1" in asked or "gres/gpu" in asked)
-        assert ran == {"generate": ("gpu", True), "screen": ("cpu", False)}
-        assert results() == local
-    finally:
-        drop()
+    folder = set_up(*queues)
+    flow = submitted(*PREDICTION, "--route", "screen.category=cpu")[0]
+    script = [str(folder / "launch.sh"), "--nlaunches", "1", "--sleep", "1", "--timeout", "60"]
+    with subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as launcher:
+        pad = launchpad()
+        deadline = time.monotonic() + 120
+        while pad.fireworks.count_documents({"state": "COMPLETED"}) < 2:
+            assert time.monotonic() < deadline, call("logs", str(flow["flow"]))[1]
+            time.sleep(0.5)
+        launcher.terminate()
+    ran = {}
+    for job in pad.fireworks.find():
+        launch = pad.launches.find_one({"launch_id": job["launches"][-1]})
+        ids = {entry.get("reservation_id") for entry in launch["state_history"]} - {None}
+        asked = subprocess.run(["scontrol", "show", "job", *ids], capture_output=True, text=True, check=True).stdout
+        ran[job["name"]] = (re.search(r"Partition=(\S+)", asked)[1], "gres:gpu:1" in asked or "gres/gpu" in asked)
+    assert ran == {"generate": ("gpu", True), "screen": ("cpu", False)}
+    assert results() == local
