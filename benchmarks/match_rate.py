@@ -31,6 +31,8 @@ from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
 from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
 
+SAMPLER = ("steps", "corrector", "order", "churn", "bf16")
+
 
 class BenchmarkError(ValueError):
     """What was asked for cannot be measured; the message says why."""
@@ -75,7 +77,7 @@ def generate(args: argparse.Namespace, references: list[Crystal], rows: np.ndarr
             model,
             requests,
             args.seed,
-            SamplerConfig(args.steps, args.corrector),
+            SamplerConfig(args.steps, args.corrector, order=args.order, churn=args.churn, bf16=args.bf16),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 
@@ -136,7 +138,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "baseline": args.baseline,
         "data": table.sha256,
         **{name: getattr(args, name) for name in ("split", "max_atoms", "limit", "samples", "seed")},
-        **({} if args.baseline else {"steps": args.steps, "corrector": args.corrector}),
+        **({} if args.baseline else {name: getattr(args, name) for name in SAMPLER}),
         "version": __version__,
     }
     drawn, seconds = draw(args, references, rows, identity)
@@ -152,8 +154,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "max_atoms": args.max_atoms,
         "n": len(rows),
         "samples": args.samples,
-        "steps": identity.get("steps"),
-        "corrector": identity.get("corrector"),
+        **{name: identity.get(name) for name in SAMPLER},
         "seed": args.seed,
         "sampling_s": seconds,
         "matching_s": round(time.monotonic() - started, 1),
@@ -184,6 +185,9 @@ def main() -> int:
     p.add_argument("--samples", type=positive, default=1)
     p.add_argument("--steps", type=positive, default=100)
     p.add_argument("--corrector", action=argparse.BooleanOptionalAction, default=True)
+    p.add_argument("--order", type=int, default=1, choices=(1, 2))
+    p.add_argument("--churn", type=float, default=0.0)
+    p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=positive, default=2)
     p.add_argument("--quick", action="store_true", help="20 rows, 20 steps: to see that it runs")
