@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import explain, mask, one_line
-from . import browse, checkpoint, compare, dataset, launch, predict, pretrain, system, tuning, verify
+from . import audit, browse, checkpoint, compare, dataset, launch, predict, pretrain, system, tuning, verify
 
 OK, UNEXPECTED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DEBUG_FLAG, DEBUG_VARIABLE = "--traceback", "DAO_FLOWS_DEBUG"
@@ -64,6 +64,7 @@ app.command("cancel", no_args_is_help=True)(launch.cancel)
 app.command("logs", no_args_is_help=True)(launch.logs)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(audit.app, name="audit")
 app.command("build", epilog=system.BUILD_EXAMPLES)(system.build)
 app.command("doctor", epilog=system.DOCTOR_EXAMPLES)(system.doctor)
 
