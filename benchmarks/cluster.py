@@ -1,9 +1,10 @@
-"""What the benchmarks of launching share: a project on a database of its own, and workers as `launch.sh` starts them."""
+"""What the benchmarks of launching share: a project on a database of its own, workers as `launch.sh` starts them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import secrets
 import shlex
@@ -11,13 +12,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dao_flows.launch.launchpad import launchpad, prepare
-from dao_flows.launch.project import Project, program, worker_file, write
+from dao_flows.launch.launchpad import launchpad, open_launchpad, prepare
+from dao_flows.launch.project import Project, write
+from dao_flows.launch.project import worker as launcher
+from dao_flows.launch.routes import CATEGORIES, Category
+from dao_flows.settings import settings
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -48,9 +53,6 @@ def project(uri: str | None) -> Iterator[tuple[Path, LaunchPad]]:
         (folder / "launches").mkdir()
         pad = None
         try:
-            from dao_flows.launch.launchpad import open_launchpad
-            from dao_flows.settings import settings
-
             pad = open_launchpad(folder / "my_launchpad.yaml", settings())
             prepare(pad)
             yield folder, launchpad()
@@ -61,18 +63,19 @@ def project(uri: str | None) -> Iterator[tuple[Path, LaunchPad]]:
             os.environ.update(before)
 
 
-def worker(folder: Path, route: str, number: int, command: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """A worker of a route in a process of its own, called after its number.
+def worker(
+    folder: Path, number: int, command: Sequence[str] = (), routes: Sequence[Category] = CATEGORIES
+) -> subprocess.Popen[bytes]:
+    """A worker of all routes in a process of its own, called after its number.
 
-    command: in place of FireWorks' rlaunch. It ends when there is nothing left for it.
+    command: in place of what launch.sh starts. It ends when there is nothing left for it.
     """
-    described = yaml.safe_load((folder / worker_file(route)).read_text())  # type: ignore[arg-type]
     mine = folder / f"worker-{number}.yaml"
-    mine.write_text(yaml.safe_dump({**described, "name": f"worker-{number}"}))
+    mine.write_text(yaml.safe_dump({"name": f"worker-{number}", "category": list(routes), "query": "{}"}))
     place = folder / "launches" / str(number)
     place.mkdir(exist_ok=True)
-    start = list(command) or [program("rlaunch"), "--loglvl", "WARNING"]
-    files = ["-l", str(folder / "my_launchpad.yaml"), "-w", str(mine)]
+    files = ["-l", str(folder / "my_launchpad.yaml"), "-w", str(mine), "--loglvl", "WARNING"]
+    start = list(command) or launcher("rlaunch")
     with (folder / f"worker-{number}.log").open("wb") as log:
         return subprocess.Popen(
             [*start, *files, "rapidfire", "--sleep", "1"], cwd=place, stdout=log, stderr=subprocess.STDOUT
@@ -95,9 +98,6 @@ def finish(folder: Path, workers: Sequence[subprocess.Popen[bytes]], seconds: fl
 
 def measured_on() -> dict[str, Any]:
     """What a reader must know of the machine: cores, load, versions."""
-    import platform
-    from importlib.metadata import version
-
     names = ("fireworks", "jobflow", "maggma", "pymongo")
     return {
         "command": shlex.join(["python", *(Path(word).name if word.startswith("/") else word for word in sys.argv)]),
@@ -108,58 +108,38 @@ def measured_on() -> dict[str, Any]:
 
 
 def copy_flow(pad: LaunchPad, flow: int, count: int, states: Sequence[str] = ("COMPLETED",)) -> None:
-    """Put copies of a flow that ran on the LaunchPad, each with ids of its own, as if each had been submitted and run.
+    """Put copies of a chain of jobs that ran on the LaunchPad, each with ids of its own, as if it had been submitted.
 
-    states: of the last jobs of the copies, in turn; what is not COMPLETED has no later job.
+    states: of the last job of each copy, in turn.
     """
     workflow = pad.workflows.find_one({"nodes": flow}, {"_id": 0})
     nodes = sorted(workflow["nodes"])
     jobs = [pad.fireworks.find_one({"fw_id": node}, {"_id": 0}) for node in nodes]
     launches = [pad.launches.find_one({"launch_id": job["launches"][-1]}, {"_id": 0}) for job in jobs]
-    counter = pad.fw_id_assigner.find_one_and_update(
-        {}, {"$inc": {"next_fw_id": count * len(nodes), "next_launch_id": count * len(nodes)}}
-    )
-    for start in range(0, count, CHUNK):
+    total = count * len(nodes)
+    free = pad.fw_id_assigner.find_one_and_update({}, {"$inc": {"next_fw_id": total, "next_launch_id": total}})
+    for begin in range(0, count, CHUNK):
         rows: dict[str, list[dict[str, Any]]] = {"workflows": [], "fireworks": [], "launches": []}
-        for number in range(start, min(start + CHUNK, count)):
-            shift = counter["next_fw_id"] + number * len(nodes) - nodes[0]
-            ids = {str(node): node + shift for node in nodes}
-            state = states[number % len(states)]
-            last = {"state": state, "launches": jobs[-1]["launches"]} if state not in ("READY", "WAITING") else {}
-            for job, launch in zip(jobs, launches, strict=True):
-                at = counter["next_launch_id"] + number * len(nodes) + len(rows["launches"]) % len(nodes)
-                mine = {**job, "fw_id": ids[str(job["fw_id"])], "launches": [at]}
-                if job is jobs[-1]:
-                    mine["state"] = state
-                    mine["launches"] = [at] if last else []
-                rows["fireworks"].append(mine)
-                history = launch["state_history"]
-                if job is jobs[-1] and state == "RUNNING":
-                    history = [entry for entry in history if entry["state"] != "COMPLETED"]
-                rows["launches"].append(
-                    {
-                        **launch,
-                        "launch_id": at,
-                        "fw_id": mine["fw_id"],
-                        "state": mine["state"],
-                        "state_history": history,
-                    }
-                )
+        for number in range(begin, min(begin + CHUNK, count)):
+            ids = {str(node): free["next_fw_id"] + number * len(nodes) + n for n, node in enumerate(nodes)}
+            held = dict.fromkeys((str(i) for i in ids.values()), "COMPLETED")
+            held[str(ids[str(nodes[-1])])] = last = states[number % len(states)]
+            for place, (job, launch) in enumerate(zip(jobs, launches, strict=True)):
+                fw_id, at = ids[str(nodes[place])], free["next_launch_id"] + number * len(nodes) + place
+                state, ran = held[str(fw_id)], held[str(fw_id)] not in ("READY", "WAITING")
+                rows["fireworks"].append({**job, "fw_id": fw_id, "state": state, "launches": [at] if ran else []})
+                if ran:
+                    rows["launches"].append({**launch, "launch_id": at, "fw_id": fw_id, "state": state})
             key = secrets.token_hex(32)
             about = {**workflow["metadata"]["dao_flows"], "key": key, "submission": f"{key}-1"}
-            rows["workflows"].append(
-                {
-                    **workflow,
-                    "nodes": list(ids.values()),
-                    "links": {str(ids[a]): [ids[str(b)] for b in bs] for a, bs in workflow["links"].items()},
-                    "parent_links": {
-                        str(ids[a]): [ids[str(b)] for b in bs] for a, bs in workflow["parent_links"].items()
-                    },
-                    "fw_states": {str(ids[a]): s for a, s in workflow["fw_states"].items()}
-                    | {str(ids[str(nodes[-1])]): state},
-                    "state": state if state in ("COMPLETED", "FIZZLED") else "RUNNING",
-                    "metadata": {**workflow["metadata"], "dao_flows": about},
-                }
-            )
+            changed = {
+                "nodes": list(ids.values()),
+                "fw_states": held,
+                "state": last if last in ("COMPLETED", "FIZZLED") else "RUNNING",
+                "metadata": {**workflow["metadata"], "dao_flows": about},
+            }
+            for name in ("links", "parent_links"):
+                changed[name] = {str(ids[one]): [ids[str(o)] for o in others] for one, others in workflow[name].items()}
+            rows["workflows"].append({**workflow, **changed})
         for name, documents in rows.items():
             pad.db[name].insert_many(documents)

@@ -1,4 +1,4 @@
-"""A maker with no science in it, whose document is sealed, stored and logged as any other's: what is left is overhead."""
+"""A maker without science, whose document is sealed, stored and logged as any other's: what is left is overhead."""
 
 from __future__ import annotations
 

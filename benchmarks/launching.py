@@ -9,6 +9,7 @@ stands apart. Writes to a database of its own on the server, which is dropped.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -43,7 +44,7 @@ SECONDS = 1800.0
 
 
 def submit(pad: LaunchPad, jobs: int, payload: int = 0) -> None:
-    """Flows of two idle jobs, put on the LaunchPad as `dao-flows submit` does. payload: bytes that each spec carries."""
+    """Flows of two idle jobs, put on the LaunchPad as `dao-flows submit` does. payload: bytes in each spec."""
     from jobflow.core.flow import Flow
 
     from dao_flows.launch.flows import Planned
@@ -84,7 +85,7 @@ def overhead(folder: Path, pad: LaunchPad, jobs: int, workers: int, payload: int
     submit(pad, jobs, payload)
     used = os.times()
     begun = time.perf_counter()
-    finish(folder, [worker(folder, ROUTE, number) for number in range(workers)], SECONDS)
+    finish(folder, [worker(folder, number, routes=[ROUTE]) for number in range(workers)], SECONDS)
     wall = time.perf_counter() - begun
     after = os.times()
     by_worker = spans(pad)
@@ -115,7 +116,8 @@ class Parts:
         self.commands: Counter[str] = Counter()
         self.stack, self.since = ["rest"], time.perf_counter()
 
-    def _lap(self) -> None:
+    def lap(self) -> None:
+        """Give the time since the last lap to the part that runs."""
         now = time.perf_counter()
         self.seconds[self.stack[-1]] += now - self.since
         self.since = now
@@ -127,33 +129,39 @@ class Parts:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():  # a sign of life during a long job
                 return inner(*args, **kwargs)
-            self._lap()
+            self.lap()
             self.stack.append(part)
             try:
                 return inner(*args, **kwargs)
             finally:
-                self._lap()
+                self.lap()
                 self.stack.pop()
 
         setattr(owner, method, timed)
 
     def reset(self) -> None:
         """Forget what was counted."""
-        self._lap()
+        self.lap()
         self.seconds.clear()
         self.commands.clear()
 
 
-def watched_worker(out: Path, arguments: Sequence[str]) -> None:
-    """FireWorks' rlaunch in this process, its parts timed from the second job on and written to a file."""
+def watched_worker(out: Path, modules: str, arguments: Sequence[str]) -> None:
+    """A worker in this process, its parts timed and written to a file.
+
+    modules: comma-separated, imported before, so that imports do not count.
+    """
     from fireworks.core.launchpad import LaunchPad
-    from fireworks.scripts.rlaunch_run import rlaunch
+    from fireworks.scripts import rlaunch_run
     from jobflow.core.job import Job
     from jobflow.core.store import JobStore
     from pymongo import monitoring
 
+    from dao_flows.launch.worker import main as work
     from dao_flows.makers.attempts import Attempt
 
+    for module in modules.split(","):
+        importlib.import_module(module)
     parts, done = Parts(), 0
 
     class Listener(monitoring.CommandListener):
@@ -165,17 +173,19 @@ def watched_worker(out: Path, arguments: Sequence[str]) -> None:
         def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
 
     monitoring.register(Listener())
-    complete = LaunchPad.complete_launch
+    complete, rapidfire = LaunchPad.complete_launch, rlaunch_run.rapidfire
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal done
         done += 1
-        result = complete(*args, **kwargs)
-        if done == 1:
-            parts.reset()
-        return result
+        return complete(*args, **kwargs)
 
-    LaunchPad.complete_launch = counted
+    def measured(*args: Any, **kwargs: Any) -> None:
+        parts.reset()
+        rapidfire(*args, **kwargs)
+        parts.lap()
+
+    LaunchPad.complete_launch, rlaunch_run.rapidfire = counted, measured
     for owner, method, part in (
         (LaunchPad, "run_exists", "look for a job"),
         (LaunchPad, "checkout_fw", "claim"),
@@ -189,41 +199,42 @@ def watched_worker(out: Path, arguments: Sequence[str]) -> None:
         (JobStore, "update", "store the document"),
     ):
         parts.time(owner, method, part)
-    rlaunch(list(arguments))
-    parts._lap()
-    jobs = done - 1
-    out.write_text(
-        json.dumps(
-            {
-                name: {"ms": 1e3 * seconds / jobs, "commands": parts.commands[name] / jobs}
-                for name, seconds in sorted(parts.seconds.items(), key=lambda item: -item[1])
-            }
-        )
-    )
+    work(["rlaunch", *arguments])
+    out.write_text(json.dumps({"jobs": done, "seconds": parts.seconds, "commands": parts.commands}))
 
 
-def profile(folder: Path, pad: LaunchPad, jobs: int) -> dict[str, Any]:
-    """Where one worker's time goes."""
-    clear(pad)
-    submit(pad, jobs)
+def watch(folder: Path, modules: Sequence[str]) -> dict[str, Any]:
+    """Have a watched worker run all that is there: its jobs, and seconds and commands of each part."""
     out = folder / "parts.json"
-    finish(folder, [worker(folder, ROUTE, 0, [sys.executable, __file__, "--child", str(out)])], SECONDS)
+    command = [sys.executable, __file__, "--child", str(out), ",".join(modules)]
+    finish(folder, [worker(folder, 0, command)], SECONDS)
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 
 
+def profile(folder: Path, pad: LaunchPad, jobs: int) -> dict[str, Any]:
+    """Where one worker's time goes, ms and commands a job, the largest part first."""
+    clear(pad)
+    submit(pad, jobs)
+    found = watch(folder, ["idle", "torch"])
+    return {
+        name: {"ms": 1e3 * seconds / jobs, "commands": found["commands"].get(name, 0) / jobs}
+        for name, seconds in sorted(found["seconds"].items(), key=lambda item: -item[1])
+    }
+
+
 def starts(folder: Path, pad: LaunchPad, processes: int) -> dict[str, Any]:
     """What a process for one job takes beside the job, as a queue's job does (`rlaunch singleshot`), s."""
-    from dao_flows.launch.project import program
+    from dao_flows.launch.project import worker as launcher
 
     clear(pad)
     submit(pad, processes)
-    took, ran = [], []
+    took = []
     for _ in range(processes):
         files = ["-l", str(folder / "my_launchpad.yaml"), "-w", str(folder / f"fworker_{ROUTE}.yaml")]
         begun = time.perf_counter()
         subprocess.run(
-            [program("rlaunch"), *files, "singleshot"], cwd=folder / "launches", check=True, capture_output=True
+            [*launcher("rlaunch"), *files, "singleshot"], cwd=folder / "launches", check=True, capture_output=True
         )
         took.append(time.perf_counter() - begun)
     ran = [(end - begin).total_seconds() for each in spans(pad).values() for begin, end in each]
@@ -282,7 +293,7 @@ def connections(folder: Path, pad: LaunchPad) -> int:
     clear(pad)
     submit(pad, 40)
     port = pad.connection.address[1]
-    process = worker(folder, ROUTE, 0)
+    process = worker(folder, 0)
     most = 0
     while process.poll() is None:
         asked = subprocess.run(["ss", "-tnpH", f"dport = :{port}"], capture_output=True, text=True, check=False)
@@ -317,8 +328,8 @@ def main() -> int:
                 result["start"] = starts(folder, pad, 2 if args.quick else STARTS)
                 result["connections_a_worker"] = connections(folder, pad)
                 print(
-                    f"a process for one job: {result['start']['seconds']:.1f} s, {result['start']['of_them_job']:.2f} s "
-                    f"of them the job; {result['connections_a_worker']} connections"
+                    f"a process for one job: {result['start']['seconds']:.1f} s, of them the job "
+                    f"{result['start']['of_them_job']:.2f} s; {result['connections_a_worker']} connections"
                 )
             if "claims" in chosen:
                 found = [claims(pad, number, 0) for number in queued] + [claims(pad, 10, queued[-1])]
@@ -356,6 +367,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        watched_worker(Path(sys.argv[2]), sys.argv[3:])
+        watched_worker(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
         sys.exit(0)
     sys.exit(main())
