@@ -49,6 +49,7 @@ INDEXES = {
     "comparisons": ("comparison_id", "formula"),
 }
 LOCK_SECONDS = 60.0
+PAGE = 20  # documents read at a time where all of them are wanted; one may have 16 MB
 
 
 class EmbeddedStore(MontyStore):
@@ -106,6 +107,18 @@ class EmbeddedStore(MontyStore):
             matching = iter(_sorted(list(matching), sort))
         for document in islice(matching, skip, skip + limit if limit else None):
             yield _projected(document, properties) if sort and properties is not None else document
+
+    def raw(self) -> Iterator[bytes]:
+        """Every document as BSON, in the order of their ids; memory holds some of them, and writers do not wait."""
+        last: str | bytes = ""
+        while True:
+            with self._connection() as connection:
+                page = f"SELECT k, v FROM [{SQLITE_RECORD_TABLE}] WHERE k > ? ORDER BY k LIMIT ?"  # noqa: S608
+                rows = connection.execute(page, (last, PAGE)).fetchall()
+            yield from (value for _, value in rows)
+            if len(rows) < PAGE:
+                return
+            last = rows[-1][0]
 
     def count(self, criteria: dict[str, Any] | None = None, hint: dict[str, Sort | int] | None = None) -> int:
         """The number of documents that match."""

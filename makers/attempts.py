@@ -33,6 +33,8 @@ WHO_VARIABLE, NOBODY = "DAO_FLOWS_WHO", "off"
 # of a job's document: all but the output, which has a hash of its own
 ENVELOPE = ("uuid", "index", "name", "metadata", "hosts", "completed_at", "@module", "@class", "@version")
 
+PART = 12  # digits: enough to tell fields apart; that nothing was altered is the whole hash's to say
+
 Outcome = Literal["finished", "failed", "interrupted"]
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class Attempt:
         self.attempt_id = f"{job.uuid}-{job.index}-{secrets.token_hex(4)}"
         self.science_hash: str | None = None
         self.result: str | None = None
+        self.parts: dict[str, str] = {}
 
     def __enter__(self) -> Attempt:
         self._began = datetime.now(UTC)
@@ -100,6 +103,7 @@ class Attempt:
             "seconds": (ended - self._began).total_seconds(),
             "science_hash": self.science_hash,
             "result": self.result,
+            "parts": self.parts,
             "envelope": None,
         }
         if error is None:
@@ -145,6 +149,16 @@ class Attempt:
 def envelope(document: dict[str, Any]) -> dict[str, str]:
     """The hash of each field that a stored job's document has beside its output."""
     return {name: digest(value, extended=True) for name, value in document.items() if name not in ("_id", "output")}
+
+
+def parts(output: Any) -> dict[str, str]:
+    """The beginning of the hash of each field of an output, to name one that was altered."""
+    if not isinstance(output, dict):
+        return {}
+    kept = {name: value for name, value in output.items() if name != "provenance"}
+    if isinstance(held := output.get("provenance"), dict):
+        kept |= {f"provenance.{name}": value for name, value in held.items() if name != "content_hash"}
+    return {name.replace(".", "/"): digest(value, extended=True)[:PART] for name, value in kept.items()}
 
 
 def append(runs: Store, record: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from dao_flows.model.dataset import file_sha256
 
-from .attempts import Attempt
+from .attempts import Attempt, parts
 from .masking import one_line
 from .provenance import content_hash
 from .schemas import Provenance
@@ -34,10 +34,8 @@ class StageJob(Job):
         with Attempt(self, store) as attempt:
             response: Response[Any] = super().run(store=store, job_dir=job_dir)
             found = getattr(response.output, "provenance", None)
-            if isinstance(found, Provenance) and found.content_hash is not None:
-                attempt.science_hash, attempt.result = found.science_hash, found.content_hash
-            else:
-                attempt.result = _hash(response.output)
+            attempt.science_hash = found.science_hash if isinstance(found, Provenance) else None
+            attempt.result, attempt.parts = _hashes(response.output)
         if isinstance(response.replace, Flow):
             for new in response.replace.jobs:
                 if new.uuid == self.uuid and type(new) is Job:  # jobflow's own, which stores the flow's output
@@ -75,9 +73,9 @@ def seal(returned: Any) -> Any:
     held = getattr(returned, "provenance", None)
     if not isinstance(returned, BaseModel) or not isinstance(held, Provenance):
         return returned
-    named = returned.model_copy(update={"provenance": held.model_copy(update={"files": _files(returned)})})
-    provenance = named.provenance.model_copy(update={"content_hash": _hash(named)})
-    return named.model_copy(update={"provenance": provenance})
+    held = held.model_copy(update={"files": _files(returned)})
+    content = _hashes(returned.model_copy(update={"provenance": held}))[0]
+    return returned.model_copy(update={"provenance": held.model_copy(update={"content_hash": content})})
 
 
 def _files(document: BaseModel) -> dict[str, str]:
@@ -93,10 +91,14 @@ def _files(document: BaseModel) -> dict[str, str]:
     return found
 
 
-def _hash(output: Any) -> str | None:
-    """The content hash of an output as jobflow stores it; None, and a line on stderr, for what cannot be hashed."""
+def _hashes(output: Any) -> tuple[str | None, dict[str, str]]:
+    """The content hash of an output as jobflow stores it, and those of its parts.
+
+    None, and a line on stderr, for what cannot be hashed: no result is lost for want of a hash.
+    """
     try:
-        return content_hash(jsanitize(output, strict=True, enum_values=True, allow_bson=True))
-    except (AttributeError, TypeError, ValueError) as error:  # no result is lost for want of a hash
+        stored = jsanitize(output, strict=True, enum_values=True, allow_bson=True)
+        return content_hash(stored), parts(stored)
+    except (AttributeError, TypeError, ValueError) as error:
         log.error("a %s is stored without a content hash: %s", type(output).__name__, one_line(error))
-        return None
+        return None, {}

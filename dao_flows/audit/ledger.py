@@ -1,0 +1,119 @@
+"""What documents say of each other: who names whom, which hashes and files they claim. Hashes, not documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+JobKey = tuple[str, int]
+
+
+class Ended(NamedTuple):
+    """The record of a finished attempt. result: content hash of the output; envelope: hashes of what is beside it.
+
+    parts: the beginnings of the hashes of the output's fields.
+    """
+
+    at: str
+    result: str | None
+    parts: dict[str, str] | None
+    envelope: dict[str, str] | None
+
+
+class Claim(NamedTuple):
+    """What a document says of a file or folder, when, and on which machine. owner: the document's id."""
+
+    path: str
+    sha256: str
+    host: str
+    at: str
+    owner: str
+
+
+@dataclass
+class Ledger:
+    """Filled while documents are read, used when all of them are known. Sciences and contents are hashes."""
+
+    attempts: dict[JobKey, Ended] = field(default_factory=dict)
+    results: dict[str, JobKey] = field(default_factory=dict)
+    doubtful: set[JobKey] = field(default_factory=set)  # jobs of which a record was altered
+    altered: set[str] = field(default_factory=set)  # uuids
+    keys: set[JobKey] = field(default_factory=set)
+    uuids: set[str] = field(default_factory=set)
+    sciences: set[str] = field(default_factory=set)
+    contents: set[str] = field(default_factory=set)
+    candidates: set[str] = field(default_factory=set)
+    verifications: set[str] = field(default_factory=set)
+    layouts: dict[tuple[str, str], str] = field(default_factory=dict)  # candidate, screening job -> hash
+    verified: set[str] = field(default_factory=set)
+    blobs: dict[tuple[str, str], JobKey] = field(default_factory=dict)
+    wanted: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # kind, id -> who names it
+    files: list[Claim] = field(default_factory=list)
+    datasets: dict[str, list[Claim]] = field(default_factory=dict)
+    manifests: dict[str, Claim] = field(default_factory=dict)  # path -> the latest claim
+    checkpoints: dict[str, list[Claim]] = field(default_factory=dict)
+    cards: dict[str, tuple[Claim, str]] = field(default_factory=dict)  # sha256 of weights -> hash and name of the card
+    registered: dict[str, set[str]] = field(default_factory=dict)  # sha256 of weights -> names in the library
+
+    def want(self, kind: str, wanted: str, who: str) -> None:
+        """Note that a document names another, a dataset or a checkpoint."""
+        self.wanted.setdefault((kind, wanted), []).append(who)
+
+
+# in the science of a document: name of an input -> what its values are
+INPUTS = {
+    **dict.fromkeys(("generation", "screening", "previous", "calculations", "evaluations"), "science"),
+    **dict.fromkeys(("dataset", "parent"), "dataset"),
+}
+FIELDS = {"dataset_sha256": "dataset", "checkpoint_sha256": "checkpoint", "parent_sha256": "checkpoint"}
+
+
+def references(output: Any) -> Iterator[tuple[str, str]]:
+    """What the output of a job names: ('job', uuid), ('science', hash), ('dataset', sha256), ('checkpoint', sha256).
+
+    ('content', hash) names a document as it was at the time.
+    """
+    yield from ((kind, value) for kind, value in _references(output) if isinstance(value, str) and value)
+
+
+def _references(output: Any) -> Iterator[tuple[str, Any]]:
+    held = output.get("provenance") if isinstance(output, Mapping) else None
+    if not isinstance(output, Mapping) or not isinstance(held, Mapping):
+        yield from (("job", reference.get("uuid")) for reference in _output_references(output))
+        return
+    science, execution = _mapping(held, "science"), _mapping(held, "execution")
+    yield "job", execution.get("job_uuid")
+    for sha256 in _mapping(science, "checkpoints").values():
+        yield "checkpoint", sha256
+    for name, kind in INPUTS.items():
+        value = _mapping(science, "inputs").get(name)
+        for each in value if isinstance(value, list) else [value]:
+            yield kind, each
+    for name, kind in FIELDS.items():
+        yield kind, output.get(name)
+    if isinstance(source := output.get("generation"), Mapping):
+        yield "job", _mapping(source, "execution").get("job_uuid")
+        yield "content", source.get("content_hash")
+    calculations = output.get("calculations")
+    for calculation in calculations if isinstance(calculations, list) else []:
+        if isinstance(calculation, Mapping):
+            yield "job", calculation.get("job_uuid")
+
+
+def _mapping(held: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = held.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _output_references(value: Any) -> Iterator[Mapping[str, Any]]:
+    pending = [value]
+    while pending:
+        held = pending.pop()
+        if isinstance(held, Mapping):
+            if held.get("@class") == "OutputReference":
+                yield held
+            else:
+                pending += held.values()
+        elif isinstance(held, list):
+            pending += held

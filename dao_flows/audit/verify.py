@@ -1,0 +1,599 @@
+"""Whether everything in a store is what it was when it was written, and all that it names is still there."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pymatgen.core.structure import Structure
+
+from dao_flows.makers.attempts import ENDED, envelope, parts
+from dao_flows.makers.provenance import content_hash, digest
+from dao_flows.makers.schemas import ScreenedCandidate
+
+from ..stores import KEYS, collection, describe
+from .files import verify_files
+from .findings import Finding, Problem, Report, first_difference
+from .ledger import Claim, Ended, JobKey, Ledger, references
+from .reading import Damaged, blobs, documents, with_blobs
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+    from maggma.core import Store
+
+Tell = Callable[[int, int, str], None]
+COLLECTIONS = ("runs", "jobs", "candidates", "verifications", "comparisons")
+SCREENED = tuple(ScreenedCandidate.model_fields)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to verify, by key: job uuids, run ids, ids of candidates, …; sha256 of datasets and checkpoints."""
+
+    jobs: frozenset[str] = frozenset()
+    runs: frozenset[str] = frozenset()
+    candidates: frozenset[str] = frozenset()
+    verifications: frozenset[str] = frozenset()
+    comparisons: frozenset[str] = frozenset()
+    datasets: frozenset[str] = frozenset()
+    checkpoints: frozenset[str] = frozenset()
+    asked: tuple[str, ...] = field(default=(), compare=False)
+
+
+def verify(jobs: JobStore, scope: Scope | None = None, tell: Tell = lambda done, total, stage: None) -> Report:
+    """Verify what is in scope (None: all) in a job store and its collections, and the files that it names.
+
+    tell: is told how many documents, then files, are done of how many. Raises StoreError.
+    """
+    began = time.monotonic()
+    verifier = _Verifier(jobs, scope, tell)
+    verifier.read()
+    verifier.relate()
+    files = verify_files(verifier.ledger, tell)
+    verifier.checked.update(files.checked)
+    findings = [*verifier.findings, *files.findings]
+    return Report(
+        store=describe(jobs),
+        asked=list(scope.asked) if scope is not None else [],
+        checked=dict(verifier.checked),
+        findings=sorted(findings, key=lambda each: (each.collection, each.id, each.problem)),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+class _Verifier:
+    """Reads each document once, notes what it says of others, and afterwards relates them to each other."""
+
+    def __init__(self, jobs: JobStore, scope: Scope | None, tell: Tell) -> None:
+        self.jobs, self.scope, self.tell = jobs, scope, tell
+        self.stores: dict[str, Store] = {"jobs": jobs.docs_store} | {name: collection(jobs, name) for name in KEYS}
+        self.ledger = Ledger()
+        self.findings: list[Finding] = []
+        self.checked: Counter[str] = Counter()
+        self.events: dict[str, set[str]] = defaultdict(set)  # run or attempt -> what of its records is there
+
+    def find(
+        self, problem: Problem, where: str, who: str, reason: str, kind: str = "", field: str | None = None
+    ) -> Finding:
+        """Note a finding."""
+        found = Finding(problem=problem, collection=where, id=who, kind=kind, field=field, reason=reason)
+        self.findings.append(found)
+        return found
+
+    def read(self) -> None:
+        """Every document in scope, one at a time."""
+        total = sum(store.count() for store in self.stores.values()) if self.scope is None else self._size(self.scope)
+        done = 0
+        readers = {
+            "runs": self._record,
+            "jobs": self._job,
+            "candidates": self._candidate,
+            "verifications": self._verification,
+            "comparisons": self._comparison,
+        }
+        for name in COLLECTIONS:
+            for document in self._documents(name):
+                if isinstance(document, Damaged):
+                    self.find("altered", name, f"number {document.number}", document.reason)
+                else:
+                    readers[name](document)
+                self.checked[name] += 1
+                done += 1
+                self.tell(done, max(done, total), "documents")
+
+    def _size(self, scope: Scope) -> int:
+        return len(scope.jobs) * 3 + len(scope.candidates) + len(scope.verifications) + len(scope.comparisons)
+
+    def _documents(self, name: str) -> Iterator[dict[str, Any] | Damaged]:
+        store, scope = self.stores[name], self.scope
+        if scope is None:
+            yield from documents(store)
+        elif name == "jobs":
+            yield from documents(store, "uuid", scope.jobs)
+        elif name == "runs":
+            yield from documents(store, "job_uuid", scope.jobs)
+            for document in documents(store, "run_id", scope.runs):
+                if isinstance(document, Damaged) or "job_uuid" not in document:
+                    yield document
+        else:
+            yield from documents(store, KEYS[name], getattr(scope, name))
+
+    # one document
+
+    def _record(self, record: dict[str, Any]) -> None:
+        who, event = str(record.get("record_id")), record.get("event")
+        self._id(record, "runs", who, {who})
+        sound = self._own(record, "runs", who, f"record of a {event}")
+        key = (str(record.get("job_uuid")), _number(record.get("job_index")))
+        if not sound:
+            self.ledger.doubtful.add(key)
+            return
+        self.events[str(record.get("attempt_id") or record.get("run_id"))].add(who)
+        if event == ENDED and record.get("outcome") == "finished":
+            ended = Ended(str(record.get("at")), record.get("result"), record.get("parts"), record.get("envelope"))
+            if key not in self.ledger.attempts or ended.at > self.ledger.attempts[key].at:
+                self.ledger.attempts[key] = ended
+            if ended.result is not None:
+                self.ledger.results[ended.result] = key
+
+    def _job(self, document: dict[str, Any]) -> None:
+        ledger, key = self.ledger, (str(document.get("uuid")), _number(document.get("index")))
+        who, before = f"{key[0]}/{key[1]}", len(self.findings)
+        self._id(document, "jobs", who, {key[0], who})
+        for reference in blobs(document.get("output")):
+            ledger.blobs[reference["store"], reference["blob_uuid"]] = key
+        whole, lost = with_blobs(self.jobs, document)
+        for reference in lost:
+            reason = f"the blob that belongs to the output of job {who} is gone"
+            self.find("missing", str(reference["store"]), str(reference["blob_uuid"]), reason, "blob")
+        output = whole.get("output")
+        kind = _kind(output)
+        if not lost:
+            self._content(output, key, who, kind)
+        self._envelope(document, key, who, kind)
+        self._schema(output, "jobs", who, kind)
+        if any(each.problem == "altered" for each in self.findings[before:]):
+            ledger.altered.add(key[0])
+        ledger.keys.add(key)
+        ledger.uuids.add(key[0])
+        for wanted_kind, wanted in references(output):
+            ledger.want(wanted_kind, wanted, f"jobs {who}")
+        if isinstance(output, dict):
+            self._claims(output, who, kind)
+
+    def _content(self, output: Any, key: JobKey, who: str, kind: str) -> None:
+        """The output against the hash in it, and against what its attempt left."""
+        ledger, recorded = self.ledger, self.ledger.attempts.get(key)
+        result = recorded.result if recorded is not None else None
+        held = output.get("provenance") if isinstance(output, dict) else None
+        stated = held.get("content_hash") if isinstance(held, dict) else None
+        try:
+            found = content_hash(output)
+        except (TypeError, ValueError) as error:
+            self.find("altered", "jobs", who, f"its output has no content hash: {error}", kind)
+            return
+        ledger.contents.update({found} if stated is None else {found, str(stated)})
+        if isinstance(held, dict) and isinstance(held.get("science_hash"), str):
+            ledger.sciences.add(held["science_hash"])
+        if kind == "verification":
+            ledger.verified.add(found)
+        if kind == "screening":
+            self._layout(output, key[0])
+        if (stated is not None and found != stated) or (result is not None and found != result):
+            if found == result:
+                part: str | None = "output.provenance.content_hash"
+            else:
+                part = f"output.{inner}" if (inner := _science_fault(output)) else _altered_part(output, recorded)
+            reason = "its output does not have the content hash that " + (
+                "it states" if stated is not None and found != stated else "the attempt at it recorded"
+            )
+            self.find("altered", "jobs", who, reason, kind, part)
+        elif recorded is None and key not in ledger.doubtful and found in ledger.results:
+            uuid, index = ledger.results[found]
+            self.find("altered", "jobs", who, f"it is the result of job {uuid}/{index}", kind, "uuid")
+        elif stated is None and result is None:
+            reason = "it was written before there were content hashes, or by a job of another package"
+            if inner := _science_fault(output):
+                self.find("altered", "jobs", who, "its science does not have its science hash", kind, inner)
+            elif key not in ledger.doubtful:
+                self.find("unverifiable", "jobs", who, reason, kind)
+
+    def _envelope(self, document: dict[str, Any], key: JobKey, who: str, kind: str) -> None:
+        """uuid, index, name, metadata, … against what the attempt recorded."""
+        recorded = self.ledger.attempts.get(key)
+        if recorded is None or recorded.envelope is None:
+            told = self.findings and self.findings[-1].id == who
+            if key not in self.ledger.doubtful and not told:
+                self.find("unverifiable", "jobs", who, "no attempt is logged that tells its name and metadata", kind)
+            return
+        try:
+            found = envelope(document)
+        except (TypeError, ValueError) as error:
+            self.find("altered", "jobs", who, f"it cannot be hashed: {error}", kind)
+            return
+        for name in sorted({*found, *recorded.envelope}):
+            if found.get(name) != recorded.envelope.get(name):
+                self.find("altered", "jobs", who, "it is not what the attempt at the job left", kind, name)
+                return
+
+    def _candidate(self, document: dict[str, Any]) -> None:
+        who = str(document.get("candidate_id"))
+        self._id(document, "candidates", who, {who})
+        sound = self._own(document, "candidates", who, "candidate")
+        self._schema(document, "candidates", who, "candidate")
+        self.ledger.candidates.add(who)
+        screening = str(_inner(document, "screening", "execution", "job_uuid"))
+        self.ledger.want("job", screening, f"candidates {who}")
+        layout = self.ledger.layouts.get((who, screening))
+        if layout is None and screening not in self.ledger.uuids and not self._exists("job", screening):
+            self.find("orphaned", "candidates", who, f"the screening that it comes from is gone (job {screening})")
+        elif layout is None or not sound or layout != _laid_out(document):
+            self._against_screening(document, who, screening, sound)
+        elif (wrong := _derived_fault(document)) is not None:
+            self.find("altered", "candidates", who, "it does not follow from its structure", "candidate", wrong)
+
+    def _against_screening(self, document: dict[str, Any], who: str, screening: str, sound: bool) -> None:
+        """Name the first field in which a candidate differs from what its screening holds of it."""
+        found = self._output(screening)
+        entries = found.get("accepted") if isinstance(found, dict) else None
+        entry = next((e for e in entries or () if isinstance(e, dict) and e.get("candidate_id") == who), None)
+        own = next((f for f in reversed(self.findings) if f.collection == "candidates" and f.id == who), None)
+        if entry is None or found is None:
+            if sound:
+                self.find("altered", "candidates", who, f"the screening {screening} holds no such candidate")
+            return
+        expected = {name: entry.get(name) for name in SCREENED} | {
+            "generation": found.get("generation"),
+            "screening": found.get("provenance"),
+        }
+        part = _difference(expected, {name: document.get(name) for name in expected}) or _derived_fault(document)
+        if not sound and own is not None:
+            own.field = part or own.field
+        elif part is None:
+            return  # the same in other words: another version of pymatgen wrote it
+        elif screening in self.ledger.altered:
+            self._name_field(screening, _in_screening(part, found, entry))
+        else:
+            reason = f"it is not what the screening {screening} holds of it"
+            self.find("altered", "candidates", who, reason, "candidate", part)
+
+    def _verification(self, document: dict[str, Any]) -> None:
+        who = str(document.get("verification_id"))
+        self._id(document, "verifications", who, {who})
+        self._schema(document, "verifications", who, "verification")
+        self.ledger.verifications.add(who)
+        stated = _inner(document, "provenance", "content_hash")
+        uuid = str(_inner(document, "provenance", "execution", "job_uuid"))
+        self.ledger.want("job", uuid, f"verifications {who}")
+        try:
+            found = content_hash(document)
+        except (TypeError, ValueError) as error:
+            self.find("altered", "verifications", who, f"it has no content hash: {error}", "verification")
+            return
+        if stated is None:
+            self.find("unverifiable", "verifications", who, "it was written before there were content hashes")
+        if found in self.ledger.verified and stated in (found, None):
+            return
+        output = self._output(uuid)
+        known = {key: value for key, value in document.items() if key != "_id"}
+        part = first_difference(output, known) if output is not None else None
+        if stated is not None and found != stated:
+            part = part or _science_fault(document)
+            reason = "it does not have the content hash that it states"
+            self.find("altered", "verifications", who, reason, "verification", part)
+        elif output is None:
+            self.find("orphaned", "verifications", who, f"the job that made it is gone (job {uuid})")
+        elif part is not None and uuid in self.ledger.altered:
+            self._name_field(uuid, f"output.{part}")
+        elif part is not None and found not in self.ledger.results:
+            reason = f"it is not what job {uuid} holds"
+            self.find("altered", "verifications", who, reason, "verification", part)
+
+    def _comparison(self, document: dict[str, Any]) -> None:
+        who = str(document.get("comparison_id"))
+        self._id(document, "comparisons", who, {who})
+        self._own(document, "comparisons", who, "comparison")
+        self._schema(document, "comparisons", who, "comparison")
+        for kind, name in (
+            ("candidate", "candidate_id"),
+            ("verification", "verification_id"),
+            ("science", "candidate_science_hash"),
+            ("science", "verification_science_hash"),
+        ):
+            self.ledger.want(kind, str(document.get(name)), f"comparisons {who}")
+
+    def _own(self, document: dict[str, Any], where: str, who: str, kind: str) -> bool:
+        """Whether a document has the content hash that it states; one that states none is taken for sound."""
+        stated = document.get("content_hash")
+        if stated is None:
+            self.find("unverifiable", where, who, "it was written before there were content hashes", kind)
+            return True
+        try:
+            sound = bool(content_hash(document) == stated)
+        except (TypeError, ValueError):
+            sound = False
+        if not sound:
+            self.find("altered", where, who, "it does not have the content hash that it states", kind)
+        return sound
+
+    def _id(self, document: dict[str, Any], where: str, who: str, keys: set[str]) -> None:
+        if isinstance(held := document.get("_id"), str) and held not in keys:
+            self.find("altered", where, who, f"it is stored as {held!r}", field="_id")
+
+    def _schema(self, document: Any, where: str, who: str, kind: str) -> None:
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        newest = _newest().get(str(document.get("@class"))) if isinstance(document, dict) else None
+        if isinstance(version, int) and newest is not None and version > newest:
+            reason = f"schema version {version} is newer than this version of dao_flows knows ({newest}): update it"
+            self.find("unverifiable", where, who, reason, kind, "schema_version")
+
+    def _layout(self, output: dict[str, Any], uuid: str) -> None:
+        """What the candidates of a screening should be."""
+        provenance = {"generation": output.get("generation"), "screening": output.get("provenance")}
+        for entry in output.get("accepted") or ():
+            if isinstance(entry, dict):
+                self.ledger.layouts[str(entry.get("candidate_id")), uuid] = _laid_out({**entry, **provenance})
+                self.ledger.candidates.add(str(entry.get("candidate_id")))
+
+    def _claims(self, output: dict[str, Any], who: str, kind: str) -> None:
+        """What a document says of files, datasets and checkpoints."""
+        ledger = self.ledger
+        host = str(_inner(output, "provenance", "execution", "host"))
+        at = str(_inner(output, "provenance", "execution", "ended_at"))
+
+        def claim(path: Any, sha256: Any) -> Claim:
+            return Claim(str(path), str(sha256), host, at, f"jobs {who}")
+
+        named = _inner(output, "provenance", "files")
+        for name, sha256 in (named if isinstance(named, dict) else {}).items():
+            base, _, inside = name.partition("/")
+            found = claim(f"{output.get(base)}/{inside}" if inside else output.get(base), sha256)
+            if name == "path/card.json":
+                weights = str(output.get("checkpoint_sha256"))
+                if weights not in ledger.cards or found.at > ledger.cards[weights][0].at:
+                    ledger.cards[weights] = (found, str(output.get("name")))
+            elif name == "path/manifest.json":
+                if found.path not in ledger.manifests or found.at > ledger.manifests[found.path].at:
+                    ledger.manifests[found.path] = found
+            else:
+                ledger.files.append(found)
+        if kind in ("dataset", "relaxed_dataset"):
+            ledger.datasets.setdefault(str(output.get("sha256")), []).append(claim(output.get("path"), ""))
+        if kind == "relaxation":
+            ledger.files.append(claim(output.get("path"), _inner(output, "relaxed", "sha256")))
+        if kind == "training":
+            weights = str(output.get("checkpoint_sha256"))
+            ledger.checkpoints.setdefault(weights, []).append(claim(output.get("path"), weights))
+            if output.get("registered_as"):
+                ledger.registered.setdefault(weights, set()).add(str(output["registered_as"]))
+        sources = output.get("sources")
+        for source in sources if kind == "dataset" and isinstance(sources, list) else []:
+            if isinstance(source, dict) and source.get("sha256") and str(source.get("location", "")).startswith("/"):
+                ledger.files.append(claim(source["location"], source["sha256"]))
+        for sha256 in (value for what, value in references(output) if what == "checkpoint"):
+            ledger.checkpoints.setdefault(sha256, []).append(claim("", sha256))
+        for sha256 in (value for what, value in references(output) if what == "dataset"):
+            ledger.datasets.setdefault(sha256, []).append(claim("", sha256))
+
+    # all of them
+
+    def relate(self) -> None:
+        """What one document says of another, now that all are known."""
+        self._lost_results()
+        self._lost_records()
+        ledger = self.ledger
+        there = {
+            "job": ledger.uuids,
+            "science": ledger.sciences,
+            "candidate": ledger.candidates,
+            "verification": ledger.verifications,
+            "content": ledger.contents,
+        }
+        lost_already = {finding.id.partition("/")[0] for finding in self.findings if finding.problem == "missing"}
+        for (kind, wanted), names in ledger.wanted.items():
+            if kind not in there or wanted in there[kind] or wanted in lost_already or self._exists(kind, wanted):
+                continue
+            needed = f"{names[0]} was made from it" + (f", and {len(names) - 1} more" if len(names) > 1 else "")
+            if kind == "content":
+                overwritten = wanted in ledger.results
+                reason = "a later attempt has taken its place" if overwritten else "no document has this content hash"
+                problem: Problem = "unverifiable" if overwritten or self.scope is not None else "missing"
+                self.find(problem, "jobs", wanted, f"{reason}; {needed}", "content hash")
+            else:
+                where = {"candidate": "candidates", "verification": "verifications"}.get(kind, "jobs")
+                told = {"job": "", "science": "science hash"}.get(kind, kind)
+                self.find("missing", where, wanted, f"it is not in the store; {needed}", told)
+        self._check_blobs()
+
+    def _lost_results(self) -> None:
+        """Finished attempts whose document is gone."""
+        for (uuid, index), ended in self.ledger.attempts.items():
+            if (uuid, index) not in self.ledger.keys and (self.scope is None or uuid in self.scope.jobs):
+                reason = f"an attempt at it finished at {ended.at}, but its document is gone"
+                self.find("missing", "jobs", f"{uuid}/{index}", reason)
+
+    def _lost_records(self) -> None:
+        """Records of runs and attempts are numbered from 1: gaps show."""
+        for name, records in self.events.items():
+            numbers = sorted(_number(record.rpartition("-")[2]) for record in records)
+            absent = set(range(1, numbers[-1] + 1)) - set(numbers)
+            for number in sorted(absent):
+                if not any(f.collection == "runs" and _record_number(f.id) == (name, number) for f in self.findings):
+                    self.find("missing", "runs", f"{name}-{number}", "a later record of the same is there")
+
+    def _check_blobs(self) -> None:
+        """What additional stores say of their blobs, and blobs that no document names."""
+        for name, store in vars(self.jobs)["additional_stores"].items():
+            store.connect()
+            marks = ["blob_uuid", "job_uuid", "job_index"]
+            wanted = [uuid for where, uuid in self.ledger.blobs if where == name]
+            criteria = None if self.scope is None else {"blob_uuid": {"$in": wanted}}
+            for blob in store.query(criteria, properties=marks):
+                self.checked[name] += 1
+                uuid = str(blob.get("blob_uuid"))
+                key = self.ledger.blobs.get((name, uuid))
+                if key is None:
+                    self.find("orphaned", name, uuid, "no document names it: its job was run again", "blob")
+                elif (blob.get("job_uuid"), blob.get("job_index")) != key:
+                    told = f"it says that it is of job {blob.get('job_uuid')}/{blob.get('job_index')}"
+                    part = "job_uuid" if blob.get("job_uuid") != key[0] else "job_index"
+                    self.find("altered", name, uuid, told, "blob", part)
+
+    def _exists(self, kind: str, wanted: str) -> bool:
+        """Whether the store has it, outside of what is verified."""
+        if self.scope is None:
+            return False
+        where = {
+            "job": ("jobs", "uuid"),
+            "science": ("jobs", "output.provenance.science_hash"),
+            "content": ("jobs", "output.provenance.content_hash"),
+            "candidate": ("candidates", "candidate_id"),
+            "verification": ("verifications", "verification_id"),
+        }
+        name, path = where[kind]
+        return self.stores[name].query_one({path: wanted}, properties=[path]) is not None
+
+    def _output(self, uuid: str) -> dict[str, Any] | None:
+        """What a job's last document holds as its output."""
+        found = self.jobs.query_one({"uuid": uuid}, properties=["output", "index"], sort={"index": -1})
+        output = found.get("output") if found is not None else None
+        return output if isinstance(output, dict) else None
+
+    def _name_field(self, uuid: str, part: str) -> None:
+        """Say which field of an altered job differs."""
+        for finding in self.findings:
+            if finding.collection == "jobs" and finding.id.startswith(f"{uuid}/") and finding.field is None:
+                finding.field = part
+
+
+def _laid_out(document: Mapping[str, Any]) -> str:
+    """Hash of what a candidate takes over from its screening."""
+    try:
+        held = {name: document.get(name) for name in (*SCREENED, "generation", "screening")}
+        return digest(held, extended=True)
+    except (TypeError, ValueError):
+        return ""
+
+
+def _in_screening(part: str, screening: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """The field of a screening that a candidate's field comes from."""
+    if part.startswith("generation"):
+        return f"output.{part}"
+    if part.startswith("screening"):
+        return f"output.provenance{part.removeprefix('screening')}"
+    place = next(number for number, each in enumerate(screening["accepted"]) if each is entry)
+    return f"output.accepted.{place}.{part}"
+
+
+def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """The first field that differs; structures that are the same in other words do not."""
+    for name in sorted(expected):
+        part = first_difference(expected[name], found[name], name)
+        if part is not None and not _same_structure(expected[name], found[name]):
+            return part
+    return None
+
+
+def _same_structure(one: Any, other: Any) -> bool:
+    if not (isinstance(one, dict) and isinstance(other, dict) and one.get("@class") == "Structure"):
+        return False
+    if {**one, "@version": None}.keys() != {**other, "@version": None}.keys():
+        return False
+    try:
+        read = [Structure.from_dict(each).as_dict() for each in (one, other)]
+    except Exception:  # pymatgen checks nothing: what comes depends on what is wrong
+        return False
+    # read anew, the two must agree, and neither may hold what reading it does not give
+    return first_difference(read[0], read[1]) is None and one.get("@version") != other.get("@version")
+
+
+def _derived_fault(document: Mapping[str, Any]) -> str | None:
+    """The first field of a candidate that does not follow from the others."""
+    sites = _inner(document, "structure", "sites")
+    if not isinstance(sites, list):
+        return "structure"
+    try:
+        elements = sorted({species["element"] for site in sites for species in site["species"]})
+    except (KeyError, TypeError):
+        return "structure"
+    expected = {
+        "n_atoms": len(sites),
+        "elements": elements,
+        "chemsys": "-".join(elements),
+        "seed": _inner(document, "generation", "science", "seed"),
+    }
+    return next((name for name, value in expected.items() if document.get(name) != value), None)
+
+
+def _science_fault(document: Any) -> str | None:
+    """'provenance.science' where the science does not have the science hash beside it."""
+    held = document.get("provenance") if isinstance(document, Mapping) else None
+    if not isinstance(held, Mapping) or "science" not in held:
+        return None
+    try:
+        sound = digest(held["science"]) == held.get("science_hash")
+    except (TypeError, ValueError):
+        sound = False
+    return None if sound else "provenance.science"
+
+
+def _altered_part(output: Any, recorded: Ended | None) -> str | None:
+    """The first field of an output that does not have the hash that the attempt recorded."""
+    if recorded is None or not recorded.parts:
+        return None
+    found = parts(output)
+    differing = (name for name in sorted({*found, *recorded.parts}) if found.get(name) != recorded.parts.get(name))
+    return next((f"output.{name.replace('/', '.')}" for name in differing), None)
+
+
+def _kind(output: Any) -> str:
+    """The class of a document in snake words, without Doc; '' for what is none."""
+    name = output.get("@class") if isinstance(output, dict) else None
+    if not isinstance(name, str) or not name.endswith("Doc"):
+        return ""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name.removesuffix("Doc")).lstrip("_")
+
+
+@cache
+def _newest() -> dict[str, int]:
+    """The newest schema version of each document that this version of dao_flows knows."""
+    from dao_flows.makers import compare_stages, dataset_schemas, evaluate, relax_schemas, schemas, train_schemas
+    from dao_flows.makers import verification_schemas as verification
+
+    from .. import comparison_schemas
+
+    modules = (compare_stages, dataset_schemas, evaluate, relax_schemas, schemas, train_schemas, verification)
+    return {
+        name: found.model_fields["schema_version"].default
+        for module in (*modules, comparison_schemas)
+        for name, found in vars(module).items()
+        if name.endswith("Doc") and "schema_version" in found.model_fields
+    }
+
+
+def _inner(document: Any, *path: str) -> Any:
+    """A value deep in a document; None where it is not there."""
+    for name in path:
+        document = document.get(name) if isinstance(document, Mapping) else None
+    return document
+
+
+def _number(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return 0
+
+
+def _record_number(record_id: str) -> tuple[str, int]:
+    name, _, number = record_id.rpartition("-")
+    return name, _number(number)
+
+
+def named(scope: Iterable[str]) -> frozenset[str]:
+    """Ids as a scope holds them."""
+    return frozenset(scope)

@@ -1,0 +1,171 @@
+"""`dao-flows audit verify`, `sign` and `keygen`: is the store what it was, and who vouches for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
+    from ..audit.findings import Report
+    from ..audit.signing import Signature
+    from ..audit.verify import Scope, Tell
+
+VERIFY_EXAMPLES = """[bold]Examples[/bold]
+
+dao-flows audit verify --all
+
+dao-flows audit verify dao-6d5d49f3a1c2 ver-be2f5be4b9f7
+
+dao-flows audit verify --all --public-key lab.key.pub --json
+"""
+SIGN_EXAMPLES = """[bold]Examples[/bold]
+
+dao-flows audit keygen lab.key
+
+dao-flows audit sign ver-be2f5be4b9f7 --key lab.key
+"""
+IDS_HELP = "What to verify, with its whole graph: any id that `audit graph` takes."
+NOT_WELL = 1
+SHOWN = 100  # findings of each kind on the terminal
+
+
+def verify(
+    ids: Annotated[list[str] | None, typer.Argument(help=IDS_HELP, show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Verify all that is in the store.")] = False,
+    public_key: Annotated[Path | None, typer.Option(help="Require a signature that holds with this key.")] = None,
+    signature: Annotated[Path | None, typer.Option(help="Check the signature in this file, too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+) -> None:
+    """Hash documents, data and checkpoints again, and say what is missing, altered, orphaned or unverifiable.
+
+    The exit code is 1 if something is missing or altered, or a signature does not hold.
+    """
+    from ..audit.verify import verify as run
+    from ..settings import settings
+    from ..stores import job_store
+
+    if everything == bool(ids):
+        raise InputError("give ids to verify, or --all")
+    jobs = job_store(settings())
+    scope = _scope(jobs, ids or []) if ids else None
+    keep = {"public_key": public_key, "signature": signature}
+    with _progress() as tell:
+        report = run(jobs, scope, tell)
+    told = list(_signatures(jobs, scope, **keep))
+    if as_json:
+        signed = [{"id": name, "at": s.statement.at, "who": s.statement.who, "fault": fault} for name, s, fault in told]
+        print(_json(report, signed))
+    else:
+        _show(report, told)
+    if not report.sound or any(fault for _, _, fault in told):
+        raise typer.Exit(NOT_WELL)
+
+
+def sign(
+    reference: Annotated[str, typer.Argument(metavar="RUN_OR_ID", help="A run, or any id that `audit graph` takes.")],
+    key: Annotated[Path, typer.Option(help="Private key, as `audit keygen` makes it.")],
+    out: Annotated[Path | None, typer.Option(help="Write the signature to this file, too.")] = None,
+) -> None:
+    """Sign the root hash of something and all that it was made from, for `audit verify --public-key` to check."""
+    from dao_flows.makers.files import write_whole
+
+    from ..audit import signing
+    from ..audit.verify import verify as run
+    from ..settings import settings
+    from ..stores import job_store
+
+    private = signing.private_key(key)
+    jobs = job_store(settings())
+    scope = _scope(jobs, [reference], history=True)
+    with _progress() as tell:
+        report = run(jobs, scope, tell)
+    if not report.sound:
+        _show(report, [])
+        raise InputError(f"{reference} is not signed: it is not what it was when it was written")
+    signature = signing.sign(jobs, scope, private)
+    if out is not None:
+        write_whole(out, signature.model_dump_json(indent=1) + "\n")
+    name = signing.store(jobs, signature)
+    print(f"signed: {name}, root hash {signature.statement.root_hash} over {signature.statement.nodes} documents")
+
+
+def keygen(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes; beside it FILE.pub.")],
+) -> None:
+    """Make a key to sign with (Ed25519). Only you can read it: keep it, and give away FILE.pub."""
+    from ..audit.signing import make_key
+
+    public = make_key(path)
+    print(f"private key: {path}; public key, to give away: {public}")
+
+
+def _scope(jobs: JobStore, ids: list[str], history: bool = False) -> Scope:
+    """The graph of these ids; history: only what they were made from."""
+    from ..audit.scope import scope_of
+
+    return scope_of(jobs, ids, history)
+
+
+def _signatures(
+    jobs: JobStore, scope: Scope | None, public_key: Path | None, signature: Path | None
+) -> Iterator[tuple[str, Signature, str | None]]:
+    """Signatures of what was verified, each with why it does not hold."""
+    from ..audit import signing
+
+    key = signing.public_key(public_key) if public_key is not None else None
+    found = [(each.id, each) for each in signing.stored(jobs)]
+    if scope is not None:
+        found = [(name, each) for name, each in found if set(each.statement.asked) & set(scope.asked)]
+    if signature is not None:
+        found.append((str(signature), signing.read(signature)))
+    if key is not None:
+        mine = [(name, each) for name, each in found if signing.made_by(each, key)]
+        if not mine:
+            raise InputError(f"nothing that was verified carries a signature by {public_key}")
+        found = mine
+    for name, each in found:
+        yield name, each, signing.check(jobs, each, key)
+
+
+def _json(report: Report, signatures: list[dict[str, str | None]]) -> str:
+    import json
+
+    content = report.model_dump() | {"sound": report.sound, "counts": report.counts, "signatures": signatures}
+    return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+def _show(report: Report, signatures: list[tuple[str, Signature, str | None]]) -> None:
+    from .tables import stdout
+
+    console = stdout()
+    shown: dict[str, int] = {}
+    for finding in report.findings:
+        shown[finding.problem] = shown.get(finding.problem, 0) + 1
+        if shown[finding.problem] <= SHOWN:
+            console.print(finding.line(), markup=False, highlight=False, soft_wrap=True)
+    for problem, count in shown.items():
+        if count > SHOWN:
+            console.print(f"{problem}: {count - SHOWN} more; --json shows all", markup=False, soft_wrap=True)
+    for name, signature, fault in signatures:
+        by = f" by {signature.statement.who}" if signature.statement.who else ""
+        text = "holds" if fault is None else f"does not hold: {fault}"
+        console.print(f"signature {name}{by} of {signature.statement.at}: {text}", markup=False, soft_wrap=True)
+    checked = ", ".join(f"{count} {name}" for name, count in report.checked.items())
+    counts = ", ".join(f"{count} {problem}" for problem, count in report.counts.items()) or "all as it was written"
+    console.print(f"{checked} in {report.seconds:.1f} s: {counts}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    from .progress import stage_progress
+
+    with stage_progress() as listen:
+        yield listen
