@@ -99,7 +99,8 @@ class GatedResidual(nn.Module):
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
         """x, f: (B, N, H), the stream and the branch."""
         w_x, w_f, w_difference = self.gate.weight.chunk(3, dim=1)  # w·[x, f, x − f] without the concatenation
-        g = torch.sigmoid(F.linear(x, w_x + w_difference) + F.linear(f, w_f - w_difference))
+        z = F.linear(x, w_x + w_difference) + F.linear(f, w_f - w_difference)
+        g = 0.5 + 0.5 * torch.tanh(0.5 * z)  # σ(z); torch.sigmoid rounds by an element's place in the array
         return f + g * (x - f)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,8 +38,8 @@ class Crystals:
 
     @classmethod
     def collate(cls, crystals: Sequence[Crystal], dtype: torch.dtype = torch.float32) -> Crystals:
-        """Pad host crystals to the size of the largest."""
-        size = max(len(c) for c in crystals)
+        """Pad host crystals to `padded_size`."""
+        size = padded_size([len(c) for c in crystals])
         numbers = np.zeros((len(crystals), size), dtype=np.int64)
         frac = np.zeros((len(crystals), size, 3))
         for row, crystal in enumerate(crystals):
@@ -76,17 +76,9 @@ class Crystals:
         return [Crystal(numbers[i, :n], frac[i, :n], lattice[i]) for i, n in enumerate(sizes)]
 
 
-def buckets(sizes: Sequence[int], max_atoms: int, max_crystals: int) -> Iterator[list[int]]:
-    """Indices grouped into batches of like size, so that little is padded.
+def padded_size(sizes: Sequence[int]) -> int:
+    """The size that a batch is padded to: the largest, at least two.
 
-    A batch holds at most max_crystals crystals and, padded, max_atoms atoms (one crystal always fits).
+    A lone atom would make vectors of matrices, whose products round by the batch they are in (`model.batching`).
     """
-    batch: list[int] = []
-    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
-        full = len(batch) == max_crystals or (len(batch) + 1) * sizes[index] > max_atoms
-        if batch and (full or sizes[index] > 1.25 * sizes[batch[0]] + 1):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    return max(2, *sizes)

@@ -57,8 +57,11 @@ class Dao(nn.Module):
 
     def length_unit(self, crystals: Crystals) -> Tensor:
         """(B, 1, 1) Å per model unit of length."""
-        n = crystals.n_atoms.to(crystals.lattice.dtype)[:, None, None]
-        return n ** (1 / 3) if self.config.volume_scaling else torch.ones_like(n)
+        if not self.config.volume_scaling:
+            return torch.ones_like(crystals.lattice[:, :1, :1])
+        sizes = torch.arange(crystals.numbers.shape[1] + 1, device=crystals.lattice.device, dtype=crystals.lattice.dtype)
+        root = sizes ** (1 / 3)  # of all sizes at once: a power rounds by its place in the array
+        return root[crystals.n_atoms][:, None, None]
 
     def to_model_units(self, crystals: Crystals) -> Crystals:
         """Lattice from Å to model units."""

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .batching import BatchLog, run_batches
 from .crysformer import scalar_head
-from .crystals import Crystal, Crystals, buckets
+from .crystals import Crystal, Crystals
 from .dao import Dao, DaoConfig
 from .objective import ALL
 
@@ -134,18 +135,29 @@ class DaoP(Dao):
 
 @torch.no_grad()
 def _predict(
-    predictor: DaoP, crystals: Sequence[Crystal], read: Callable[[Crystals], Tensor], max_batch_atoms: int
+    predictor: DaoP,
+    crystals: Sequence[Crystal],
+    read: Callable[[Crystals], Tensor],
+    max_batch_atoms: int,
+    log: BatchLog | None = None,
 ) -> np.ndarray:
     """(len(crystals),) what `read` says of each, in the order given."""
-    values = np.empty(len(crystals))
-    for batch in buckets([len(c) for c in crystals], max_batch_atoms, max_batch_atoms):
-        values[batch] = read(predictor.collate([crystals[i] for i in batch])).double().cpu().numpy()
-    return values
+
+    def compute(batch: list[int]) -> list[float]:
+        values: list[float] = read(predictor.collate([crystals[i] for i in batch])).double().tolist()
+        return values
+
+    return np.array(run_batches([len(c) for c in crystals], compute, max_batch_atoms, log), dtype=float)
 
 
-def predict_energy(predictor: DaoP, crystals: Sequence[Crystal], max_batch_atoms: int = 2048) -> np.ndarray:
-    """(len(crystals),) predicted energies above hull, eV/atom, in the order given."""
-    return _predict(predictor, crystals, predictor.energy_above_hull, max_batch_atoms)
+def predict_energy(
+    predictor: DaoP, crystals: Sequence[Crystal], max_batch_atoms: int = 2048, log: BatchLog | None = None
+) -> np.ndarray:
+    """(len(crystals),) predicted energies above hull, eV/atom, in the order given.
+
+    Batches are split where memory runs out; log is told which ran. Raises OutOfMemory.
+    """
+    return _predict(predictor, crystals, predictor.energy_above_hull, max_batch_atoms, log)
 
 
 def predict_property(

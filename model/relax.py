@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .crystals import Crystal, Crystals, buckets
+from .batching import Batches, BatchLog, in_rows
+from .crystals import Crystal, Crystals
 from .dao_p import DaoP
 
 ARMIJO = 1e-4
@@ -121,8 +122,11 @@ def relax_batch(predictor: DaoP, crystals: Crystals, config: RelaxConfig) -> lis
             if len(rows) == 0:
                 break
             trial = length[rows, None] * direction[rows]
-            part = Crystals(crystals.numbers[rows], crystals.frac[rows], crystals.lattice[rows])
-            e, g = _energy_and_slope(predictor, moved(part, trial), sloped=iteration + 1 < config.iterations)
+            asked = in_rows(rows)
+            part = Crystals(crystals.numbers[asked], crystals.frac[asked], crystals.lattice[asked])
+            shift = length[asked, None] * direction[asked]
+            e, g = _energy_and_slope(predictor, moved(part, shift), sloped=iteration + 1 < config.iterations)
+            e, g = e[: len(rows)], g[: len(rows)]
             good = e <= energy[rows] + ARMIJO * length[rows] * descent[rows]
             accepted = rows[good]
             new_energy[accepted], new_slope[accepted], step[accepted] = e[good], g[good], trial[good]
@@ -149,18 +153,23 @@ def relax(
     *,
     max_batch_atoms: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    log: BatchLog | None = None,
 ) -> list[Relaxed]:
-    """Relax crystals (Å) in size buckets; results in the order given. progress is told (crystals done, in all).
+    """Relax crystals (Å) in batches of one size; results in the order given. progress is told (crystals done, in all).
 
-    max_batch_atoms: of a batch, padded; None: what suits the device.
+    max_batch_atoms: of a batch; None: what suits the device. Batches are split where memory runs out; log is told which
+    ran. Raises OutOfMemory.
     """
     config = config or RelaxConfig()
     if max_batch_atoms is None:
         max_batch_atoms = CPU_BATCH_ATOMS if next(predictor.parameters()).device.type == "cpu" else BATCH_ATOMS
-    out: dict[int, Relaxed] = {}
-    for batch in buckets([len(c) for c in crystals], max_batch_atoms, max_batch_atoms):
-        padded = predictor.collate([crystals[i] for i in batch])
-        out.update(zip(batch, relax_batch(predictor, padded, config), strict=True))
+    done: set[int] = set()
+
+    def compute(batch: list[int]) -> list[Relaxed]:
+        relaxed = relax_batch(predictor, predictor.collate([crystals[i] for i in batch]), config)
+        done.update(batch)
         if progress:
-            progress(len(out), len(crystals))
-    return [out[i] for i in range(len(crystals))]
+            progress(len(done), len(crystals))
+        return relaxed
+
+    return Batches([len(c) for c in crystals], max_batch_atoms, log).run(compute)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model.crystals import Crystal, Crystals, buckets
+from dao_flows.model.crystals import Crystal, Crystals
 from dao_flows.model.data import BucketedBatches, CrystalTable, NothingSelectedError, read_crystals
 from dao_flows.model.dataset import DataError
 
@@ -52,18 +52,6 @@ def test_epochs_differ_and_depend_on_seed_and_epoch_alone():
         later.epoch(epoch)
     assert order(0, 3) == [int(e) for bucket, rows in later.epoch(3) for e in later.take(bucket, rows)[1]]
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 400), st.integers(1, 20))
-def test_buckets_hold_everything_once_within_their_bounds(sizes, max_atoms, max_crystals):
-    batches = list(buckets(sizes, max_atoms, max_crystals))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
-    for batch in batches:
-        padded = max(sizes[i] for i in batch) * len(batch)
-        assert len(batch) <= max_crystals
-        assert padded <= max_atoms or len(batch) == 1
-        assert padded <= 1.3 * sum(sizes[i] for i in batch) + len(batch)
 
 
 @settings(max_examples=50, deadline=None)
