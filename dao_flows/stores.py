@@ -43,11 +43,12 @@ KEYS = {
     "comparisons": "comparison_id",
 }
 INDEXES = {
-    "candidates": ("candidate_id", "formula"),
+    "candidates": ("candidate_id", "formula", "screening.execution.job_uuid"),
     "runs": ("record_id", "run_id", "request_hash", "job_uuid"),
     "verifications": ("verification_id", "candidate_id", "formula"),
     "comparisons": ("comparison_id", "formula"),
 }
+JOB_INDEXES = (["uuid"], ["output.@class", "completed_at"])  # jobflow makes none
 LOCK_SECONDS = 60.0
 PAGE = 20  # documents read at a time where all of them are wanted; one may have 16 MB
 
@@ -263,6 +264,23 @@ def collection(store: JobStore, name: str) -> Store:
                 found.ensure_index(field)
         vars(found)["_dao_flows_ready"] = True
     return found
+
+
+def index(store: JobStore) -> None:
+    """Index the jobs and all that stands beside them; safe to repeat.
+
+    Before workers write there: without an index each document that they store makes the server read all the others.
+    """
+    if is_embedded(store):
+        return
+    try:
+        with suppress(NotImplementedError):
+            for fields in JOB_INDEXES:
+                store.docs_store._collection.create_index([(field, 1) for field in fields])
+    except Exception as error:
+        raise _unusable(store, error) from error
+    for name in KEYS:
+        collection(store, name)
 
 
 def describe(store: Store) -> str:

@@ -102,13 +102,14 @@ def _launchpad(folder: Path) -> Finding:
 
 
 def _store(folder: Path) -> Finding:
-    """The store that jobs of this project will write to."""
-    from ..stores import collection, describe, job_store
+    """The store that jobs of this project will write to, which is indexed for them."""
+    from ..stores import collection, describe, index, job_store
 
     before = os.environ.get("JOBFLOW_CONFIG_FILE")
     os.environ["JOBFLOW_CONFIG_FILE"] = str(folder / JOBFLOW)
     try:
         store = job_store()
+        index(store)
         found = f"{describe(store)}: {store.count():,} jobs, {collection(store, 'candidates').count():,} candidates"
     except Exception as error:
         return Finding(name="results", ok=False, detail=explain(error) or one_line(error))

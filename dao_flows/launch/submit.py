@@ -19,7 +19,7 @@ from dao_flows.makers.checkpoints import SettingError
 
 from ..errors import InputError, StoreError, mask
 from ..settings import Settings
-from ..stores import is_embedded, job_store
+from ..stores import index, is_embedded, job_store
 from .flows import Planned
 from .launchpad import SET_UP, SUBMISSION, launchpad, prepare
 from .routes import Queue, Routes, apply_routes
@@ -56,8 +56,10 @@ class Submission(BaseModel):
 
 def open_for_submission(config: Settings) -> LaunchPad:
     """The LaunchPad, beside a store that several machines can share. Raises StoreError and SettingsError."""
-    if is_embedded(job_store(config)):
+    store = job_store(config)
+    if is_embedded(store):
         raise StoreError(f"the embedded store is for one machine and cannot take results of several workers: {SET_UP}")
+    index(store)
     return launchpad(config)
 
 

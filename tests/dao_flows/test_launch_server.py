@@ -142,3 +142,16 @@ def test_each_job_runs_in_its_partition_of_slurm(set_up, call, submitted):
         ran[job["name"]] = (re.search(r"Partition=(\S+)", asked)[1], "gres:gpu:1" in asked or "gres/gpu" in asked)
     assert ran == {"generate": ("gpu", True), "screen": ("cpu", False)}
     assert results() == local
+
+
+def test_what_workers_write_to_is_indexed(project):
+    """Found by benchmarks/launching.py: each document stored made the server read all the others."""
+    database = launchpad().db
+
+    def keys(name):
+        return [list(index["key"]) for index in database[name].list_indexes()]
+
+    assert {("uuid",), ("output.@class", "completed_at")} <= {tuple(key) for key in keys("jobs")}
+    for name, key in stores.KEYS.items():
+        assert [key] in keys(name)
+    assert ["spec._category", "state", "spec._priority"] in keys("fireworks")
