@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import explain, mask, one_line
-from . import audit, browse, checkpoint, compare, dataset, launch, predict, pretrain, system, tuning, verify
+from . import audit, browse, checkpoint, compare, crate, dataset, launch, predict, pretrain, system, tuning, verify
 
 OK, UNEXPECTED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DEBUG_FLAG, DEBUG_VARIABLE = "--traceback", "DAO_FLOWS_DEBUG"
@@ -62,6 +62,8 @@ app.command("status", epilog=launch.STATUS_EXAMPLES)(launch.status)
 app.command("rerun")(launch.rerun)
 app.command("cancel", no_args_is_help=True)(launch.cancel)
 app.command("logs", no_args_is_help=True)(launch.logs)
+app.command("export-crate", epilog=crate.EXPORT_EXAMPLES, no_args_is_help=True)(crate.export_crate)
+app.command("import-crate", epilog=crate.IMPORT_EXAMPLES, no_args_is_help=True)(crate.import_crate)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(audit.app, name="audit")

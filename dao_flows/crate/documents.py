@@ -127,7 +127,7 @@ def check(collection: str, data: bytes, bounds: Limits) -> Checked:
         raise DocumentError(_first(error)) from None
     if collection != "runs" and isinstance(held, dict) and "@class" in held:
         _check_model(held)
-    return Checked(document, key, _check_hashes(held))
+    return Checked(document, key, _check_hashes(held, collection))
 
 
 def job_key(document: Mapping[str, Any]) -> str:
@@ -283,13 +283,14 @@ def _first(error: ValidationError) -> str:
     return f"{plain('/'.join(str(part) for part in said['loc']))}: {' '.join(said['msg'].split())[:100]}"
 
 
-def _check_hashes(held: Any) -> bool:
-    """Recompute the hash that a document states over itself; whether it states one. Raises DocumentError.
+def _check_hashes(held: Any, collection: str) -> bool:
+    """Recompute the hash that a document states over itself; whether it lacks none. Raises DocumentError.
 
-    A document from before there were such hashes is held to those of its science instead.
+    A document from before there were such hashes is held to those of its science instead. Of a job that made no
+    document there is none: the record of the attempt has it.
     """
-    if not isinstance(held, dict):
-        return False
+    if not isinstance(held, dict) or (collection == "jobs" and "provenance" not in held):
+        return True
     provenance = held.get("provenance")
     stated = (provenance if isinstance(provenance, dict) else held).get("content_hash")
     if stated is not None:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from maggma.utils import grouper
 
-from dao_flows.makers.provenance import canonical_json
-
 from ..settings import Settings, settings
 from ..stores import KEYS, collection
 from .archive import CrateError, show
+from .contents import stored_form
 from .documents import job_key
 from .reader import Crate, Found
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 CHUNK = 100  # documents in memory at a time
 ORDER = ("runs", "jobs", "verifications", "candidates", "comparisons")
-STORE_FIELDS = ("_id", "last_updated", "_bt")  # a store's own
 
 
 @dataclass
@@ -111,11 +109,6 @@ def _held(store: JobStore, name: str, chunk: Iterable[Found]) -> Iterator[tuple[
     key = KEYS[name]
     for document in collection(store, name).query({key: {"$in": [found.key for found in chunk]}}):
         yield document[key], stored_form(document)
-
-
-def stored_form(document: Mapping[str, Any]) -> bytes:
-    """A document of a store as it stands in a crate: without the store's own fields, in canonical form."""
-    return canonical_json({k: v for k, v in document.items() if k not in STORE_FIELDS}, extended=True)
 
 
 def _write(store: JobStore, name: str, documents: list[dict[str, Any]]) -> None:

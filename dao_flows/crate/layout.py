@@ -75,7 +75,7 @@ class Member(BaseModel):
 
 
 class Manifest(BaseModel):
-    """All that a crate holds, but this list itself. asked: the nodes exported, with their ancestry ('kind id')."""
+    """All that a crate holds, but this list itself. asked: the nodes exported, with their ancestry ('kind:id')."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -22,8 +22,9 @@ PROFILES = {
     "https://w3id.org/ro/wfrun/provenance/0.5": "Provenance Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
-CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
+TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}  # the one word that RO-Crate 1.1 lacks
 JOBFLOW = "https://materialsproject.github.io/jobflow/"
+BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 PAPER = "https://doi.org/10.1038/s41467-026-72362-3"
 ORCID = "https://orcid.org/"
 COMPLETED, FAILED = "http://schema.org/CompletedActionStatus", "http://schema.org/FailedActionStatus"
@@ -45,9 +46,13 @@ def metadata(history: History, about: About, members: Mapping[str, Member], vers
     except ImportError:
         raise CrateError(INSTALL) from None
     crate = ROCrate(version=VERSION)
-    crate.metadata.extra_contexts.append(CONTEXT)
+    crate.metadata.extra_terms.update(TERMS)
     crate.metadata["conformsTo"] = [{"@id": crate.metadata.profile}, {"@id": list(PROFILES)[-1]}]
     _Builder(crate, history, about, members, version, jobflow).build()
+    for entity in crate.get_entities():  # lists that were appended to
+        for name in ("hasPart", "mentions"):
+            if name in entity:
+                entity[name] = _single(entity[name])
     return (json.dumps(crate.metadata.generate(), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -79,7 +84,7 @@ class _Builder:
     def _add(self, ident: str, kind: str | list[str], **properties: Any) -> Entity:
         from rocrate.model.contextentity import ContextEntity
 
-        kept = {name: value for name, value in properties.items() if value not in (None, [], "")}
+        kept = {name: _single(value) for name, value in properties.items() if value not in (None, [], "")}
         return self.crate.add(ContextEntity(self.crate, ident, properties={"@type": kind, **kept}))
 
     def _root(self) -> None:
@@ -96,7 +101,7 @@ class _Builder:
             for number, (name, orcid) in enumerate(about.authors, 1)
         ]
         if authors:
-            root["author"] = authors
+            root["author"] = _single(authors)
 
     def _licence(self, licence: str) -> Entity:
         """A licence by its SPDX name or its address."""
@@ -126,9 +131,9 @@ class _Builder:
             return
         parts = [{"@id": part} for part in thing.parts]
         kind = "Collection" if parts else "Dataset" if thing.kind == "dataset" else "CreativeWork"
-        entity = self._add(thing.ident, kind, name=thing.name, hasPart=parts, sha256=thing.sha256)
+        main = parts[0] if parts else None
+        entity = self._add(thing.ident, kind, name=thing.name, hasPart=parts, mainEntity=main, sha256=thing.sha256)
         if parts:
-            entity["mainEntity"] = parts[0]
             self.crate.root_dataset.append_to("mentions", entity)
 
     def _tools(self) -> dict[tuple[str, str], Entity]:
@@ -136,7 +141,7 @@ class _Builder:
         found = sorted({(activity.maker, activity.version) for activity in self.history.activities})
         return {
             (maker, version): self._add(
-                f"urn:dao-flows:{maker}:{version or 'unknown'}",
+                f"{PAPER}#{maker}-{version or 'unknown'}",
                 "SoftwareApplication",
                 name=maker,
                 url=PAPER,
@@ -147,9 +152,10 @@ class _Builder:
 
     def _workflow(self, tools: Mapping[tuple[str, str], Entity]) -> tuple[Entity, dict[tuple[str, str], Entity]]:
         """The flow, as the main entity, with a step for each maker."""
-        language = self._add(
-            JOBFLOW, ["ComputerLanguage", "SoftwareApplication"], name="jobflow", url=JOBFLOW, version=self.jobflow
-        )
+        from rocrate.model.computerlanguage import ComputerLanguage
+
+        engine = {"@type": ["ComputerLanguage", "SoftwareApplication"], "name": "jobflow", "url": JOBFLOW}
+        language = self.crate.add(ComputerLanguage(self.crate, JOBFLOW, engine | {"version": self.jobflow}))
         order: dict[tuple[str, str], int] = {}
         for activity in self.history.activities:
             order.setdefault((activity.maker, activity.version), len(order) + 1)
@@ -173,12 +179,16 @@ class _Builder:
                 "description": "Each job with its maker, and what it used and made",
                 "encodingFormat": "application/json",
                 "version": self.version,
+                "url": PAPER,
+                "conformsTo": self._add(
+                    BIOSCHEMAS, "CreativeWork", name="Bioschemas ComputationalWorkflow", version="1.0"
+                ),
                 "contentSize": str(self.members[WORKFLOW].size),
                 "sha256": self.members[WORKFLOW].sha256,
             },
         )
-        workflow["hasPart"] = list(tools.values())
-        workflow["step"] = list(steps.values())
+        workflow["hasPart"] = _single(list(tools.values()))
+        workflow["step"] = _single(list(steps.values()))
         return workflow, steps
 
     def _runs(
@@ -254,6 +264,11 @@ class _Builder:
 
 def _refs(idents: Iterable[str]) -> list[dict[str, str]]:
     return [{"@id": ident} for ident in idents]
+
+
+def _single(value: Any) -> Any:
+    """A list of one as the one, which is how RO-Crate writes it."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _last(address: str) -> str:

@@ -1,0 +1,344 @@
+"""A crate brings a history into another store, the same to the last digit, or nothing at all."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import secrets
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from jobflow import JobStore
+from maggma.stores import MongoStore
+
+from dao_flows.crate import CrateError, Limits, importing
+from dao_flows.crate.archive import MOMENT
+from dao_flows.crate.contents import stored_form
+from dao_flows.crate.exporting import author, export_crate
+from dao_flows.crate.importing import ORDER, import_crate
+from dao_flows.crate.layout import MANIFEST, METADATA, Manifest, member
+from dao_flows.crate.reader import open_crate
+from dao_flows.makers.provenance import canonical_json, content_hash
+from dao_flows.model.checkpoint import verify
+from dao_flows.model.dataset import parts
+from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.settings import Settings
+from dao_flows.stores import JOBS, EmbeddedStore, collection
+
+rocrate = pytest.importorskip("rocrate", reason="exporting needs the extra `crates`")
+BOUNDS = Limits()
+
+
+def everything(store: JobStore) -> dict[str, dict[str, bytes]]:
+    """All that a store holds, in canonical form."""
+    held = {name: collection(store, name) for name in ORDER if name != "jobs"} | {"jobs": store.docs_store}
+    return {
+        name: {hashlib.sha256(stored_form(d)).hexdigest(): stored_form(d) for d in found.query({})}
+        for name, found in held.items()
+    }
+
+
+def files_of(path: Path | bytes) -> dict[str, bytes]:
+    """The members of a crate."""
+    with zipfile.ZipFile(path if isinstance(path, Path) else io.BytesIO(path)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def repacked(files: dict[str, bytes]) -> bytes:
+    """The same members in an archive of their own."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, MOMENT), content)
+    return buffer.getvalue()
+
+
+def forged(files: dict[str, bytes]) -> bytes:
+    """An archive whose manifest was made to fit, as whoever tampers with a crate would do."""
+    rest = {name: content for name, content in sorted(files.items()) if name != MANIFEST}
+    old = json.loads(files[MANIFEST])
+    members = {name: member(content) for name, content in rest.items()}
+    manifest = Manifest(dao_flows=old["dao_flows"], asked=old["asked"], members=members)
+    return repacked({**rest, MANIFEST: manifest.as_json()})
+
+
+@pytest.fixture(scope="module")
+def source(audited_home) -> JobStore:
+    """The store of the user who ran the small flow; not to be changed."""
+    store = JobStore(EmbeddedStore(JOBS, str(audited_home / "data" / "store")))
+    store.connect()
+    return store
+
+
+@pytest.fixture(scope="module")
+def whole(source, audited_home, tmp_path_factory) -> Path:
+    """A crate of all that the flow ends in, with weights and rows; not to be changed."""
+    path = tmp_path_factory.mktemp("crate") / "flow.zip"
+    export(source, audited_home, path, weights=True, shards=True, licence="CC-BY-4.0")
+    return path
+
+
+def export(source: JobStore, home: Path, path: Path, **options):
+    wanted = [d["candidate_id"] for d in collection(source, "candidates").query({})]
+    wanted += [f"comparison:{d['comparison_id']}" for d in collection(source, "comparisons").query({})]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(home / "checkpoints"))
+        return export_crate(source, sorted(wanted), path, **options)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Settings:
+    """Of a user who has nothing yet."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "data"))
+    return Settings()
+
+
+@pytest.fixture(params=["embedded", "mongodb"])
+def empty(request, tmp_path) -> JobStore:
+    """An empty store of both kinds."""
+    if request.param == "embedded":
+        store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    elif (uri := os.environ.get("DAO_FLOWS_TEST_MONGO_URI")) is None:
+        pytest.skip("DAO_FLOWS_TEST_MONGO_URI names no server")
+    else:
+        store = JobStore(MongoStore.from_uri(uri, JOBS, database=f"dao_flows_test_crate_{secrets.token_hex(4)}"))
+    store.connect()
+    yield store
+    if request.param == "mongodb":
+        store.docs_store._coll.database.client.drop_database(store.docs_store.database)
+
+
+def bring(source: Path | bytes, store: JobStore, config: Settings, dry_run: bool = False, bounds: Limits = BOUNDS):
+    with open_crate(source, bounds) as crate:
+        return import_crate(crate, store, dry_run, config)
+
+
+def test_a_history_arrives_as_it_was(source, whole, empty, config, tmp_path, audited_home):
+    done = bring(whole, empty, config)
+    there, here = everything(source), everything(empty)
+    for name in ("candidates", "verifications", "comparisons"):
+        assert here[name] == there[name] and here[name]
+    for name in ("jobs", "runs"):
+        assert here[name].items() <= there[name].items()
+        assert len(here[name]) >= 10
+    assert done.added == {name: len(here[name]) for name in ORDER}
+    assert done.unsealed == 0
+    hashes = [d["output"]["provenance"] for d in empty.query({}) if "provenance" in (d["output"] or {})]
+    assert len(hashes) >= 10
+    outputs = [d["output"] for d in empty.query({}) if "provenance" in (d["output"] or {})]
+    assert all(content_hash(output) == output["provenance"]["content_hash"] for output in outputs)
+    assert {verify(folder).sha256 for folder in done.checkpoints.values()} == set(done.checkpoints)
+    assert len(done.checkpoints) == 2
+    assert {parts(folder)[1] for folder in done.datasets.values()} == set(done.datasets)
+    assert len(done.datasets) == 2
+    again = bring(whole, empty, config)
+    assert not again.changes
+    assert sum(again.present.values()) == sum(done.added.values())
+    assert everything(empty) == here
+
+
+def test_a_crate_of_what_was_imported_is_the_same_crate(whole, config, tmp_path):
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    bring(whole, store, config)
+    wanted = json.loads(files_of(whole)[MANIFEST])["asked"]
+    export_crate(store, wanted, tmp_path / "again.zip", weights=True, shards=True, licence="CC-BY-4.0")
+    before, after = files_of(whole), files_of(tmp_path / "again.zip")
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == []
+
+
+def test_the_same_export_gives_the_same_bytes(source, whole, audited_home, tmp_path):
+    export(source, audited_home, tmp_path / "2.zip", weights=True, shards=True, licence="CC-BY-4.0")
+    assert (tmp_path / "2.zip").read_bytes() == whole.read_bytes()
+
+
+def test_a_file_is_replaced_only_if_that_was_asked_for(source, audited_home, tmp_path):
+    path = tmp_path / "x.zip"
+    path.write_bytes(b"precious")
+    with pytest.raises(CrateError, match="exists already"):
+        export(source, audited_home, path)
+    assert path.read_bytes() == b"precious"
+    export(source, audited_home, path, force=True)
+    assert MANIFEST in files_of(path)
+    with pytest.raises(CrateError, match="no folder"):
+        export(source, audited_home, tmp_path / "missing" / "x.zip")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.zip"]
+
+
+def test_a_dry_run_writes_nothing(whole, config, tmp_path):
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    done = bring(whole, store, config, dry_run=True)
+    assert done.changes and done.added["jobs"] >= 10
+    assert not any(everything(store).values())
+    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "data" / "datasets").exists()
+
+
+def test_every_byte_counts(whole, config, tmp_path):
+    """One bit of each member in turn, the archive repacked around it."""
+    files, generator = files_of(whole), random.Random(0)
+    for name, content in files.items():
+        at = generator.randrange(len(content))
+        changed = content[:at] + bytes([content[at] ^ 1 << generator.randrange(8)]) + content[at + 1 :]
+        with pytest.raises(CrateError, match=re.escape(name)), open_crate(repacked({**files, name: changed}), BOUNDS):
+            pass
+
+
+def test_a_forged_manifest_does_not_help(whole):
+    """The documents' own hashes find a change of any of them, when all else was made to fit."""
+    files = files_of(whole)
+    changed = 0
+    for name, content in files.items():
+        if not name.startswith("documents/"):
+            continue
+        document = json.loads(content)
+        held = document.get("output") if "/jobs/" in name else document
+        if not isinstance(held, dict) or not ("provenance" in held or "content_hash" in held):
+            continue
+        held["schema_version"] = -1
+        with (
+            pytest.raises(CrateError, match=f"{re.escape(name)}.*content_hash"),
+            open_crate(forged({**files, name: canonical_json(document)}), BOUNDS),
+        ):
+            pass
+        changed += 1
+    assert changed > 30
+
+
+def test_missing_unknown_and_misplaced_members(whole):
+    files = files_of(whole)
+    candidate = next(name for name in files if name.startswith("documents/candidates/"))
+    without = {name: content for name, content in files.items() if name != candidate}
+    for crate, message in (
+        (repacked(without), f"{candidate}' is missing"),
+        (repacked({**files, "extra.json": b"{}"}), "'extra.json' is not in its manifest"),
+        (forged({**files, "extra.json": b"{}"}), "'extra.json' is nothing that a crate holds"),
+        (forged({**files, "documents/candidates/other.json": files[candidate]}), "does not lie there"),
+        (forged({**without, candidate.replace("candidates", "verifications"): files[candidate]}), "no document of"),
+        (repacked({name: content for name, content in files.items() if name != MANIFEST}), "no crate of dao_flows"),
+        (forged({name: content for name, content in files.items() if name != METADATA}), METADATA),
+    ):
+        with pytest.raises(CrateError, match=re.escape(message)), open_crate(crate, BOUNDS):
+            pass
+
+
+def test_checkpoints_and_datasets_that_are_not_what_they_say(whole):
+    files = files_of(whole)
+    card = next(name for name in files if name.endswith("card.json"))
+    weights = card.replace("card.json", "weights.safetensors")
+    shard = next(name for name in files if name.endswith(".parquet"))
+    manifest = f"{shard.rsplit('/', 1)[0]}/manifest.json"
+    stated = json.loads(files[manifest])
+    climbing = {**stated, "shards": [{**part, "file": f"../../{part['file']}"} for part in stated["shards"]]}
+
+    def changed(path, **fields):
+        return {path: json.dumps({**json.loads(files[path]), **fields}).encode()}
+
+    for changes, message in (
+        ({weights: files[weights] + b"x"}, "not the weights of that sha256"),
+        (changed(card, sha256="0" * 64), "not the card of the checkpoint"),
+        (changed(card, name=7), "not the card of the checkpoint"),
+        (changed(card, extra=7), "not the card of the checkpoint"),
+        ({card: b"[]"}, "no card"),
+        ({card: b"[" * 100_000}, "no card"),
+        ({shard: files[shard] + b"x"}, "not what the dataset's manifest says"),
+        (changed(manifest, columns=7), "no manifest of a dataset"),
+        (changed(manifest, columns={"a": "string"}), "not the manifest of the dataset"),
+        ({manifest: json.dumps(climbing).encode()}, "not what the dataset's manifest says"),
+        ({manifest: b"{}"}, "no manifest of a dataset"),
+    ):
+        with pytest.raises(CrateError, match=re.escape(message)), open_crate(forged({**files, **changes}), BOUNDS):
+            pass
+    for gone, message in ((card, "has no card"), (manifest, "has no dataset"), (shard, "is missing")):
+        rest = {name: content for name, content in files.items() if name != gone}
+        with pytest.raises(CrateError, match=re.escape(message)), open_crate(forged(rest), BOUNDS):
+            pass
+
+
+def test_a_card_that_does_not_describe_its_weights_is_refused_before_anything_is_there(whole, config, tmp_path):
+    files = files_of(whole)
+    card = next(name for name in files if name.endswith("card.json"))
+    fields = json.loads(files[card])
+    other = "dao-p" if fields["kind"] == "dao-g" else "dao-g"
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    with pytest.raises(CrateError, match="does not describe its weights"):
+        bring(forged({**files, card: json.dumps({**fields, "kind": other}).encode()}), store, config)
+    assert not any(everything(store).values())
+    assert [path for path in tmp_path.rglob("*") if path.name in ("card.json", "manifest.json")] == []
+
+
+def test_other_content_under_the_same_id_is_refused_and_named(whole, empty, config):
+    with open_crate(whole, BOUNDS) as crate:
+        found = next(each for each in crate.documents if each.collection == "candidates")
+        document = crate.document(found)
+    collection(empty, "candidates").update([{**document, "rank": 99, "_id": found.key}], key="candidate_id")
+    before = everything(empty)
+    with pytest.raises(CrateError, match=f"id of candidate '{found.key}'"):
+        bring(whole, empty, config)
+    assert everything(empty) == before
+
+
+def test_an_import_that_was_cut_short_is_completed_by_the_next(source, whole, config, tmp_path, monkeypatch):
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    writes, write = [], importing._write
+
+    def cut(*arguments):
+        writes.append(arguments[1])
+        if len(writes) == stop:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(importing, "_write", cut)
+    for stop in (1, 2, 3):  # noqa: B007 (cut reads it)
+        writes.clear()
+        with pytest.raises(KeyboardInterrupt):
+            bring(whole, store, config)
+    stop = None  # to the end
+    bring(whole, store, config)
+    assert everything(store)["candidates"] == everything(source)["candidates"]
+    assert not bring(whole, store, config).changes
+
+
+def test_a_name_that_is_taken_in_the_library_is_not_taken_again(whole, config, tmp_path, tiny_checkpoints):
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    shutil.copytree(tiny_checkpoints / "dao-g-tiny", tmp_path / "checkpoints" / "artist")
+    before = (tmp_path / "checkpoints" / "artist" / "card.json").read_bytes()
+    folders = {folder.name for folder in bring(whole, store, config).checkpoints.values()}
+    assert any(re.fullmatch(r"artist-[0-9a-f]{12}", name) for name in folders)
+    assert (tmp_path / "checkpoints" / "artist" / "card.json").read_bytes() == before
+
+
+def test_without_weights_and_rows_the_crate_says_what_it_lacks(source, audited_home, config, tmp_path):
+    export(source, audited_home, tmp_path / "x.zip")
+    assert not [name for name in files_of(tmp_path / "x.zip") if name.endswith((".safetensors", ".parquet"))]
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    done = bring(tmp_path / "x.zip", store, config)
+    assert len(done.left) == 4 and not done.checkpoints and not done.datasets
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Ada Lovelace", ("Ada Lovelace", None)),
+        ("Ada Lovelace <0000-0002-1825-0097>", ("Ada Lovelace", "0000-0002-1825-0097")),
+        ("A B <https://orcid.org/0000-0002-1694-233X>", ("A B", "0000-0002-1694-233X")),
+    ],
+)
+def test_authors(text, wanted):
+    assert author(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "<0000-0002-1825-0097>", "Ada <0000-0002-1825-0098>", "Ada <1>", "Ada <x"])
+def test_what_is_no_author(text):
+    with pytest.raises(CrateError):
+        author(text)
