@@ -1,0 +1,49 @@
+"""What to verify or to sign, from ids as users type them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .graph import build
+from .identify import find
+from .verify import Scope
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
+LISTED = {"candidate": "candidates", "comparison": "comparisons", "verification": "verifications"}
+MADE = {"dataset": "datasets", "checkpoint": "checkpoints", "run": "runs"}
+
+
+def scope_of(store: JobStore, ids: Sequence[str], history: bool = False) -> Scope:
+    """The whole graph of these ids; history: only them and what they were made from, which does not change later.
+
+    A run stands for its jobs. Raises InputError for an id that is unknown or not unique, StoreError.
+    """
+    whole = build(store)
+    asked = [find(whole, each) for each in ids]
+    runs = {name for kind, name in asked if kind == "run"}
+    members = {node for node, facts in whole.nodes.items() if facts.run in runs and node[0] not in LISTED}
+    graph = whole.around([*asked, *members], "back" if history else "both")
+    found: dict[str, set[str]] = defaultdict(set)
+    for (kind, name), facts in graph.nodes.items():
+        if kind in LISTED or kind in MADE:
+            found[(LISTED | MADE)[kind]].add(name)
+        if kind == "job":
+            found["jobs"].add(name)
+        if facts.job is not None:
+            found["jobs"].add(facts.job)
+        if facts.run is not None:
+            found["runs"].add(facts.run)
+    return Scope(
+        jobs=frozenset(found["jobs"]),
+        runs=frozenset(found["runs"]),
+        candidates=frozenset(found["candidates"]),
+        verifications=frozenset(found["verifications"]),
+        comparisons=frozenset(found["comparisons"]),
+        datasets=frozenset(found["datasets"]),
+        checkpoints=frozenset(found["checkpoints"]),
+        asked=tuple(f"{kind}:{name}" for kind, name in asked),
+    )
