@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import bson
 import yaml
 from cluster import URI_VARIABLE, ClusterError, measured_on, project
+from compositions import spread
 from launching import clear, watch
 
 from dao_flows.candidates import CandidateBuilder
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from fireworks import LaunchPad
     from pymatgen.core.structure import Structure
 
-FORMULAS = (
-    *("NaCl", "SiO2", "Cr3Os", "CaTiO3", "MgAl2O4", "GaAs", "LiFePO4", "Fe2O3", "TiO2", "ZnS"),
-    *("BaTiO3", "Cu2O", "MgO", "Al2O3", "LiCoO2", "NaCoO2", "KBr", "CsCl", "InP", "SrTiO3"),
-)
 CANDIDATES = (1, 20, 200)  # a composition
 BATCH = 200  # candidates in one job
 STEPS = 40
@@ -104,7 +101,7 @@ def per_candidate(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> lis
     """For each number of candidates a composition, one full batch."""
     results = []
     for number in args.candidates:
-        formulas = FORMULAS[: max(1, min(len(FORMULAS), args.batch // number))]
+        formulas = spread(max(1, args.batch // number))
         found = run(folder, pad, predictions(args.steps, number, args.batch, formulas))
         drawn = number * len(formulas)
         kept = pad.db["candidates"].count_documents({})
@@ -175,13 +172,14 @@ def compare(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> dict[str,
     from atomate2.forcefields.jobs import ForceFieldRelaxMaker, ForceFieldStaticMaker
 
     number = args.compared
-    formulas = FORMULAS[: max(1, number // 10)]
-    ours = run(folder, pad, predictions(args.steps, -(-number // len(formulas)), BATCH, formulas))
+    formulas = spread(max(1, number // 5))  # five candidates or more of each: some do not pass
+    ours = run(folder, pad, predictions(args.steps, 10, BATCH, formulas))
     candidates = collection(job_store(), "candidates")
     ids = sorted(candidates.distinct("candidate_id"))[:number]
     structures = [structure_of(candidates, each) for each in ids]
     verification = verify_flows(ids, candidates, VerifyMaker(backend="forcefield"))
-    rows = {"generation and screening": {"structures": number, **ours}}
+    drawn = 10 * len(formulas)
+    rows = {"generation and screening": {"structures": drawn, **ours}}
     with_data(folder)
     rows["verification by CHGNet"] = {
         "structures": len(ids),

@@ -39,7 +39,9 @@ STARTS = 5  # processes for one job each
 QUEUED = (0, 1_000, 10_000, 50_000)  # READY jobs in the database when a claim is timed
 CLAIMS = 15
 ROUTE = "cpu"
-PARTS = ("parts", "starts", "claims", "specs", "overhead")
+PARTS = ("parts", "starts", "claims", "writes", "specs", "overhead")
+STORED = (1_000, 10_000)
+DOCUMENT = 20_000  # bytes
 SECONDS = 1800.0
 
 
@@ -278,6 +280,34 @@ def claims(pad: LaunchPad, waiting: int, others: int) -> dict[str, Any]:
     return found
 
 
+def writes(pad: LaunchPad, stored: int) -> dict[str, Any]:
+    """Time of storing one document among others, and of logging one attempt, with and without our indexes, ms."""
+    from dao_flows.makers.attempts import append
+    from dao_flows.stores import JOB_INDEXES, collection, index, job_store
+
+    clear(pad)
+    store = job_store()
+    runs = collection(store, "runs")
+    for begin in range(0, stored, 1000):
+        rows = [{"uuid": f"{n:036d}", "index": 1, "output": "x" * DOCUMENT} for n in range(begin, begin + 1000)]
+        pad.db["jobs"].insert_many(rows[: stored - begin])
+        pad.db["runs"].insert_many([{"record_id": f"{2 * n}", "content": "x" * 1000} for n in range(2 * len(rows))])
+    pad.db["jobs"].drop_indexes()
+    pad.db["runs"].drop_indexes()
+    found: dict[str, Any] = {"stored": stored}
+    for label in ("without", "with"):
+        if label == "with":
+            vars(runs).pop("_dao_flows_ready", None)
+            index(store)
+        number = iter(range(1_000_000, 2_000_000))
+        found[f"{label}_index"] = {
+            "store_ms": timed(lambda n=number: store.update({"uuid": str(next(n)), "index": 1, "output": "x"}), CLAIMS),
+            "attempt_ms": timed(lambda n=number: append(runs, {"record_id": str(next(n))}), CLAIMS),
+        }
+    assert all(pad.db["jobs"].index_information().get("_".join(f"{f}_1" for f in fields)) for fields in JOB_INDEXES)
+    return found
+
+
 def timed(call: Callable[[], Any], times: int) -> float:
     """Median of calls, ms."""
     took = []
@@ -337,6 +367,11 @@ def main() -> int:
                 for row in found:
                     times = ", ".join(f"{k} index {row[f'{k}_index']['claim_ms']:.1f} ms" for k in ("without", "with"))
                     print(f"claim with {row['ready']:,} + {row['ready_of_another_route']:,} READY: {times}")
+            if "writes" in chosen:
+                result["writes"] = found = [writes(pad, number) for number in (STORED[:1] if args.quick else STORED)]
+                for row in found:
+                    times = ", ".join(f"{k} index {row[f'{k}_index']['store_ms']:.1f} ms" for k in ("without", "with"))
+                    print(f"storing a document among {row['stored']:,}: {times}")
             if "specs" in chosen:
                 result["specs"] = []
                 for size in SPECS:

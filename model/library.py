@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from .checkpoint import CARD, Card, CheckpointError, read_card
@@ -49,9 +50,15 @@ def find(reference: str) -> Path:
 
 def _identity(folder: Path) -> str:
     try:
-        return read_card(folder).sha256
-    except CheckpointError:  # a broken one is in nobody's way
+        card = (folder / CARD).stat()
+        return _sha256(folder, card.st_mtime_ns, card.st_size)
+    except (CheckpointError, OSError):  # a broken one is in nobody's way
         return ""
+
+
+@lru_cache(maxsize=1024)  # a campaign asks thousands of times
+def _sha256(folder: Path, changed: int, size: int) -> str:
+    return read_card(folder).sha256
 
 
 def card_of(reference: str) -> Card:
