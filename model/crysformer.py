@@ -1,16 +1,10 @@
 """Crysformer, the backbone that DAO-G and DAO-P share (arXiv 2503.10471, Methods).
 
 Every ordered pair of atoms of a cell is an edge; there is no cutoff and there are no periodic images: periodicity
-enters through Fourier features of the fractional displacement, orientation leaves through L Lᵀ. The published layer
-multiplies each pair's features by a matrix. Here the same function is re-associated so that the matrix meets one vector
-an atom and head:
+enters through Fourier features of the fractional displacement, orientation leaves through L Lᵀ. How attention over
+these pairs is computed is `model.pair_attention`'s.
 
-    q_i · (k_j + W n_ij)        = q_i · k_j + (Wᵀ q_i) · n_ij
-    Σ_j a_ij (v_j + W n_ij)     = Σ_j a_ij v_j + W Σ_j a_ij n_ij
-
-and the normalised pair features n_ij, which differ between layers only by LayerNorm's affine map, are computed once.
-
-Shapes: B crystals, N atoms (padded), H hidden, h heads, d = H / h, F pair features.
+Shapes: B crystals, N atoms (padded), H hidden, h heads, F pair features.
 """
 
 from __future__ import annotations
@@ -23,6 +17,7 @@ from torch import Tensor, nn
 
 from .crystals import Crystals
 from .elements import N_PROPERTIES, property_table
+from .pair_attention import PairGeometry, attend
 
 
 @dataclass(frozen=True)
@@ -70,21 +65,6 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def pair_features(frac: Tensor, lattice: Tensor, frequencies: int) -> Tensor:
-    """LayerNorm without affine map of [L Lᵀ, sin 2πk·d, cos 2πk·d], d = x_j − x_i: (B, N, N, F).
-
-    Sines and cosines of differences come from those of the atoms (angle addition): N instead of N² evaluations.
-    """
-    batch, size, _ = frac.shape
-    k = torch.arange(frequencies, device=frac.device, dtype=frac.dtype)
-    angle = (2 * torch.pi * frac[..., None] * k).flatten(2)  # (B, N, 3·frequencies), all k of one axis together
-    sin, cos = angle.sin(), angle.cos()
-    sin_i, cos_i, sin_j, cos_j = sin[:, :, None], cos[:, :, None], sin[:, None], cos[:, None]
-    gram = (lattice @ lattice.mT).flatten(1)[:, None, None].expand(batch, size, size, 9)
-    edge = torch.cat([gram, sin_j * cos_i - cos_j * sin_i, cos_j * cos_i + sin_j * sin_i], dim=-1)
-    return F.layer_norm(edge, edge.shape[-1:])
-
-
 class GatedResidual(nn.Module):
     """g·x + (1 − g)·f with one gate an atom, g = σ(w·[x, f, x − f]).
 
@@ -113,27 +93,20 @@ class PairAttention(nn.Module):
         self.heads = config.heads
         self.to_q = nn.Linear(hidden, hidden)
         self.to_kv = nn.Linear(hidden, 2 * hidden)
-        self.edge_norm = nn.LayerNorm(features)  # only its affine map: pair_features has normalised already
+        self.edge_norm = nn.LayerNorm(features)  # only its affine map, folded into the weights
         self.edges_to_kv = nn.Linear(features, hidden)
         self.to_out = nn.Linear(hidden, hidden)
 
-    def forward(self, x: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
-        """x: (B, N, H); pairs: (B, N, N, F) from `pair_features`; mask: (B, N)."""
-        batch, size, hidden = x.shape
-        split = (batch, size, self.heads, hidden // self.heads)
-        weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F): W with LayerNorm's scale folded in
+    def forward(self, x: Tensor, pairs: PairGeometry) -> Tensor:
+        """x: (B, N, H)."""
+        q = self.to_q(x) * (x.shape[-1] // self.heads) ** -0.5
         offset = F.linear(self.edge_norm.bias, self.edges_to_kv.weight, self.edges_to_kv.bias)  # (H,)
-        per_head = weight.view(self.heads, hidden // self.heads, -1)  # (h, d, F)
-        q = self.to_q(x).view(split) * (hidden // self.heads) ** -0.5
-        k, v = (u.view(split) for u in (self.to_kv(x) + torch.cat([offset, offset])).chunk(2, dim=-1))
-        q_pair = torch.einsum("bihd,hdf->bihf", q, per_head)
-        logits = torch.einsum("bihd,bjhd->bihj", q, k) + torch.einsum("bihf,bijf->bihj", q_pair, pairs)
-        logits = logits.masked_fill(~mask[:, None, None, :], -torch.inf)
-        a = logits.softmax(dim=-1)  # (B, N, h, N)
-        seen = torch.einsum("bihj,bijf->bihf", a, pairs)
-        out = torch.einsum("bihj,bjhd->bihd", a, v) + torch.einsum("bihf,hdf->bihd", seen, per_head)
-        projected: Tensor = self.to_out(out.reshape(batch, size, hidden))
-        return projected
+        kv = F.linear(x, self.to_kv.weight, self.to_kv.bias + torch.cat([offset, offset]))
+        weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F)
+        weight = weight - weight.mean(1, keepdim=True)
+        constant = F.linear(pairs.gram, weight[:, :9])
+        out: Tensor = self.to_out(attend(q, kv, weight[:, 9:].to(q.dtype), constant, pairs, self.heads))
+        return out
 
 
 class Block(nn.Module):
@@ -149,9 +122,9 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(hidden, wide), nn.GELU(), nn.Linear(wide, hidden))
         self.ffn_residual = GatedResidual(hidden)
 
-    def forward(self, x: Tensor, pairs: Tensor, mask: Tensor) -> Tensor:
-        """As PairAttention.forward."""
-        x = self.attention_residual(x, self.attention(self.attention_norm(x), pairs, mask))
+    def forward(self, x: Tensor, pairs: PairGeometry) -> Tensor:
+        """x: (B, N, H)."""
+        x = self.attention_residual(x, self.attention(self.attention_norm(x), pairs))
         out: Tensor = self.ffn_residual(x, self.ffn(self.ffn_norm(x)))
         return out
 
@@ -176,14 +149,15 @@ class Crysformer(nn.Module):
     def forward(self, crystals: Crystals, t: Tensor) -> CrysformerOutput:
         """t: (B,) time steps, 0 for a clean crystal. Raises IndexError for an atomic number above 100."""
         mask = crystals.mask
-        element = self.element_in(F.embedding(crystals.numbers, self.element_properties))
-        time = time_embedding(t.to(element.dtype), self.config.time_width)
-        x = self.node_in(torch.cat([element, time[:, None].expand(-1, mask.shape[1], -1)], dim=-1))  # (B, N, H)
-        pairs = pair_features(crystals.frac, crystals.lattice, self.config.frequencies)
-        if torch.is_autocast_enabled(x.device.type):
-            pairs = pairs.to(torch.get_autocast_dtype(x.device.type))  # once, not once a layer
+        device, width = crystals.frac.device.type, self.config.hidden
+        w_element, w_time = self.node_in.weight.split([width, self.config.time_width], dim=1)
+        table = F.linear(self.element_in(self.element_properties), w_element)  # (101, H), of elements instead of atoms
+        time = F.linear(time_embedding(t.to(w_time.dtype), self.config.time_width), w_time, self.node_in.bias)
+        x = F.embedding(crystals.numbers, table) + time[:, None]  # (B, N, H)
+        with torch.autocast(device, enabled=False):
+            pairs = PairGeometry.of(crystals, self.config.frequencies, x.dtype)
         for block in self.blocks:
-            x = block(x, pairs, mask)
+            x = block(x, pairs)
         graph = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, H), mean over atoms
         matrix = self.lattice_out(graph).view(-1, 3, 3).to(crystals.lattice.dtype)
         return CrysformerOutput(matrix, matrix @ crystals.lattice, self.score_out(x), x, graph)

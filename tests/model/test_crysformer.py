@@ -1,7 +1,9 @@
 """Crysformer: the golden values in value and gradient, and the symmetries of a crystal."""
 
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model.crysformer import Crysformer, CrysformerConfig, pair_features, time_embedding
+from dao_flows.model.crysformer import Crysformer, CrysformerConfig, time_embedding
 from dao_flows.model.crystals import Crystal, Crystals
 from dao_flows.model.lightning_import import PREFIX, RENAME, UNUSED
+from dao_flows.model.pair_attention import PairGeometry, attend
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = np.load(DATA / "crysformer_reference.npz")
@@ -83,16 +86,90 @@ def test_the_default_size_is_the_published_one():
     assert len(network.blocks) == 12
 
 
-def test_pair_features_are_those_of_the_definition():
-    rng = np.random.default_rng(0)
-    frac, lattice, count = rng.random((1, 4, 3)), rng.normal(0, 3, (1, 3, 3)), 5
-    d = (frac[0, None, :] - frac[0, :, None]) % 1  # [i, j] = x_j − x_i
-    angle = 2 * np.pi * d[..., None] * np.arange(count)  # (N, N, 3, K)
-    gram = np.broadcast_to((lattice[0] @ lattice[0].T).ravel(), (4, 4, 9))
-    raw = np.concatenate([gram, np.sin(angle).reshape(4, 4, -1), np.cos(angle).reshape(4, 4, -1)], axis=-1)
-    expected = (raw - raw.mean(-1, keepdims=True)) / np.sqrt(raw.var(-1, keepdims=True) + 1e-5)
-    found = pair_features(torch.tensor(frac), torch.tensor(lattice), count)[0]
-    assert relative(found, expected) < 1e-12
+# --- the network as published, pair by pair ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def edge_list() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "edge_list", Path(__file__).parents[2] / "benchmarks" / "edge_list.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_edge_list_gives_the_golden_outputs(reference, edge_list):
+    batch, t = golden_batch()
+    output = edge_list.forward(reference, batch, t)
+    found = {"lattice_eps": output.eps, "coord_score": output.score, "node_features": output.nodes}
+    for name, tensor in found.items():
+        assert relative(tensor, GOLDEN[f"out/{name}"]) < 1e-10, name
+
+
+@pytest.mark.parametrize(
+    ("precision", "autocast", "bound", "gradient_bound"),
+    [(torch.float64, False, 1e-10, 1e-10), (torch.float32, False, 1e-4, 1e-3), (torch.float32, True, 0.05, 0.15)],
+    ids=["float64", "float32", "bf16"],
+)
+def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, precision, autocast, bound, gradient_bound):
+    # errors relative to the norm of each; bf16 keeps 8 bits, and three layers and their gradients add up
+    rng = np.random.default_rng(2)
+    torch.manual_seed(2)
+    exact = Crysformer(CrysformerConfig(hidden=64, layers=3, heads=4, frequencies=24, time_width=16)).double()
+    for name, parameter in exact.named_parameters():
+        if name.endswith("gate.weight"):
+            torch.nn.init.normal_(parameter, std=0.3)
+        elif "edge_norm" in name:
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+    made = Crysformer(exact.config).to(precision)
+    made.load_state_dict(exact.state_dict())
+    crystals, t = [crystal(rng, n) for n in (1, 2, 7, 12)], torch.tensor([0.0, 1.0, 300.0, 1000.0])
+
+    def results(network: Crysformer, forward, batch: Crystals) -> dict[str, torch.Tensor]:
+        frac, lattice = batch.frac.clone().requires_grad_(), batch.lattice.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and network is made):
+            output = forward(batch.with_geometry(frac, lattice), t.to(batch.frac.dtype))
+            score = output.score[batch.mask] if output.score.ndim == 3 else output.score
+            loss = network.energy(output).sum() + score.square().sum() + output.eps.square().mean()
+        variables = {"frac": frac, "lattice": lattice, **dict(network.named_parameters())}
+        slopes = torch.autograd.grad(loss, list(variables.values()))
+        return {
+            "score": score.detach(),
+            "eps": output.eps.detach(),
+            **{f"by {k}": g for k, g in zip(variables, slopes, strict=True)},
+        }
+
+    expected = results(exact, lambda c, at: edge_list.forward(exact, c, at), Crystals.collate(crystals, torch.float64))
+    found = results(made, made, Crystals.collate(crystals, precision))
+    largest = max(float(g.norm()) for name, g in expected.items() if name.startswith("by "))
+    for name, exactly in expected.items():
+        limit = gradient_bound if name.startswith("by ") else bound
+        floor = 1e-3 * largest if name.startswith("by ") else 0.0  # what vanishes is compared with what does not
+        error = float((found[name].double() - exactly).norm()) / max(float(exactly.norm()), floor)
+        assert error < limit, (name, error)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_the_gradient_of_attention_written_by_hand_is_that_of_differences(moving):
+    torch.manual_seed(0)
+    b, n, h, d, frequencies = 2, 3, 2, 2, 2
+    numbers = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    frac, lattice = (
+        torch.rand(b, n, 3, dtype=torch.float64),
+        torch.randn(b, 3, 3, dtype=torch.float64) + 3 * torch.eye(3),
+    )
+    inputs = [torch.randn(*shape, h * d, dtype=torch.float64) for shape in ((b, n), (b, n, 2), (h * d,), (b,))]
+    q, kv, constant = inputs[0], inputs[1].flatten(2), inputs[3]
+    waves = torch.randn(h * d, 6 * frequencies, dtype=torch.float64)
+
+    def function(q, kv, waves, constant, frac, lattice):
+        pairs = PairGeometry.of(Crystals(numbers, frac, lattice), frequencies, torch.float64)
+        return attend(q, kv, waves, constant, pairs, h)
+
+    inputs = [x.requires_grad_() for x in (q, kv, waves, constant)]
+    inputs += [x.requires_grad_(moving) for x in (frac, lattice)]
+    assert torch.autograd.gradcheck(function, inputs)
 
 
 # --- symmetries -----------------------------------------------------------------------------------------------------
