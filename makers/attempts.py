@@ -78,19 +78,24 @@ class Attempt:
         self.science_hash: str | None = None
         self.result: str | None = None
         self.parts: dict[str, str] = {}
+        self._waiting: list[dict[str, Any]] = []
 
     def __enter__(self) -> Attempt:
         self._began = datetime.now(UTC)
-        remember_environment()
-        remember_store(self.store)
-        content = {
-            "job_name": mask(self.job.name),
-            "function": getattr(self.job.function, "__qualname__", ""),
-            "parents": sorted(self.job.input_uuids),
-            "process": Process.current().model_dump(),
-            "who": who(),
-            "libraries": library_versions(),
-        }
+        try:
+            remember_environment()
+            remember_store(self.store)
+            content = {
+                "job_name": mask(self.job.name),
+                "function": getattr(self.job.function, "__qualname__", ""),
+                "parents": sorted(self.job.input_uuids),
+                "process": Process.current().model_dump(),
+                "who": who(),
+                "libraries": library_versions(),
+            }
+        except Exception as error:  # nothing of this may cost a result
+            self._complain(error)
+            content = {}
         self._append(1, BEGAN, self._began, content)
         return self
 
@@ -134,11 +139,14 @@ class Attempt:
             "run_id": marks.get("run_id") if isinstance(marks, dict) else None,
             **content,
         }
+        self._waiting.append(record)
         try:
             runs = sibling(self.store, RUNS, RECORD_ID)
             if runs is None:
                 raise TypeError(f"a {type(self.store.docs_store).__name__} keeps no collection beside its jobs")
-            append(runs, record)
+            while self._waiting:  # the first, too, if the store did not take it then
+                append(runs, self._waiting[0])
+                self._waiting.pop(0)
         except Exception as error:  # every kind of store has errors of its own, and none may cost the result
             self._complain(error)
 
