@@ -22,7 +22,8 @@ from dao_flows.makers.provenance import canonical, canonical_json, content_hash,
 from dao_flows.makers.schemas import Science
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "provenance.md"
-MANY = settings(max_examples=int(os.environ.get("DAO_FLOWS_TEST_FUZZ", "200")), deadline=None)
+MANY = settings(max_examples=200, deadline=None)
+FUZZ = int(os.environ.get("DAO_FLOWS_TEST_FUZZ", "10000"))  # inputs; set to more for a campaign
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -134,6 +135,83 @@ def test_another_value_anywhere_is_another_hash(value, rng):
         inner = inner[step]
     inner[path[-1]] = other(inner[path[-1]], rng)
     assert digest(changed) != digest(holder)
+
+
+ODD = [
+    "\ud800",
+    "\udfff",
+    "\0",
+    "\x1f",
+    "\x7f",
+    "\u2028",
+    "é",
+    "e\u0301",
+    "💎",
+    "\uffff",
+    '"',
+    "\\",
+    "$date",
+    "@class",
+    "_id",
+]
+
+
+def odd_value(rng, depth=0):
+    """Something that a document might hold, or that nobody should put into one."""
+    kind = rng.randrange(16 if depth < 6 else 12)
+    if kind < 2:
+        return struct.unpack("<d", rng.randbytes(8))[0]  # any bits: NaNs, subnormals and all
+    if kind == 2:
+        return rng.choice([0.0, -0.0, 1.0, 1e22, 1e21, 1e16, 9007199254740993.0, 2.0**63, 5e-324, -math.inf])
+    if kind < 5:
+        return rng.getrandbits(rng.choice([1, 8, 31, 53, 63, 64, 65, 200])) * rng.choice([1, -1])
+    if kind < 8:
+        return "".join(rng.choice([*ODD, chr(rng.randrange(0x110000)), "a", "b"]) for _ in range(rng.randrange(6)))
+    if kind == 8:
+        return rng.choice([None, True, False])
+    if kind == 9:
+        return rng.randbytes(rng.randrange(5))
+    if kind == 10:
+        return datetime(1970, 1, 1, tzinfo=rng.choice([None, UTC])) + timedelta(
+            microseconds=rng.randrange(-(2**55), 2**55)
+        )
+    if kind == 11:
+        return rng.choice([object(), {1}, 1j, (1, 2.0), range(2), math, Decimal("1.0"), bson.Int64(2**62), [], {}])
+    items = [odd_value(rng, depth + 1) for _ in range(rng.randrange(4))]
+    if kind < 14:
+        return items
+    keys = [rng.choice(["a", "b", "é", "", 1, None, odd_value(rng, 9)]) for _ in items]
+    return {key if key.__hash__ else "k": item for key, item in zip(keys, items, strict=True)}
+
+
+def test_nothing_slips_through_among_many_odd_inputs():
+    """Every input is refused or hashed; what is hashed survives BSON and JSON, and has another hash once changed."""
+    rng, hashed = random.Random(FUZZ), 0
+    for _ in range(FUZZ):
+        value = odd_value(rng)
+        try:
+            text = canonical_json(value, extended=True)
+        except (TypeError, ValueError):
+            continue
+        hashed += 1
+        assert json.loads(text) is not None or text == b"null"
+        assert canonical_json(bson.decode(bson.encode({"v": value}))["v"], extended=True) == text
+        read = json_util.loads(text, json_options=json_util.CANONICAL_JSON_OPTIONS)
+        assert canonical_json(read, extended=True) == text
+        try:
+            plain = canonical_json(value)
+        except (TypeError, ValueError):
+            continue
+        assert plain == text
+        holder = [json.loads(plain)]
+        changed = copy.deepcopy(holder)
+        path = rng.choice(list(spots(holder)))
+        inner = changed
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = other(inner[path[-1]], rng)
+        assert canonical_json(changed) != canonical_json(holder)
+    assert hashed > FUZZ / 3
 
 
 @given(st.dictionaries(words, leaves, max_size=6))
