@@ -125,7 +125,7 @@ class Graph:
             "schema_version": SCHEMA_VERSION,
             "asked": [text(node) for node in self.asked],
             "nodes": [
-                {"node": text(node), "kind": node[0], "id": node[1], **_lean(f)} for node, f in self.nodes.items()
+                {"node": text(node), "kind": node[0], "id": node[1], **lean(f)} for node, f in self.nodes.items()
             ],
             "edges": [{"from": text(a), "to": text(b), "role": role} for (a, b), role in self.edges.items()],
             "dropped": [{"from": text(a), "to": text(b)} for a, b in self.dropped],
@@ -211,8 +211,8 @@ def without_circles(edges: Mapping[Edge, str]) -> tuple[dict[Edge, str], list[Ed
             return kept, dropped
 
 
-def _lean(facts: Facts) -> dict[str, Any]:
-    """Without what is not known."""
+def lean(facts: Facts) -> dict[str, Any]:
+    """What is known of a node, as plain JSON."""
     told = {name: value for name, value in asdict(facts).items() if value not in (None, [], {})}
     if facts.attempts:
         told["attempts"] = [{k: v for k, v in attempt.items() if v is not None} for attempt in told["attempts"]]
