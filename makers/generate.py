@@ -64,8 +64,8 @@ class GenerateMaker(Maker):
     device: str = "auto"
 
     @stage(output_schema=GenerationDoc)
-    def make(self, compositions: str | list[str]) -> GenerationDoc:
-        """Generate candidates for one formula or a batch of them.
+    def make(self, compositions: str | list[str] | list[CompositionPlan]) -> GenerationDoc:
+        """Generate candidates for one formula or a batch of them; or, to repeat a generation, for its plan.
 
         Raises CompositionError, SettingError and CheckpointError as `check` does.
         """
@@ -128,7 +128,7 @@ class GenerateMaker(Maker):
                 )
         return cards
 
-    def check(self, compositions: str | list[str]) -> list[CompositionPlan]:
+    def check(self, compositions: str | list[str] | list[CompositionPlan]) -> list[CompositionPlan]:
         """What would be generated: for each reduced formula, in the order typed, its cells and candidates.
 
         Call it before submission. Compositions of the same reduced formula (H2O and OH2, Si and Si2) are merged. Raises
@@ -143,9 +143,16 @@ class GenerateMaker(Maker):
                 check_coverage(composition, found, self.z)
             formula_units(composition, max_atoms, self.z)
 
+        if planned := [entry for entry in compositions if isinstance(entry, CompositionPlan)]:
+            for entry in planned:
+                for found in cards.values():
+                    largest = max((c.z for c in entry.cells if c.candidates), default=1)
+                    check_coverage(Composition(entry.formula), found, largest)
+            return planned
         asked: dict[str, list[str]] = {}
         counts: dict[str, dict[int, int]] = {}
-        for text, composition in parse_batch(compositions, check).items():
+        texts = compositions if isinstance(compositions, str) else [str(text) for text in compositions]
+        for text, composition in parse_batch(texts, check).items():
             formula = formula_of(composition).name
             asked.setdefault(formula, []).append(text)
             known = counts.setdefault(formula, {})
@@ -164,7 +171,7 @@ class GenerateMaker(Maker):
             )
         return plan
 
-    def science(self, compositions: str | list[str]) -> Science:
+    def science(self, compositions: str | list[str] | list[CompositionPlan]) -> Science:
         """All that decides the result, known before the run. Raises as `check` does."""
         from dao_flows.model.sample import SamplerConfig
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from bson import ObjectId
@@ -122,6 +123,15 @@ def _installed() -> dict[str, str]:
     return versions
 
 
+@cache
+def code_sha256() -> str:
+    """sha256 over the source files of the floors that compute results, in hex: tells versions of one number apart."""
+    makers = Path(__file__).parent
+    floors = {"makers": makers, "model": makers.parent / "model"}
+    sources = [(f"{name}/{path.relative_to(top)}", path) for name, top in floors.items() for path in top.rglob("*.py")]
+    return digest([[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in sorted(sources)])
+
+
 def execution_record(started: datetime, device: str, checkpoints: Mapping[str, str]) -> Execution:
     """The record of a computation that began at `started` (UTC) and ends now.
 
@@ -143,6 +153,8 @@ def execution_record(started: datetime, device: str, checkpoints: Mapping[str, s
         ended_at=ended.isoformat(),
         wall_seconds=(ended - started).total_seconds(),
         job_uuid=job.uuid if job is not None else None,
+        threads=torch.get_num_threads(),
+        code_sha256=code_sha256(),
     )
 
 

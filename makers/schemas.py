@@ -41,6 +41,8 @@ class Execution(BaseModel):
     ended_at: str = Field(description="ISO 8601, UTC")
     wall_seconds: float
     job_uuid: str | None = None
+    threads: int | None = Field(None, description="of torch on the CPU, by which sums are cut into parts")
+    code_sha256: str | None = Field(None, description="of the source of dao_flows.model and dao_flows.makers")
 
 
 class Provenance(BaseModel):
