@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
-from cluster import URI_VARIABLE, ClusterError, copy_flow, finish, measured_on, project, worker
+from cluster import URI_VARIABLE, ClusterError, all_done, copy_flow, finish, measured_on, project, worker
 from compositions import formulas, spread
 from launching import clear
 
@@ -95,8 +95,7 @@ def a_flow_that_ran(folder: Path, pad: LaunchPad, candidates: int, steps: int) -
     planned = predict_flows([Entry(spread(1)[0])], settings(), n=candidates, steps=steps)
     flow = submit(planned, pad, read_routes(None), "none").flows[0].flow
     finish(folder, [worker(folder, 0)], SECONDS)
-    if pad.fireworks.count_documents({"state": "COMPLETED"}) != 2:
-        raise ClusterError("the prediction to copy did not finish")
+    all_done(pad)
     return flow
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dao_flows.launch.launchpad import launchpad, open_launchpad, prepare
+from dao_flows.launch.progress import status
 from dao_flows.launch.project import Project, write
 from dao_flows.launch.project import worker as launcher
 from dao_flows.launch.routes import CATEGORIES, Category
@@ -94,6 +95,15 @@ def finish(folder: Path, workers: Sequence[subprocess.Popen[bytes]], seconds: fl
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def all_done(pad: LaunchPad) -> None:
+    """Raises ClusterError, with the end of a traceback, if a job is not COMPLETED."""
+    bad = pad.fireworks.count_documents({"state": {"$ne": "COMPLETED"}})
+    if bad:
+        failures = status(pad, failures=1).failures
+        said = "; ".join(failures[0].lines) if failures else "none failed"
+        raise ClusterError(f"{bad} jobs did not finish: {said}")
 
 
 def measured_on() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import bson
 import yaml
-from cluster import URI_VARIABLE, ClusterError, measured_on, project
+from cluster import URI_VARIABLE, all_done, measured_on, project
 from compositions import spread
 from launching import clear, watch
 
@@ -71,8 +71,7 @@ def run(folder: Path, pad: LaunchPad, planned: Sequence[Planned], modules: Seque
         pad.db[name].delete_many({})
     submit(planned, pad, read_routes(None), "none")
     worked = watch(folder, modules)
-    if bad := pad.fireworks.count_documents({"state": {"$ne": "COMPLETED"}}):
-        raise ClusterError(f"{bad} jobs did not finish")
+    all_done(pad)
     jobs = job_store()
     CandidateBuilder(jobs, collection(jobs, "candidates")).build()
     VerificationBuilder(jobs, collection(jobs, "verifications")).build()
@@ -162,8 +161,7 @@ def atomate2_jobs(folder: Path, pad: LaunchPad, structures: Sequence[Structure],
         flow.update_config({"manager_config": {"_category": "cpu"}})
         pad.add_wf(flow_to_workflow(flow))
     worked = watch(folder, ["atomate2.forcefields.jobs", "chgnet.model", "torch"])
-    if bad := pad.fireworks.count_documents({"state": {"$ne": "COMPLETED"}}):
-        raise ClusterError(f"{bad} jobs of atomate2 did not finish")
+    all_done(pad)
     return summary(pad, worked)
 
 
