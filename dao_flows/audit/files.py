@@ -18,6 +18,7 @@ from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.dataset import MANIFEST, DataError, file_sha256, read_manifest, shard_path
 from dao_flows.model.library import available
 
+from .. import imported
 from .findings import Finding, Problem
 from .ledger import Claim, Ledger
 
@@ -62,6 +63,8 @@ def _file(claims: list[Claim]) -> Iterator[Finding]:
     """A file against the latest claim; it may have been written anew since an earlier one."""
     claim = claims[-1]
     path = Path(claim.path)
+    if not path.exists():
+        path = imported.file(claim.sha256) or path
     if path.is_dir():
         yield from _whole_dataset(path, claim.sha256, "files", claim.path)
     elif not path.is_file():
@@ -78,6 +81,8 @@ def _dataset(sha256: str, claims: list[Claim], ledger: Ledger) -> Iterator[Findi
     """A dataset wherever a document says that it lies."""
     places = {claim.path: claim for claim in claims if claim.path}
     here = [path for path in places if Path(path).is_dir()]
+    if (folder := imported.dataset(sha256)) is not None:
+        here.append(str(folder))
     if not here:
         yield _absent("datasets", sha256, list(places.values()) or claims, f"at {next(iter(places))}" if places else "")
     for path in here:

@@ -117,5 +117,7 @@ def _say_imported(done: Imported, where: str, dry_run: bool) -> None:
     for kind, folders in (("checkpoint", done.checkpoints), ("dataset", done.datasets)):
         for sha256, folder in folders.items():
             print(f"{kind} {sha256[:12]} {'would go' if dry_run else 'is'} in {folder}")
+    if done.files:
+        print(f"{len(done.files)} figures and tables {'would go' if dry_run else 'are'} in your data folder")
     for line in done.left:
         print(f"not in the crate: {line}")

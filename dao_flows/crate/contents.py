@@ -30,7 +30,8 @@ class Contents:
 
     documents: collection -> key -> document; jobs: node -> key of the job that made it; places: node -> path in the
     crate, or an ident of its own; structures: path -> CIF, of_structure: path -> its node; checkpoints, datasets:
-    sha256 -> folder; files: those of a dataset beside its manifest; left: what is known by its hash alone.
+    sha256 -> folder; files: those of a dataset beside its manifest; figures: path -> file that a document names,
+    of_figure: path -> key of its job; left: what is known by its hash alone.
     """
 
     asked: list[Node]
@@ -47,6 +48,8 @@ class Contents:
     left: list[str] = field(default_factory=list)
     titles: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[Path]] = field(default_factory=dict)
+    figures: dict[str, Path] = field(default_factory=dict)
+    of_figure: dict[str, str] = field(default_factory=dict)
 
     def title(self) -> str:
         """A name for the whole."""
@@ -67,6 +70,7 @@ class Contents:
                 yield document_path(name, key), stored_form(document)
         for path, text in self.structures.items():
             yield path, text.encode()
+        yield from self.figures.items()
         for sha256, folder in self.checkpoints.items():
             from dao_flows.model.checkpoint import CARD, WEIGHTS
 
@@ -88,6 +92,8 @@ class Contents:
             things.setdefault(path, Thing(path, "job", f"{document.get('name') or 'job'} {key}"))
         for path in self.structures:
             things[path] = Thing(path, "structure", self.titles.get(path, path))
+        for path in self.figures:
+            things[path] = Thing(path, "file", self.titles.get(path, path))
         derived = sorted(
             {(self.places[a], self.places[b]) for a, b in self.edges if a in self.places and b in self.places}
         )
@@ -137,6 +143,8 @@ class Contents:
         for path, node in self.of_structure.items():
             if node in self.jobs:
                 made[self.jobs[node]].add(path)
+        for path, key in self.of_figure.items():
+            made[key].add(path)
         for parent, child in self.edges:
             if child in self.jobs and parent in self.places and self.jobs.get(parent) != self.jobs[child]:
                 used.setdefault(self.jobs[child], set()).add(self.places[parent])

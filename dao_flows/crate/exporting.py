@@ -204,5 +204,7 @@ def _table(contents: Contents) -> Iterable[tuple[str, str]]:
         yield "checkpoints/", "cards of checkpoints, by the sha256 of their weights; the weights if they were asked for"
     if contents.datasets:
         yield "datasets/", "manifests of datasets, by their sha256; the rows if they were asked for"
+    if contents.figures:
+        yield "files/", "figures and tables that documents name, by their sha256"
     yield WORKFLOW, "each job with its maker, what it used and what it made"
     yield ENVIRONMENT, "packages that were installed where the crate was written"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from maggma.utils import grouper
 from dao_flows.makers.schemas import CandidateDoc
 from dao_flows.makers.verification_schemas import VerificationDoc
 
+from .. import imported
 from ..export import render
 from ..stores import KEYS, collection
 from .contents import COLLECTED, Contents, Node, dataset_files
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
 CHUNK = 100
+SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 NO_JOBS = ("checkpoint", "dataset", "reference", "source", "run")
 
 
@@ -47,6 +50,7 @@ class _Gathering:
         self._runs()
         self._checkpoints()
         self._datasets()
+        self._figures()
         self.contents.left += [f"the reference set {name[:12]}" for name in self._of("reference")]
         for node in self.nodes:
             if node not in self.contents.places:
@@ -158,13 +162,31 @@ class _Gathering:
             if self.contents.shards:
                 self.contents.files[sha256] = dataset_files(folder)
 
+    def _figures(self) -> None:
+        """Figures and tables that documents name, if they are here and unchanged."""
+        from dao_flows.model.dataset import file_sha256
+
+        contents = self.contents
+        for key, document in contents.documents["jobs"].items():
+            output = document.get("output")
+            if not isinstance(output, dict) or not isinstance(provenance := output.get("provenance"), dict):
+                continue
+            for name, sha256 in provenance.get("files", {}).items():
+                if "/" in name or name == "rejects":  # cards and what belongs to datasets have places of their own
+                    continue
+                file = imported.file(sha256) or Path(str(output.get(name)))
+                path = f"files/{sha256}{file.suffix if SUFFIX.fullmatch(file.suffix) else ''}"
+                if file.is_file() and file_sha256(file) == sha256:
+                    contents.figures[path], contents.of_figure[path] = file, key
+                    contents.titles[path] = f"{name} of {document.get('name') or key}"
+                else:
+                    contents.left.append(f"the {name} of {document.get('name') or key}, which is not where it was")
+
     def _known_folders(self) -> dict[str, Path]:
         """Datasets by their sha256: in the data folder, and where documents say that they lie."""
         from dao_flows.model.dataset import DataError, read_manifest
 
-        from ..settings import settings
-
-        places = sorted((settings().data_dir.expanduser() / "datasets").glob("*"))
+        places = sorted(imported.datasets_folder().glob("*"))
         for document in self.contents.documents["jobs"].values():
             output = document.get("output")
             if isinstance(output, dict) and isinstance(output.get("path"), str) and "checkpoint_sha256" not in output:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from maggma.utils import grouper
 
+from ..imported import datasets_folder, files_folder
 from ..settings import Settings, settings
 from ..stores import KEYS, collection
 from .archive import CrateError, show
@@ -36,7 +37,8 @@ ORDER = ("runs", "jobs", "verifications", "candidates", "comparisons")
 class Imported:
     """What an import did, or would do. added, present: documents by collection; unsealed: those without a hash.
 
-    checkpoints, datasets: sha256 -> folder of those that were brought in; left: what the crate has no content of.
+    checkpoints, datasets: sha256 -> folder of those that were brought in; files: path in the crate -> file here;
+    left: what the crate has no content of.
     """
 
     sha256: str
@@ -45,12 +47,13 @@ class Imported:
     unsealed: int = 0
     checkpoints: dict[str, Path] = field(default_factory=dict)
     datasets: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
 
     @property
     def changes(self) -> bool:
         """Whether there was anything to do."""
-        return any(self.added.values()) or bool(self.checkpoints) or bool(self.datasets)
+        return any(self.added.values()) or bool(self.checkpoints or self.datasets or self.files)
 
 
 def import_crate(crate: Crate, store: JobStore, dry_run: bool = False, config: Settings | None = None) -> Imported:
@@ -125,9 +128,9 @@ class _Folders:
     def __init__(self, crate: Crate, done: Imported, config: Settings) -> None:
         from dao_flows.model.library import user_folder
 
-        self.crate = crate
+        self.crate, self.done = crate, done
         self.moves: list[tuple[str, str, Path]] = []  # kind, folder in the crate, folder here
-        self.data = config.data_dir.expanduser() / "datasets"
+        self.data, self.files = datasets_folder(config), files_folder(config)
         self.library = user_folder()
         for sha256, card in crate.checkpoints.items():
             name = str(card["name"])
@@ -149,6 +152,11 @@ class _Folders:
             done.datasets[sha256] = folder
             self.moves.append(("dataset", f"datasets/{sha256}", folder))
 
+        for path in crate.files("files"):
+            target = self.files / path.removeprefix("files/")
+            if not target.exists():
+                done.files[path] = target
+
     @contextmanager
     def staged(self) -> Iterator[None]:
         """Write all files beside where they go, check them there, and give them their names."""
@@ -161,6 +169,8 @@ class _Folders:
                 for path in self.crate.files(source):
                     _write_file(staging / path.rsplit("/", 1)[1], self.crate.stream(path))
                 self._check(kind, source, staging)
+            for path, target in self.done.files.items():
+                self._file(path, target)
             for staging, folder in ready:
                 staging.chmod(0o755)
                 with suppress(FileExistsError):  # another import of the same crate was quicker
@@ -169,6 +179,13 @@ class _Folders:
         finally:
             for staging, _ in ready:
                 shutil.rmtree(staging, ignore_errors=True)
+
+    def _file(self, path: str, target: Path) -> None:
+        """Write a single file; its name is its sha256, so that a part of an import that fails later does no harm."""
+        self.files.mkdir(parents=True, exist_ok=True)
+        partial = self.files / f".{target.name}.partial"
+        _write_file(partial, self.crate.stream(path))
+        partial.replace(target)
 
     def _check(self, kind: str, source: str, staging: Path) -> None:
         """As whoever loads them checks them. Raises CrateError."""

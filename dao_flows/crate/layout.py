@@ -30,7 +30,7 @@ FOLDERS = {  # collection -> folder of its documents
 }
 SHA256 = r"[0-9a-f]{64}"
 FILES = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-Role = Literal["about", "document", "structure", "card", "weights", "dataset", "shard"]
+Role = Literal["about", "document", "structure", "card", "weights", "dataset", "shard", "file"]
 PLACES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile("|".join(map(re.escape, (METADATA, README, PROV, WORKFLOW, ENVIRONMENT)))), "about"),
     (re.compile(rf"documents/(?P<collection>{'|'.join(FOLDERS)})/{FILES}\.json"), "document"),
@@ -39,6 +39,7 @@ PLACES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(rf"checkpoints/(?P<sha256>{SHA256})/weights\.safetensors"), "weights"),
     (re.compile(rf"datasets/(?P<sha256>{SHA256})/manifest\.json"), "dataset"),
     (re.compile(rf"datasets/(?P<sha256>{SHA256})/(?P<file>{FILES}\.(parquet|jsonl))"), "shard"),
+    (re.compile(rf"files/(?P<sha256>{SHA256})(\.[a-z0-9]{{1,8}})?"), "file"),
 )
 
 

@@ -93,11 +93,11 @@ class Crate:
     def _check_member(self, path: str) -> None:
         at = place(path)
         assert at is not None  # compare() has seen to it
-        if at.role in ("weights", "shard"):
+        if at.role in ("weights", "shard", "file"):
             for _ in self.stream(path):
                 pass
-            if at.role == "weights" and self.manifest.members[path].sha256 != at.key:
-                raise DocumentError("these are not the weights of that sha256")
+            if at.role != "shard" and self.manifest.members[path].sha256 != at.key:
+                raise DocumentError("it does not have the sha256 that its name says")
             return
         data = self.read(path)
         if at.role == "document":

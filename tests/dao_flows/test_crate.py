@@ -241,7 +241,7 @@ def test_checkpoints_and_datasets_that_are_not_what_they_say(whole):
         return {path: json.dumps({**json.loads(files[path]), **fields}).encode()}
 
     for changes, message in (
-        ({weights: files[weights] + b"x"}, "not the weights of that sha256"),
+        ({weights: files[weights] + b"x"}, "does not have the sha256 that its name says"),
         (changed(card, sha256="0" * 64), "not the card of the checkpoint"),
         (changed(card, name=7), "not the card of the checkpoint"),
         (changed(card, extra=7), "not the card of the checkpoint"),
