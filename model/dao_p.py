@@ -139,6 +139,7 @@ def _predict(
     crystals: Sequence[Crystal],
     read: Callable[[Crystals], Tensor],
     max_batch_atoms: int,
+    slots: Sequence[int] | None = None,
     log: BatchLog | None = None,
 ) -> np.ndarray:
     """(len(crystals),) what `read` says of each, in the order given."""
@@ -147,17 +148,23 @@ def _predict(
         values: list[float] = read(predictor.collate([crystals[i] for i in batch])).double().tolist()
         return values
 
-    return np.array(run_batches([len(c) for c in crystals], compute, max_batch_atoms, log), dtype=float)
+    return np.array(run_batches(crystals, compute, max_batch_atoms, slots, log), dtype=float)
 
 
 def predict_energy(
-    predictor: DaoP, crystals: Sequence[Crystal], max_batch_atoms: int = 2048, log: BatchLog | None = None
+    predictor: DaoP,
+    crystals: Sequence[Crystal],
+    max_batch_atoms: int = 2048,
+    *,
+    slots: Sequence[int] | None = None,
+    log: BatchLog | None = None,
 ) -> np.ndarray:
     """(len(crystals),) predicted energies above hull, eV/atom, in the order given.
 
-    Batches are split where memory runs out; log is told which ran. Raises OutOfMemory.
+    Batches are split where memory runs out; log is told which ran. slots: a number for each (`model.batching`). Raises
+    OutOfMemory.
     """
-    return _predict(predictor, crystals, predictor.energy_above_hull, max_batch_atoms, log)
+    return _predict(predictor, crystals, predictor.energy_above_hull, max_batch_atoms, slots, log)
 
 
 def predict_property(

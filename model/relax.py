@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batching import Batches, BatchLog, in_rows
+from .batching import BatchLog, in_blocks, run_batches
 from .crystals import Crystal, Crystals
 from .dao_p import DaoP
 
@@ -122,11 +122,11 @@ def relax_batch(predictor: DaoP, crystals: Crystals, config: RelaxConfig) -> lis
             if len(rows) == 0:
                 break
             trial = length[rows, None] * direction[rows]
-            asked = in_rows(rows)
+            asked, mine = in_blocks(rows, len(crystals))
             part = Crystals(crystals.numbers[asked], crystals.frac[asked], crystals.lattice[asked])
             shift = length[asked, None] * direction[asked]
             e, g = _energy_and_slope(predictor, moved(part, shift), sloped=iteration + 1 < config.iterations)
-            e, g = e[: len(rows)], g[: len(rows)]
+            e, g = e[mine], g[mine]
             good = e <= energy[rows] + ARMIJO * length[rows] * descent[rows]
             accepted = rows[good]
             new_energy[accepted], new_slope[accepted], step[accepted] = e[good], g[good], trial[good]
@@ -153,12 +153,13 @@ def relax(
     *,
     max_batch_atoms: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    slots: Sequence[int] | None = None,
     log: BatchLog | None = None,
 ) -> list[Relaxed]:
     """Relax crystals (Å) in batches of one size; results in the order given. progress is told (crystals done, in all).
 
     max_batch_atoms: of a batch; None: what suits the device. Batches are split where memory runs out; log is told which
-    ran. Raises OutOfMemory.
+    ran. slots: a number for each (`model.batching`). Raises OutOfMemory.
     """
     config = config or RelaxConfig()
     if max_batch_atoms is None:
@@ -172,4 +173,4 @@ def relax(
             progress(len(done), len(crystals))
         return relaxed
 
-    return Batches([len(c) for c in crystals], max_batch_atoms, log).run(compute)
+    return run_batches(crystals, compute, max_batch_atoms, slots, log)

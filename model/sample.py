@@ -60,7 +60,7 @@ def sample(
     if config.double:
         model, predictor = deepcopy(model).double(), deepcopy(predictor).double() if predictor is not None else None
     walk = walk_for(model, config, predictor, guidance)
-    batches = Batches([len(r.numbers) for r in requests], max_batch_atoms, log)
+    batches = Batches([len(r.numbers) for r in requests], [sum(r.key) for r in requests], max_batch_atoms, log)
     steps = len(walk.times()) - 1
 
     def compute(batch: list[int]) -> list[Crystal]:
