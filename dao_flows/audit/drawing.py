@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import NamedTuple
 
 from .collapse import Card, View
 from .documents import Node
@@ -13,7 +14,9 @@ from .layout import Layout, layout
 LONGEST = 34  # characters of a label
 SMALL, LARGE = 34.0, 42.0  # heights of a card, of one that stands for several
 CHARACTER, SIDE, GAP_X, MARGIN = 6.9, 32.0, 54.0, 24.0
-LEGEND = 34.0
+GAP_BESIDE, GAP_Y, SLIM = 22.0, 40.0, 8.0  # of a drawing downwards
+SHAPE = 1.5  # width by height that is best to look at
+LEGEND_WIDTH = 560.0
 COLOURS = {  # of a kind: what is given, learned, drawn, computed
     "source": "#8d6e63",
     "dataset": "#b07d2b",
@@ -49,18 +52,32 @@ STYLE = """
 """
 
 
+class _Box(NamedTuple):
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class _Placed(NamedTuple):
+    """boxes: of the cards; paths: of the edges, in SVG's words; both in the view's order."""
+
+    boxes: list[_Box]
+    paths: list[str]
+
+
 def svg(view: View, title: str, style: str = STYLE) -> str:
-    """A drawing of the view, from left to right, that stands on its own."""
-    sizes = [LARGE if card.count > 1 else SMALL for card in view.cards]
-    placed = layout(sizes, list(view.edges))
-    columns = _columns(view, placed)
-    right = max((x + width for x, width in columns), default=0.0) + MARGIN
-    bottom = max((y + size / 2 for y, size in zip(placed.heights, sizes, strict=True)), default=0.0) + 2 * MARGIN
+    """A drawing of the view that stands on its own, from left to right, or downwards where that is more compact."""
+    placed = _placed(view)
+    right = max((box.x + box.width for box in placed.boxes), default=0.0) + MARGIN
+    bottom = max((box.y + box.height for box in placed.boxes), default=0.0) + MARGIN
     kinds = list(dict.fromkeys(card.kind for card in view.cards))
-    legend, legend_width = _legend(kinds, bottom)
-    width, height = max(right, legend_width), bottom + LEGEND
-    edges = "".join(_edge(edge, role, view, placed, columns) for edge, role in view.edges.items())
-    cards = "".join(_card(number, card, placed, columns, sizes[number]) for number, card in enumerate(view.cards))
+    legend, legend_width, legend_height = _legend(kinds, bottom, max(right, LEGEND_WIDTH))
+    width, height = max(right, legend_width), bottom + legend_height
+    edges = "".join(
+        _edge(edge, role, view, path) for (edge, role), path in zip(view.edges.items(), placed.paths, strict=True)
+    )
+    cards = "".join(_card(number, card, placed.boxes[number]) for number, card in enumerate(view.cards))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
@@ -127,36 +144,60 @@ def _width(card: Card) -> float:
     return max(len(first) * CHARACTER, len(second) * CHARACTER * 0.84) + SIDE
 
 
-def _columns(view: View, placed: Layout) -> list[tuple[float, float]]:
-    """Where each layer begins (x), and its width."""
-    widths = [0.0] * (max(placed.layers, default=-1) + 1)
-    for card, layer in zip(view.cards, placed.layers, strict=True):
-        widths[layer] = max(widths[layer], _width(card))
-    columns, x = [], MARGIN
-    for width in widths:
-        columns.append((x, width))
-        x += width + GAP_X
-    return columns
+def _placed(view: View) -> _Placed:
+    """Boxes and edges in the direction in which the drawing is the more compact."""
+    widths = [_width(card) for card in view.cards]
+    heights = [LARGE if card.count > 1 else SMALL for card in view.cards]
+    edges = list(view.edges)
+    across = layout(heights, edges)
+    rows: dict[int, list[int]] = {}
+    for box, layer in enumerate(across.layers):
+        rows.setdefault(layer, []).append(box)
+    deep = sum(max(widths[box] for box in row) + GAP_X for row in rows.values())
+    tall = max((box for box in across.heights), default=0.0)
+    downwards = layout(widths, edges, GAP_BESIDE, SLIM)
+    broad, high = max(downwards.heights, default=0.0), len(rows) * (LARGE + GAP_Y)
+    if max(deep / SHAPE, tall) <= max(broad / SHAPE, high):
+        return _laid(across, widths, heights, edges, down=False)
+    return _laid(downwards, heights, widths, edges, down=True)
 
 
-def _edge(edge: tuple[int, int], role: str, view: View, placed: Layout, columns: list[tuple[float, float]]) -> str:
-    """A smooth line from the right of the parent to the left of the child, level where it passes a layer."""
+def _laid(placed: Layout, along: list[float], across: list[float], edges: list[tuple[int, int]], down: bool) -> _Placed:
+    """A layout in x and y. along: sizes of the boxes in the direction of the edges; across: in the other one."""
+    extents = [0.0] * (max(placed.layers, default=-1) + 1)
+    for size, layer in zip(along, placed.layers, strict=True):
+        extents[layer] = max(extents[layer], size)
+    starts, place = [], MARGIN
+    for extent in extents:
+        starts.append(place)
+        place += extent + (GAP_Y if down else GAP_X)
+    boxes = []
+    for box, layer in enumerate(placed.layers):
+        begin, side = starts[layer], placed.heights[box] - across[box] / 2 + MARGIN
+        boxes.append(_Box(side, begin, across[box], along[box]) if down else _Box(begin, side, along[box], across[box]))
+
+    def point(distance: float, height: float) -> str:
+        return f"{height:.1f} {distance:.1f}" if down else f"{distance:.1f} {height:.1f}"
+
+    paths = []
+    for parent, child in edges:
+        at, height = starts[placed.layers[parent]] + along[parent], placed.heights[parent] + MARGIN
+        path = f"M{point(at, height)}"
+        stops = [(starts[k], starts[k] + extents[k], bend + MARGIN) for k, bend in placed.bends[parent, child]]
+        end = starts[placed.layers[child]]
+        for begin, leave, bend in [*stops, (end, end, placed.heights[child] + MARGIN)]:
+            middle = (at + begin) / 2
+            path += f"C{point(middle, height)} {point(middle, bend)} {point(begin, bend)}"
+            if leave > begin:
+                path += f"L{point(leave, bend)}"
+            at, height = leave, bend
+        paths.append(path)
+    return _Placed(boxes, paths)
+
+
+def _edge(edge: tuple[int, int], role: str, view: View, path: str) -> str:
+    """A smooth line from parent to child."""
     parent, child = edge
-    x = columns[placed.layers[parent]][0] + _width(view.cards[parent])
-    y = placed.heights[parent] + MARGIN
-    path = f"M{x:.1f} {y:.1f}"
-    stops = []
-    for layer, height in placed.bends[edge]:
-        left, width = columns[layer]
-        stops.append((left, left + width, height + MARGIN))
-    end = columns[placed.layers[child]][0]
-    stops.append((end, end, placed.heights[child] + MARGIN))
-    for left, right, height in stops:
-        middle = (x + left) / 2
-        path += f"C{middle:.1f} {y:.1f} {middle:.1f} {height:.1f} {left:.1f} {height:.1f}"
-        if right > left:
-            path += f"H{right:.1f}"
-        x, y = right, height
     colour = COLOURS.get(view.cards[parent].kind, OTHER)
     return (
         f'<path class="edge" stroke="{colour}" data-from="{parent}" data-to="{child}" d="{path}">'
@@ -164,9 +205,8 @@ def _edge(edge: tuple[int, int], role: str, view: View, placed: Layout, columns:
     )
 
 
-def _card(number: int, card: Card, placed: Layout, columns: list[tuple[float, float]], size: float) -> str:
-    x, width = columns[placed.layers[number]][0], _width(card)
-    y = placed.heights[number] + MARGIN - size / 2
+def _card(number: int, card: Card, box: _Box) -> str:
+    x, y, width, size = box
     colour = COLOURS.get(card.kind, OTHER)
     first, second = lines_of(card)
     classes = " ".join(["card", card.facts.state, *(["asked"] if card.asked else [])])
@@ -187,16 +227,20 @@ def _card(number: int, card: Card, placed: Layout, columns: list[tuple[float, fl
     )
 
 
-def _legend(kinds: Sequence[str], y: float) -> tuple[str, float]:
-    """The kinds with their colours in a line, and how far it reaches."""
-    parts, x = [], MARGIN
+def _legend(kinds: Sequence[str], y: float, most: float) -> tuple[str, float, float]:
+    """The kinds with their colours, in lines no longer than `most`; how far they reach, and down to where."""
+    parts, x, right, top = [], MARGIN, 0.0, y
     for kind in sorted(kinds, key=lambda kind: list(COLOURS).index(kind) if kind in COLOURS else len(COLOURS)):
         words = kind.replace("_", " ")
+        length = 15 + len(words) * 6.6 + 14
+        if x + length > most and x > MARGIN:
+            x, y = MARGIN, y + 18
         colour = COLOURS.get(kind, OTHER)
         parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="10" height="10" rx="3" fill="{colour}"/>')
         parts.append(f'<text x="{x + 15:.0f}" y="{y + 9:.0f}">{escape(words)}</text>')
-        x += 15 + len(words) * 6.2 + 16
-    return f'<g class="legend">{"".join(parts)}</g>', x + MARGIN
+        x += length
+        right = max(right, x)
+    return f'<g class="legend">{"".join(parts)}</g>', right, y - top + 28
 
 
 def _quoted(label: str) -> str:

@@ -21,16 +21,16 @@ function readable() {  // a wide drawing is not squeezed until nothing can be re
   look();
   const box = drawing.getBoundingClientRect();
   if (units() > 1.6) {
-    seen.width = box.width * 1.3;
-    seen.height = box.height * 1.3;
-    seen.y = Math.max(0, (size.height - seen.height) / 2);
+    seen = { x: (size.width - box.width * 1.2) / 2, y: 0, width: box.width * 1.2, height: box.height * 1.2 };
     const asked = drawing.querySelector(".asked rect");
     if (asked) centre(asked); else look();
   }
 }
+function within(at, length, all) { return length > all ? (all - length) / 2 : Math.min(Math.max(at, 0), all - length); }
 function centre(box) {
-  seen.x = +box.getAttribute("x") + box.getAttribute("width") / 2 - seen.width / 2;
-  seen.y = +box.getAttribute("y") + box.getAttribute("height") / 2 - seen.height / 2;
+  const middle = (side, length) => +box.getAttribute(side) + box.getAttribute(length) / 2 - seen[length] / 2;
+  seen.x = within(middle("x", "width"), seen.width, size.width);
+  seen.y = within(middle("y", "height"), seen.height, size.height);
   look();
 }
 
