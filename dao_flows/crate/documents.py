@@ -59,7 +59,7 @@ class JobRecord(BaseModel):
 
     uuid: str = Field(min_length=1)
     index: int = Field(ge=1)
-    output: Any = None
+    output: Any
     completed_at: str
     name: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)

@@ -13,12 +13,14 @@ from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
+from dao_flows.makers.attempts import ENDED, envelope
+from dao_flows.makers.provenance import content_hash
 from dao_flows.model.dataset import FORMAT as DATASET_FORMAT
 from dao_flows.model.dataset import Manifest as Dataset
 
 from .archive import Archive, CrateError, Limits, limits, show
 from .documents import Checked, DocumentError, check
-from .layout import MANIFEST, METADATA, Manifest, compare, place, read_manifest, refuse
+from .layout import MANIFEST, METADATA, Manifest, compare, document_path, place, read_manifest, refuse
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Crate:
         self.documents: list[Found] = []
         self.checkpoints: dict[str, dict[str, Any]] = {}
         self.datasets: dict[str, Dataset] = {}
+        self._jobs: dict[tuple[str, int], tuple[str, dict[str, str], str | None]] = {}
+        self._ends: dict[tuple[str, int], dict[str, Any]] = {}
         self._check_members()
 
     @property
@@ -88,6 +92,7 @@ class Crate:
                 text = str(error).removeprefix(f"{self.where} is refused: ")
                 problems.append(text.removeprefix(f"{self.where} is "))
         problems += self._check_files()
+        problems += self._check_records()
         refuse(self.where, problems)
 
     def _check_member(self, path: str) -> None:
@@ -109,11 +114,32 @@ class Crate:
             self.datasets[at.key] = read_dataset(data, at.key)
 
     def _note(self, path: str, collection: str, found: Checked) -> None:
-        from .layout import document_path
-
+        """Keep what later checks and an import need of a document."""
         if document_path(collection, found.key) != path:
             raise DocumentError(f"it is the document {show(found.key)}, which does not lie there")
         self.documents.append(Found(path, collection, found.key, found.sealed))
+        document = found.document
+        if collection == "jobs":
+            provenance = document["output"].get("provenance") if isinstance(document.get("output"), dict) else None
+            stated = (
+                provenance.get("content_hash") if isinstance(provenance, dict) else content_hash(document["output"])
+            )
+            self._jobs[document["uuid"], document["index"]] = path, envelope(document), stated
+        elif collection == "runs" and document.get("event") == ENDED and document.get("outcome") == "finished":
+            key = str(document.get("job_uuid")), int(document.get("job_index") or 0)
+            if str(document.get("at")) >= str(self._ends.get(key, {}).get("at", "")):
+                self._ends[key] = document
+
+    def _check_records(self) -> list[str]:
+        """Jobs are as the records of the attempts that made them say, where there are such records."""
+        problems = []
+        for key, (path, around, content) in self._jobs.items():
+            end = self._ends.get(key, {})
+            if isinstance(stated := end.get("envelope"), dict) and stated != around:
+                problems.append(f"{show(path)}: what stands beside its output is not what the record of its job says")
+            if end.get("result") is not None and content is not None and end["result"] != content:
+                problems.append(f"{show(path)}: its output is not what the record of its job says")
+        return problems
 
     def _check_files(self) -> list[str]:
         """Weights have their card; the files of a dataset are those that its manifest names."""
