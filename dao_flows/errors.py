@@ -53,7 +53,13 @@ def explain(error: BaseException) -> str | None:
         fix = FIXES.get(error.errno or 0)
         text = f"{error.strerror or error}{where}" + (f" ({fix})" if fix else "")
     elif (pymongo := sys.modules.get("pymongo.errors")) and isinstance(error, pymongo.PyMongoError):
-        text = f"the database server: {one_line(error).split(' (configured')[0]}"  # pymongo adds its topology
+        details = getattr(error, "details", None) or {}
+        said = [
+            each.get("errmsg", "") for each in details.get("writeErrors") or []
+        ]  # the message has the documents, too
+        text = (
+            f"the database server: {said[0] if said else one_line(error).split(' (configured')[0]}"  # or its topology
+        )
     return None if text is None else mask(text)
 
 

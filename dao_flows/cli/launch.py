@@ -251,10 +251,11 @@ def rerun(
     """Run failed and lost jobs again; of one flow, cancelled ones, too. Finished jobs are not repeated."""
     from ..launch.control import rerun as run
     from ..launch.launchpad import launchpad
+    from ..settings import settings
 
     if (flow is None) != everything:
         raise InputError("name a flow, or give --all")
-    jobs = run(launchpad(), flow)
+    jobs = run(launchpad(), flow, settings().queue)
     print(f"again: jobs {', '.join(map(str, jobs))}" if jobs else "nothing failed, was lost or cancelled")
 
 
@@ -312,6 +313,8 @@ def _show(found: Status) -> None:
         console.print(f"job {failure.job} {failure.name} failed in {failure.directory}", markup=False, soft_wrap=True)
         for line in failure.lines:
             console.print(f"    {line}", markup=False, soft_wrap=True)
+        if failure.advice:
+            console.print(f"  {failure.advice}", markup=False, soft_wrap=True)
     if found.failures or any(stage.lost for stage in found.stages):
         console.print("`dao-flows logs JOB` shows more, `dao-flows rerun FLOW` runs it again", markup=False)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from ..errors import mask
-from .progress import expiration, find_flows, last_launch
+from .progress import expiration, find_flows, last_launch, time_of
+from .routes import Queue
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -35,11 +39,12 @@ class Cancelled(BaseModel):
     queue_jobs: list[str]
 
 
-def rerun(pad: LaunchPad, reference: str | None = None) -> list[int]:
+def rerun(pad: LaunchPad, reference: str | None = None, queue: Queue = "none") -> list[int]:
     """Run what failed, was lost or was cancelled again, in one flow or all, and return the jobs' ids.
 
     Finished jobs are left alone. A job counts as lost when its worker gave no sign of life for RUN_EXPIRATION_SECS of
-    FW_config.yaml. Without a reference, cancelled jobs stay cancelled.
+    FW_config.yaml, or was killed in the moment between claiming the job and beginning it; and when Slurm, where the
+    queue is one, no longer knows the job that was to run it. Without a reference, cancelled jobs stay cancelled.
     """
     flows = find_flows(pad, reference)
     ids = [node for flow in flows for node in flow["nodes"]]
@@ -47,13 +52,42 @@ def rerun(pad: LaunchPad, reference: str | None = None) -> list[int]:
     mine = {"fw_id": {"$in": ids}}
     again = [job["fw_id"] for job in pad.fireworks.find({**mine, "state": {"$in": states}}, {"fw_id": 1})]
     lost: list[int] = pad.detect_lostruns(expiration_secs=expiration(), query=mine, rerun=True)[1]
+    unbegun = _unbegun(pad, mine, queue)
+    for job in unbegun:
+        pad.rerun_fw(job)
     for job in sorted(set(again) - set(lost), reverse=True):
         state = pad.fireworks.find_one({"fw_id": job}, {"state": 1})["state"]
         if state == "DEFUSED":
             pad.reignite_fw(job)
         elif state == "FIZZLED":
             pad.rerun_fw(job)
-    return sorted({*again, *lost})
+    return sorted({*again, *lost, *unbegun})
+
+
+def _unbegun(pad: LaunchPad, criteria: Mapping[str, Any], queue: Queue) -> list[int]:
+    """Jobs that a worker claimed and never began, and those whose place in the queue is gone."""
+    claimed = list(pad.fireworks.find({**criteria, "state": "RESERVED"}, {"fw_id": 1, "launches": 1, "updated_on": 1}))
+    waiting = _in_slurm() if queue == "slurm" and claimed else None
+    oldest = datetime.now(UTC) - timedelta(seconds=expiration())
+    unbegun = []
+    for job in claimed:
+        ids = {"launch_id": {"$in": job["launches"]}, "state": "RESERVED"}
+        places = list(pad.launches.find(ids, {"state_history.reservation_id": 1}))
+        numbers = {str(n) for place in places for e in place["state_history"] if (n := e.get("reservation_id"))}
+        killed = not places and time_of(job["updated_on"]) < oldest
+        if killed or (numbers and waiting is not None and not numbers & waiting):
+            unbegun.append(job["fw_id"])
+    still = {"fw_id": {"$in": unbegun}, "state": "RESERVED"}  # one that has begun meanwhile is left alone
+    return sorted(job["fw_id"] for job in pad.fireworks.find(still, {"fw_id": 1}))
+
+
+def _in_slurm() -> set[str] | None:
+    """Ids of all jobs that wait or run there; None if Slurm does not say."""
+    try:
+        asked = subprocess.run(["squeue", "--noheader", "--format=%A"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return set(asked.stdout.split()) if asked.returncode == 0 else None
 
 
 def cancel(pad: LaunchPad, reference: str) -> Cancelled:

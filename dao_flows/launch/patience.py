@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from threading import local
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from dao_flows.makers.masking import one_line
+
+if TYPE_CHECKING:
+    from pymongo.errors import BulkWriteError
 
 HOUR = 3600.0
 PAUSE, LONGEST_PAUSE = 0.2, 10.0  # s between attempts
@@ -69,7 +72,8 @@ def wait_for(operation: Callable[[], Any], seconds: float, repair: Callable[[], 
             if not away or time.monotonic() - since > seconds:
                 raise
             if not said:
-                _say(f"the database does not answer, waiting for up to {seconds / 60:.0f} min: {one_line(error)[:200]}")
+                reason = one_line(error).split(" (configured")[0]  # pymongo adds its timeouts and its topology
+                _say(f"the database does not answer, waiting for up to {seconds / 60:.0f} min: {reason}")
                 said = True
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -82,6 +86,7 @@ def wait_for(operation: Callable[[], Any], seconds: float, repair: Callable[[], 
 
 def _patient(method: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     """The method, repeated; not one that another of these calls."""
+    from pymongo.errors import BulkWriteError
 
     @wraps(method)
     def patient(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -93,10 +98,21 @@ def _patient(method: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         _state.waiting = True
         try:
             return wait_for(operation, seconds)
+        except BulkWriteError as error:
+            raise _in_short(error) from None
         finally:
             _state.waiting = False
 
     return patient
+
+
+def _in_short(error: BulkWriteError) -> Exception:
+    """The same error without the documents, which pymongo's has in its message, however large they are."""
+    from pymongo.errors import WriteError
+
+    found = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
+    said = sorted({str(each.get("errmsg", "of no known kind")) for each in found})
+    return WriteError(f"{len(found)} documents could not be written: {'; '.join(said)[:1000]}", found[0].get("code"))
 
 
 def _adds(name: str, args: tuple[Any, ...]) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from ..errors import InputError, mask
+from .advice import advise
 from .launchpad import fireworks_setting
 from .routes import stage_of
 
@@ -36,13 +37,14 @@ class Stage(BaseModel):
 
 
 class Failure(BaseModel):
-    """A job that failed. lines: the last of its traceback; directory: host:path."""
+    """A job that failed. lines: the last of its traceback; directory: host:path; advice: what can be done."""
 
     job: int
     name: str
     flow: int
     directory: str
     lines: list[str]
+    advice: str | None = None
 
 
 class FlowStatus(BaseModel):
@@ -171,7 +173,7 @@ def _flow(workflow: dict[str, Any]) -> FlowStatus:
     return FlowStatus(
         flow=min(workflow["nodes"]),
         state=workflow["state"],
-        submitted_at=_time(workflow["created_on"]).isoformat(),
+        submitted_at=time_of(workflow["created_on"]).isoformat(),
         done=states[DONE],
         jobs=len(workflow["nodes"]),
         **{name: about[name] for name in ("kind", "label", "run_id")},
@@ -184,7 +186,8 @@ def _failure(pad: LaunchPad, job: dict[str, Any]) -> Failure:
     host, directory, trace = last_launch(pad, job)
     said = [line for line in trace.splitlines() if line.strip()]
     lines = said[-LAST_LINES:] or ["its worker was lost: it stopped without a word"]
-    return Failure(job=job["fw_id"], name=job["name"], flow=flow, directory=f"{host}:{directory}", lines=lines)
+    place = f"{host}:{directory}"
+    return Failure(job=job["fw_id"], name=job["name"], flow=flow, directory=place, lines=lines, advice=advise(trace))
 
 
 def last_launch(pad: LaunchPad, job: dict[str, Any]) -> tuple[str, str, str]:
@@ -220,6 +223,7 @@ def _lost(pad: LaunchPad, scopes: Sequence[dict[str, Any]]) -> Counter[tuple[str
     return lost
 
 
-def _time(value: Any) -> datetime:
+def time_of(value: Any) -> datetime:
+    """A time of FireWorks', which it stores in both ways, with its zone."""
     at = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     return at if at.tzinfo else at.replace(tzinfo=UTC)

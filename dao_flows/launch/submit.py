@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from dao_flows.makers.checkpoints import SettingError
 
-from ..errors import InputError, StoreError, mask
+from ..errors import StoreError
 from ..settings import Settings
 from ..stores import index, is_embedded, job_store
 from .flows import Planned
@@ -31,6 +32,7 @@ MAX_SPEC = 1_000_000  # bytes; MongoDB takes 16 MB, but every claim of a job rea
 URI = re.compile(r"mongodb(\+srv)?://|\w://[^\s/\"']+:[^\s/\"']+@")
 SECRET_VARIABLE = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|MONGO\w*URI)$")
 FIELDS = {"nodes": 1, "state": 1, "created_on": 1, "metadata": 1}
+ON_ITS_WAY = 60  # s after which a submission that is not whole was killed
 SHORTEST_SECRET = 8  # characters of a secret variable's value that are looked for
 
 
@@ -131,20 +133,24 @@ def _add(planned: Planned, workflow: Workflow, pad: LaunchPad, again: bool) -> S
 
 
 def _earlier(key: str, pad: LaunchPad) -> list[dict[str, Any]]:
-    """Submissions of the same flow, first to last; one that a kill cut short is cleared away."""
+    """Submissions of the same flow, first to last; one that is on its way is waited for."""
+    while (found := _whole(key, pad)) is None:
+        time.sleep(0.5)
+    return found
+
+
+def _whole(key: str, pad: LaunchPad) -> list[dict[str, Any]] | None:
+    """Submissions of the same flow, None while one is on its way; one that a kill cut short is cleared away in time."""
     whole = []
     for found in sorted(pad.workflows.find({"metadata.dao_flows.key": key}, FIELDS), key=_number):
         jobs = list(pad.fireworks.find({"fw_id": {"$in": found["nodes"]}}, {"launches": 1}))
         if len(jobs) == len(found["nodes"]) or any(job["launches"] for job in jobs):
             whole.append(found)
-        elif (datetime.now(UTC) - _when(found)).total_seconds() > 60:  # else it may just be on its way
+        elif (datetime.now(UTC) - _when(found)).total_seconds() > ON_ITS_WAY:
             pad.fireworks.delete_many({"fw_id": {"$in": found["nodes"]}})
             pad.workflows.delete_one({"_id": found["_id"]})
         else:
-            raise InputError(
-                f"{mask(found['metadata']['dao_flows']['label'])} is being submitted, or its submission was killed "
-                "less than a minute ago: try again in a minute"
-            )
+            return None
     return whole
 
 

@@ -312,7 +312,9 @@ def finish():
     """Waits for workers, which must end well."""
 
     def finish(*workers: subprocess.Popen[bytes], seconds: float = 120) -> None:
-        assert [worker.wait(seconds) for worker in workers] == [0] * len(workers)
+        ends = [worker.wait(seconds) for worker in workers]
+        said = [path.read_text()[-2000:] for path in Path.cwd().glob("project/launches/worker-*.log")]
+        assert ends == [0] * len(workers), "\n".join(said)
 
     return finish
 

@@ -1,18 +1,31 @@
 """What goes wrong on a cluster: nothing is lost and nothing done twice, with counts. See docs/hpc.md."""
 
 import contextlib
+import importlib
 import itertools
+import json
 import os
+import random
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
+from jobflow import Flow
 
 from dao_flows import stores
+from dao_flows.launch.flows import Planned
 from dao_flows.launch.launchpad import launchpad
+from dao_flows.launch.project import worker
+from dao_flows.launch.routes import DEFAULTS
+from dao_flows.launch.submit import submit
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI", "mongodb://127.0.0.1:27017")
 CATIONS = (
@@ -82,13 +95,14 @@ def each_once(jobs, **left):
 
 
 class Proxy:
-    """A TCP server before another, which can be away: connections are cut and refused."""
+    """A TCP server before another, which can be away (connections are cut and refused) or lose one answer in twenty."""
 
     def __init__(self, uri):
         parts = urlsplit(uri)
         self.target = parts.hostname, parts.port or 27017
         self.open, self.lock = set(), threading.Lock()
         self.cuts = 0
+        self.losing = None
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
         threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
@@ -123,12 +137,15 @@ class Proxy:
                     shut(far)
                     return
                 self.open |= {near, far}
-            for pair in ((near, far), (far, near)):
+            for pair in ((near, far, False), (far, near, True)):
                 threading.Thread(target=self._pump, args=pair, daemon=True).start()
 
-    def _pump(self, source, sink):
+    def _pump(self, source, sink, answers):
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                if answers and self.losing and self.losing.random() < 0.05:
+                    self.cuts += 1
+                    break
                 sink.sendall(data)
         with self.lock:
             self.open -= {source, sink}
@@ -177,3 +194,189 @@ def test_workers_wait_for_a_database_that_is_away_for_twenty_seconds(
     assert "Traceback" not in "".join(said)
     assert running > 0
     assert proxy.cuts > 0
+
+
+def test_a_claim_whose_answer_is_lost_takes_no_second_job(set_up):
+    """As workers claim and finish jobs, over connections that break after the server has done what was asked."""
+    proxy = Proxy(MONGO_URI)
+    set_up()
+    jobs = launchpad().db["claimed"]
+    jobs.insert_many([{"number": number, "state": "READY"} for number in range(200)])
+    workers = [subprocess.Popen([sys.executable, "-c", CLAIM, proxy.uri, jobs.database.name], stdout=-1) for _ in "abc"]
+    wait_until(lambda: jobs.count_documents({"state": "DONE"}) > 10)
+    proxy.losing = random.Random(0)
+    taken = [json.loads(worker.communicate(timeout=120)[0]) for worker in workers]
+    assert proxy.cuts > 20
+    assert sorted(itertools.chain(*taken)) == list(range(200))  # each once, whoever took it
+    assert [jobs.count_documents({"state": state}) for state in ("READY", "RESERVED", "DONE")] == [0, 0, 200]
+
+
+CLAIM = """
+import json, sys
+from dao_flows.launch.patience import be_patient
+be_patient(60)
+from pymongo import MongoClient
+uri, database = sys.argv[1:]
+jobs, taken = MongoClient(uri)[database].claimed, []
+while found := jobs.find_one_and_update({"state": "READY"}, {"$set": {"state": "RESERVED"}}, sort=[("number", 1)]):
+    taken.append(found["number"])
+    jobs.find_one_and_replace({"number": found["number"]}, {"number": found["number"], "state": "DONE"})
+print(json.dumps(taken))
+"""
+
+
+def test_a_job_that_was_claimed_and_not_begun_is_found(project, work, finish, submitted, call):
+    """Its worker was killed in the moment between, or the queue's own job is gone."""
+    flow, other = submitted("predict", "NaCl", *QUICK)[0], submitted("predict", "KCl", *QUICK)[0]
+    pad = launchpad()
+    assert pad._get_a_fw_to_run({"spec._category": "gpu"}).fw_id == flow["jobs"][0]  # and then the worker is gone
+    assert call("rerun", "--all")[1] == "nothing failed, was lost or cancelled\n"  # it may just be about to begin
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    pad.fireworks.update_one({"fw_id": flow["jobs"][0]}, {"$set": {"updated_on": long_ago}})
+    assert call("rerun", "--all")[1] == f"again: jobs {flow['jobs'][0]}\n"
+    finish(work(project, "gpu"))
+    assert counts()["results"] == {"generate": 2}
+    assert counts()["begun twice"] == 0
+    assert other["jobs"] != flow["jobs"]
+
+
+def test_a_worker_that_is_ended_says_so_of_its_job(project, work, finish, submitted, call, bodies):
+    pad = launchpad()
+    (flow,) = submit([Planned("predict", "a" * 64, "lingers", Flow([bodies.linger("marker", 300)]))], *bodies.how).flows
+    submit([Planned("predict", "c" * 64, "is next", Flow([bodies.linger("other", 0)]))], *bodies.how)
+    worker = work(project, "cpu")
+    wait_until(lambda: (project / "launches" / "marker").exists())
+    worker.terminate()
+    assert worker.wait(60) == 128 + signal.SIGTERM
+    assert pad.fireworks.count_documents({"state": "READY"}) == 1  # the other job is left to other workers
+    (failure,) = json.loads(call("status", "--json")[1])["failures"]
+    assert failure["lines"][-1].endswith("the worker was ended (SIGTERM), as a queue does when the wall time is over")
+    assert "more wall time" in failure["advice"]
+    assert call("rerun", str(flow.flow))[1] == f"again: jobs {flow.flow}\n"
+    finish(work(project, "cpu"))
+    assert counts()["results"] == {"linger": 2}
+    assert pad.fireworks.count_documents({"state": "COMPLETED"}) == 2
+
+
+@pytest.fixture
+def full(project):
+    """A launch directory of its own small file system, and a file that fills it."""
+    place = project / "launches" / "full"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    filling = place / "filling"
+    try:
+        with filling.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+            while stream.write(bytes(4096)):
+                pass
+        yield place, filling
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_worker_on_a_full_disk_takes_no_job(project, full, work, finish, submitted):
+    place, filling = full
+    submitted("predict", "NaCl", *QUICK)
+    worker = work(project, "gpu", place=place)
+    assert worker.wait(60) == 1
+    said = (project / "launches" / "worker-0.log").read_text().strip().splitlines()
+    assert re.match(r"dao-flows: no job is taken: .*No space left on device", said[-1])
+    assert "Traceback" not in "".join(said)
+    assert counts() == each_once(0, READY=1, WAITING=1) | {
+        "jobs": {"READY": 1, "WAITING": 1},
+        "launches": {},
+        "results": {},
+    }
+    filling.unlink()
+    finish(work(project, "gpu", place=place))
+    finish(work(project, "cpu"))
+    assert counts()["results"] == {"generate": 1, "screen": 1}
+    assert counts()["reruns"] == 0
+
+
+def test_a_full_disk_fails_a_reserved_job_with_one_clear_line(project, full, submitted, call, bodies):
+    """What qlaunch's jobs do, which are there for one job alone."""
+    place, filling = full
+    flow = submitted("predict", "NaCl", *QUICK)[0]
+    first = str(flow["jobs"][0])
+    files = ["-l", str(project / "my_launchpad.yaml"), "-w", str(project / "fworker_gpu.yaml")]
+    command = [*worker("rlaunch"), *files, "singleshot", "--fw_id", first]
+    subprocess.run(command, cwd=place, capture_output=True, check=True, timeout=120)
+    (failure,) = json.loads(call("status", first, "--json")[1])["failures"]
+    assert "No space left on device" in failure["lines"][-1]
+    assert failure["advice"] == "no space is left in its directory: free some, then `dao-flows rerun`"
+    assert str(place) in failure["directory"]
+    assert counts()["results"] == {}
+    filling.unlink()
+    assert call("rerun", first)[0] == 0
+    subprocess.run(command, cwd=place, capture_output=True, check=True, timeout=120)
+    found = counts()
+    assert (found["results"], found["jobs"], found["reruns"]) == ({"generate": 1}, {"COMPLETED": 1, "READY": 1}, 1)
+
+
+def test_a_document_over_16_mb_is_refused_and_leaves_nothing(project, work, finish, submitted, call, bodies):
+    code, _, err = call("submit", "predict", "NaCl", "-n", "3000")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "too many for one job" in err
+    assert launchpad().workflows.count_documents({}) == 0
+    submit([Planned("predict", "b" * 64, "is bulky", Flow([bodies.bulk(17_000_000)]))], *bodies.how)
+    finish(work(project, "cpu"))
+    (failure,) = json.loads(call("status", "--json")[1])["failures"]
+    assert failure["advice"].startswith("what it would store is larger than the 16 MB that MongoDB takes")
+    shown = call("status")[1]
+    assert failure["advice"] in shown
+    assert len(shown) < 3000
+    assert stores.job_store().count() == 0
+
+
+def test_the_same_flow_submitted_twice_runs_once(project, work, finish, submitted, start):
+    command = ("submit", "predict", "NaCl", *QUICK, "--json")
+    found = [json.loads(each.communicate(timeout=120)[0])["flows"][0] for each in [start(*command) for _ in range(4)]]
+    assert sorted(flow["new"] for flow in found) == [False, False, False, True]
+    assert len({flow["flow"] for flow in found}) == 1
+    assert launchpad().workflows.count_documents({}) == 1
+    finish(work(project, "gpu"))
+    finish(work(project, "cpu"))
+    assert submitted(*command[1:-1])[0] == {**found[0], "state": "COMPLETED", "new": False}
+    again = submitted(*command[1:-1], "--again")[0]
+    assert again["new"] is True
+    assert again["key"] == found[0]["key"]
+    finish(work(project, "gpu"))
+    finish(work(project, "cpu"))
+    assert counts()["results"] == {"generate": 2, "screen": 2}  # forced: it is computed and stored twice
+    assert counts()["begun twice"] == 0
+
+
+BODIES = '''
+import time
+from pathlib import Path
+from jobflow import job
+
+@job
+def linger(marker, seconds):
+    """Takes long the first time."""
+    place = Path.cwd().parent.parent / marker
+    if not place.exists():
+        place.touch()
+        time.sleep(seconds)
+    return marker
+
+@job
+def bulk(size):
+    return "x" * size
+'''
+
+
+@pytest.fixture
+def bodies(tmp_path, monkeypatch):
+    """Jobs for trying faults, which workers can import; how: what `submit` wants beside the flows."""
+    (tmp_path / "bodies").mkdir()
+    (tmp_path / "bodies" / "dao_flows_test_bodies.py").write_text(BODIES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "bodies"))
+    monkeypatch.syspath_prepend(tmp_path / "bodies")
+    found = importlib.import_module("dao_flows_test_bodies")
+    found.how = (launchpad(), DEFAULTS, "none")
+    yield found
+    del sys.modules["dao_flows_test_bodies"]
