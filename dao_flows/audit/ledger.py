@@ -46,6 +46,7 @@ class Ledger:
     candidates: set[str] = field(default_factory=set)
     verifications: set[str] = field(default_factory=set)
     layouts: dict[tuple[str, str], str] = field(default_factory=dict)  # candidate, screening job -> hash
+    laid_out: set[str] = field(default_factory=set)  # screening jobs with documents among the candidates
     verified: set[str] = field(default_factory=set)
     blobs: dict[tuple[str, str], JobKey] = field(default_factory=dict)
     wanted: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # kind, id -> who names it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bson
@@ -55,12 +55,25 @@ def with_blobs(jobs: JobStore, document: dict[str, Any]) -> tuple[dict[str, Any]
     references = list(blobs(document.get("output")))
     if not references:
         return document, []
-    here = [reference for reference in references if reference["store"] in vars(jobs)["additional_stores"]]
-    if here:
-        criteria = {"uuid": document.get("uuid"), "index": document.get("index")}
-        loaded = jobs.query_one(criteria, load={reference["store"]: True for reference in here})
-        document = loaded if loaded is not None else document
-    return document, list(blobs(document.get("output")))
+    found: dict[tuple[str, str], Any] = {}
+    for name, store in vars(jobs)["additional_stores"].items():
+        store.connect()
+        wanted = [reference["blob_uuid"] for reference in references if reference["store"] == name]
+        for blob in store.query({"blob_uuid": {"$in": wanted}}) if wanted else ():
+            found[name, blob["blob_uuid"]] = blob["data"]
+    lost = [each for each in references if (each["store"], each["blob_uuid"]) not in found]
+    return {**document, "output": _filled(document["output"], found)}, lost
+
+
+def _filled(value: Any, found: Mapping[tuple[str, str], Any]) -> Any:
+    """The value with blobs in the place of the references to them."""
+    if isinstance(value, list):
+        return [_filled(item, found) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() >= BLOB:
+        return found.get((value["store"], value["blob_uuid"]), value)
+    return {key: _filled(item, found) for key, item in value.items()}
 
 
 def blobs(value: Any) -> Iterator[dict[str, Any]]:

@@ -227,6 +227,7 @@ class _Verifier:
         self._schema(document, "candidates", who, "candidate")
         self.ledger.candidates.add(who)
         screening = str(_inner(document, "screening", "execution", "job_uuid"))
+        self.ledger.laid_out.add(screening)
         self.ledger.want("job", screening, f"candidates {who}")
         layout = self.ledger.layouts.get((who, screening))
         if layout is None and screening not in self.ledger.uuids and not self._exists("job", screening):
@@ -337,7 +338,6 @@ class _Verifier:
         for entry in output.get("accepted") or ():
             if isinstance(entry, dict):
                 self.ledger.layouts[str(entry.get("candidate_id")), uuid] = _laid_out({**entry, **provenance})
-                self.ledger.candidates.add(str(entry.get("candidate_id")))
 
     def _claims(self, output: dict[str, Any], who: str, kind: str) -> None:
         """What a document says of files, datasets and checkpoints."""
@@ -385,11 +385,12 @@ class _Verifier:
         """What one document says of another, now that all are known."""
         self._lost_results()
         self._lost_records()
+        self._lost_candidates()
         ledger = self.ledger
         there = {
             "job": ledger.uuids,
             "science": ledger.sciences,
-            "candidate": ledger.candidates,
+            "candidate": ledger.candidates | {candidate for candidate, _ in ledger.layouts},
             "verification": ledger.verifications,
             "content": ledger.contents,
         }
@@ -415,6 +416,14 @@ class _Verifier:
             if (uuid, index) not in self.ledger.keys and (self.scope is None or uuid in self.scope.jobs):
                 reason = f"an attempt at it finished at {ended.at}, but its document is gone"
                 self.find("missing", "jobs", f"{uuid}/{index}", reason)
+
+    def _lost_candidates(self) -> None:
+        """Those of a screening that was laid out."""
+        for candidate, screening in self.ledger.layouts:
+            wanted = self.scope is None or candidate in self.scope.candidates
+            if wanted and screening in self.ledger.laid_out and candidate not in self.ledger.candidates:
+                reason = f"its screening holds it (job {screening}), and others of the same are there"
+                self.find("missing", "candidates", candidate, reason, "candidate")
 
     def _lost_records(self) -> None:
         """Records of runs and attempts are numbered from 1: gaps show."""
