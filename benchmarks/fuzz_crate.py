@@ -1,7 +1,7 @@
 """Fuzzes the reader of crates: each changed crate is refused in one line, or read as the same documents.
 
-Each changed crate must be refused in one line, or read as the same documents.
-the first three blind, the others knowing its format:
+Nothing else may come out: no other exception, no hang, no file. Inputs come in turn from seven ways of changing a
+crate, the first three blind, the others knowing its format:
 
 bytes      flips, deletions, insertions, copied and repeated pieces, cuts of the archive
 headers    the same within the zip's own records, where a byte matters most

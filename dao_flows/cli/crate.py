@@ -72,8 +72,7 @@ def export_crate(
 
 
 def _say_exported(done: Exported) -> None:
-    held = ", ".join(f"{count} {name}" for name, count in done.documents.items())
-    print(f"{done.path}: {done.members} files; documents: {held}")
+    print(f"{done.path}: {done.members} files; documents: {_counts(done.documents)}")
     print(f"sha256 of its contents {done.sha256}")
     if done.unsealed:
         print(f"{done.unsealed} documents are from before documents carried a hash of their content")
@@ -108,7 +107,7 @@ def import_crate(
 def _say_imported(done: Imported, where: str, dry_run: bool) -> None:
     print(f"the crate is whole; sha256 of its contents {done.sha256}")
     verb = "would be added to" if dry_run else "added to"
-    added = ", ".join(f"{count} {name}" for name, count in done.added.items() if count)
+    added = _counts(done.added)
     present = sum(done.present.values())
     if not done.changes:
         print(f"nothing to do: all {present} documents are in {where}")
@@ -121,3 +120,8 @@ def _say_imported(done: Imported, where: str, dry_run: bool) -> None:
         print(f"{len(done.files)} figures and tables {'would go' if dry_run else 'are'} in your data folder")
     for line in done.left:
         print(f"not in the crate: {line}")
+
+
+def _counts(documents: dict[str, int]) -> str:
+    """As in '2 jobs, 1 candidate'."""
+    return ", ".join(f"{n} {name.removesuffix('s') if n == 1 else name}" for name, n in documents.items() if n)
