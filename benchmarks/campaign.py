@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from launching import clear
 from dao_flows.inputs import Entry
 from dao_flows.launch.flows import predict_flows
 from dao_flows.launch.progress import status
+from dao_flows.launch.project import program
 from dao_flows.launch.routes import read_routes
 from dao_flows.launch.submit import submit
 from dao_flows.settings import settings
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 
 COMPOSITIONS, CANDIDATES = 2000, (20, 200)
 FLOWS = (500, 5_000, 25_000)  # of two jobs, in the database when `status` is asked
+DELETED = 200
 LAID_OUT = (100, 1_000)  # screening documents of 20 candidates each
-QUICK: dict[str, Any] = {"compositions": 40, "candidates": (20,), "flows": (20,), "documents": (5,)}
+QUICK: dict[str, Any] = {"compositions": 40, "candidates": (20,), "flows": (20,), "documents": (5,), "deleted": 5}
 STATES = ("COMPLETED",) * 7 + ("FIZZLED", "RUNNING", "READY")
 TIMES = 3
 SECONDS = 1800.0
@@ -132,6 +135,23 @@ def statuses(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> list[dic
     return results
 
 
+def deletion(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> dict[str, Any]:
+    """FireWorks' own removal of flows that are done."""
+    flow = a_flow_that_ran(folder, pad, 1, 2)
+    copy_flow(pad, flow, 2 * args.deleted)
+    query = json.dumps({"state": "COMPLETED", "nodes": {"$lt": flow + 2 * args.deleted}})
+    command = [program("lpad"), "-l", str(folder / "my_launchpad.yaml"), "delete_wflows", "-q", query]
+    begun = time.perf_counter()
+    subprocess.run([*command, "--password", f"{datetime.now():%Y-%m-%d}"], check=True, capture_output=True)
+    seconds = time.perf_counter() - begun
+    left = pad.workflows.count_documents({})
+    if left != args.deleted + 1 or pad.fireworks.count_documents({}) != 2 * left:
+        raise ClusterError(f"{left} flows are left")
+    found = {"flows": args.deleted, "seconds": seconds}
+    print(f"lpad delete_wflows of {found['flows']} flows: {seconds:.1f} s")
+    return found
+
+
 def layouts(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> list[dict[str, Any]]:
     """`build` of copies of a screening document, again with nothing new, and `list`."""
     for name in ("candidates", "verifications"):
@@ -179,6 +199,9 @@ def quickest(measured: Any) -> float:
     return min(took)
 
 
+PARTS = (("submit", submissions), ("build", layouts), ("status", statuses), ("delete", deletion))
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """The last line is the figure; exit code 2 for what cannot be measured."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -187,7 +210,8 @@ def main(words: Sequence[str] | None = None) -> int:
     p.add_argument("--candidates", type=int, nargs="+", default=list(CANDIDATES), help="a composition")
     p.add_argument("--flows", type=int, nargs="+", default=list(FLOWS), help="in the database when status is asked")
     p.add_argument("--documents", type=int, nargs="+", default=list(LAID_OUT), help="that build lays out")
-    p.add_argument("--only", choices=("submit", "status", "build"))
+    p.add_argument("--deleted", type=int, default=DELETED, help="flows that lpad deletes")
+    p.add_argument("--only", choices=[name for name, _ in PARTS])
     p.add_argument("--quick", action="store_true", help="few of everything: to see that it runs")
     p.add_argument("--out", type=Path, help="JSON file for the figures")
     args = p.parse_args(words)
@@ -196,7 +220,7 @@ def main(words: Sequence[str] | None = None) -> int:
     result = measured_on()
     try:
         with project(args.mongo_uri) as (folder, pad):
-            for name, measure in (("submit", submissions), ("build", layouts), ("status", statuses)):
+            for name, measure in PARTS:
                 if args.only in (None, name):
                     result[name] = measure(folder, pad, args)
     except ValueError as error:

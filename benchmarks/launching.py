@@ -243,10 +243,10 @@ def starts(folder: Path, pad: LaunchPad, processes: int) -> dict[str, Any]:
     return {"processes": processes, "seconds": median(took), "of_them_job": median(ran)}
 
 
-def claims(pad: LaunchPad, waiting: int, others: int) -> dict[str, Any]:
-    """Time of one claim, and of one look, with READY jobs in the database, with and without our index, ms.
+def claims(pad: LaunchPad, waiting: int, others: int = 0, done: int = 0) -> dict[str, Any]:
+    """Time of one claim, and of one look, among jobs in the database, with and without our index, ms.
 
-    waiting: of the worker's own route; others: of another route, in front of it.
+    waiting: READY, of the worker's own route; others: READY, of another route; done: COMPLETED, of its own route.
     """
     from pymongo import DESCENDING
 
@@ -254,12 +254,14 @@ def claims(pad: LaunchPad, waiting: int, others: int) -> dict[str, Any]:
     submit(pad, 1)
     template = pad.fireworks.find_one({}, {"_id": 0})
     when = datetime.now(UTC)
-    for start in range(0, waiting + others, 1000):
+    total = waiting + others + done
+    for start in range(0, total, 1000):
         rows = []
-        for number in range(start, min(start + 1000, waiting + others)):
-            spec = {**template["spec"], "_category": ROUTE if number < waiting else "gpu"}
-            created = (when + timedelta(milliseconds=number)).isoformat()
-            rows.append({**template, "fw_id": 1_000_000 + number, "spec": spec, "created_on": created})
+        for number in range(start, min(start + 1000, total)):
+            spec = {**template["spec"], "_category": "gpu" if waiting <= number < waiting + others else ROUTE}
+            changed = {"fw_id": 1_000_000 + number, "created_on": (when + timedelta(milliseconds=number)).isoformat()}
+            state = "READY" if number < waiting + others else "COMPLETED"
+            rows.append({**template, **changed, "spec": spec, "state": state})
         pad.fireworks.insert_many(rows)
     wanted = {"spec._category": ROUTE, "state": "READY"}
     order = [("spec._priority", DESCENDING)]
@@ -270,7 +272,7 @@ def claims(pad: LaunchPad, waiting: int, others: int) -> dict[str, Any]:
     def claim() -> None:
         pad.fireworks.find_one_and_update(wanted, {"$set": {"updated_on": when}}, sort=order)
 
-    found: dict[str, Any] = {"ready": waiting, "ready_of_another_route": others}
+    found: dict[str, Any] = {"ready": waiting, "ready_of_another_route": others, "completed": done}
     for label, indexed in (("without", False), ("with", True)):
         if indexed:
             pad.fireworks.create_index(CLAIM)
@@ -362,11 +364,13 @@ def main() -> int:
                     f"{result['start']['of_them_job']:.2f} s; {result['connections_a_worker']} connections"
                 )
             if "claims" in chosen:
-                found = [claims(pad, number, 0) for number in queued] + [claims(pad, 10, queued[-1])]
+                found = [claims(pad, number) for number in queued]
+                found += [claims(pad, 10, others=queued[-1]), claims(pad, 10, done=queued[-1])]
                 result["claims"] = found
                 for row in found:
                     times = ", ".join(f"{k} index {row[f'{k}_index']['claim_ms']:.1f} ms" for k in ("without", "with"))
-                    print(f"claim with {row['ready']:,} + {row['ready_of_another_route']:,} READY: {times}")
+                    others = f"{row['ready_of_another_route']:,} of another route, {row['completed']:,} done"
+                    print(f"claim among {row['ready']:,} READY, {others}: {times}")
             if "writes" in chosen:
                 result["writes"] = found = [writes(pad, number) for number in (STORED[:1] if args.quick else STORED)]
                 for row in found:

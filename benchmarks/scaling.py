@@ -54,9 +54,11 @@ def claims(found: Figures) -> str:
     rows = []
     for each in found["launching"]["claims"]:
         without, indexed = each["without_index"]["claim_ms"], each["with_index"]["claim_ms"]
-        counts = f"{each['ready']:,}", f"{each['ready_of_another_route']:,}"
+        counts = (f"{each[key]:,}" for key in ("ready", "ready_of_another_route", "completed"))
         rows.append((*counts, f"{without:.1f}", f"{indexed:.1f}"))
-    return table(("READY, own route", "READY, another route", "ms, FireWorks' indexes", "ms, with ours"), rows)
+    return table(
+        ("READY, own route", "READY, another route", "done, own route", "ms, FireWorks' indexes", "ms, with ours"), rows
+    )
 
 
 def writes(found: Figures) -> str:
@@ -155,6 +157,8 @@ def campaign(found: Figures) -> str:
             (f"`build` with nothing new among {each['candidates']:,}", *_cost(each["build_nothing_new"])),
             (f"`list` of {each['candidates']:,}", *_cost(each["list"])),
         ]
+    deleted = found["campaign"]["delete"]
+    rows.append((f"`lpad delete_wflows` of {deleted['flows']:,} flows", f"{deleted['seconds']:.1f}", ""))
     return table(("command", "s", "memory, MiB"), rows)
 
 

@@ -44,7 +44,7 @@ KEYS = {
 }
 INDEXES = {
     "candidates": ("candidate_id", "formula", "screening.execution.job_uuid"),
-    "runs": ("record_id", "run_id", "request_hash", "job_uuid"),
+    "runs": ("record_id", "run_id", "request_hash", "job_uuid", "event"),
     "verifications": ("verification_id", "candidate_id", "formula"),
     "comparisons": ("comparison_id", "formula"),
 }
