@@ -1,0 +1,190 @@
+"""Replaying verifications and their calculations.
+
+A verification is put together again from its calculations; a calculation is compared by what went in and what came
+out, or is run again where that is asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from monty.json import MontyDecoder
+from pymatgen.core.structure import Structure
+
+from dao_flows.makers.provenance import digest, science_hash
+from dao_flows.makers.schemas import Science
+from dao_flows.makers.symmetry import symmetrised_primitive
+from dao_flows.makers.verification_schemas import CalculationDoc
+from dao_flows.makers.verify.backends import backend
+from dao_flows.makers.verify.calculation import CalculateMaker, geometry, settings_of
+from dao_flows.makers.verify.verify import SCREEN, summarise, unfit
+
+from ..stores import collection
+from .agreement import CALCULATION, Difference, Terms, agree
+from .materials import Materials, ReplayError
+from .recorded import Place, Rebuilt, Recorded
+
+ABOUT = ("verification_id", "candidate_id", "candidate_science_hash", "formula", "chemsys", "backend")
+TRUSTED = ("atomate2", "pymatgen", "emmet", "monty", "custodian", "jobflow")  # packages of recorded calculators
+
+
+def verification(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+    """The job that sums up a verification from the stored documents of its calculations."""
+    document, science = recorded.document, recorded.science
+    ran = {each["step"]: each.get("job_uuid") for each in document["calculations"]}
+    jobs = list(ran.values())
+    calculations = []
+    for number, wanted in enumerate(science.inputs["calculations"]):
+        found = materials.of_science(wanted, "calculation", jobs[number] if number < len(jobs) else None)
+        calculations.append(CalculationDoc.model_validate(found))
+    screening = materials.of_science(document["candidate_science_hash"], "screening")
+    candidate = next((c for c in screening["accepted"] if c["candidate_id"] == document["candidate_id"]), None)
+    if candidate is None:
+        raise ReplayError(f"the screening of {document['candidate_id']} did not accept it: a document was altered")
+    sent = symmetrised_primitive(Structure.from_dict(candidate["structure"]), SCREEN.symprec_loose)
+    reference = science.parameters["reference"]
+    note: str | None = None
+    ignored: tuple[str, ...] = ("hull.reference",)
+    if reference is not None and reference.partition(":")[0] in ("mp", "store"):
+        note = f"the hull is not compared: {reference} is a query, whose answer changes"
+        reference, ignored = None, ("hull", "hull.*", "error", "provenance.science.parameters.reference")
+    about = {name: document[name] for name in ABOUT}
+    fault = unfit(sent) if science.inputs["fault"] is not None else None
+    job = summarise(about, sent, calculations, reference, fault)
+    return Rebuilt(job, Terms(tolerance=CALCULATION, ignored=ignored), None, note)
+
+
+def calculation(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+    """The job that calculates it again. Raises ReplayError where its calculator cannot be had."""
+    document, science = recorded.document, recorded.science
+    start = _start(recorded, materials)
+    structure = start.structure if isinstance(start, CalculationDoc) else start
+    assert structure is not None
+    hands_on, calculator, pseudos = _calculator(document["backend"], science, structure)
+    maker = CalculateMaker(
+        backend=document["backend"],
+        code=science.parameters["code"],
+        step=document["step"],
+        calculator=calculator,
+        hands_on=hands_on,
+        again=True,
+    )
+    filled = copy.deepcopy(calculator)
+    maker._fill(filled, structure)
+    before = start if isinstance(start, CalculationDoc) else None
+    ignored = ("directory", "wall_seconds", "cores", "task", "task.*", "corrections", "corrections.*")
+    return Rebuilt(
+        maker.make(document["candidate_id"], start),
+        Terms(tolerance=CALCULATION, ignored=ignored),
+        maker.science(filled, structure, before, pseudos),
+    )
+
+
+def checked(recorded: Recorded, materials: Materials) -> list[Difference]:
+    """A calculation's inputs and outputs against what they follow from, without running it."""
+    return list(_checks(recorded, materials))
+
+
+def _checks(recorded: Recorded, materials: Materials) -> Iterator[Difference]:
+    document, science = recorded.document, recorded.science
+    stated = document["provenance"]["science_hash"]
+    if (found := science_hash(science)) != stated:
+        yield Difference(path="provenance.science_hash", recorded=stated, replayed=found)
+    start = _start(recorded, materials)
+    structure = start.structure if isinstance(start, CalculationDoc) else start
+    assert structure is not None
+    went_in = digest(geometry(structure))
+    if went_in != science.inputs["structure"]:
+        path = "provenance.science.inputs.structure"
+        yield Difference(path=path, recorded=science.inputs["structure"], replayed=went_in)
+    try:
+        _calculator(document["backend"], science, structure)
+    except SettingsDifferError as error:
+        yield error.difference
+    if document["structure"] is None:
+        return
+    atoms = len(document["structure"]["sites"])
+    if document["energy"] is not None:
+        each = document["energy"] / atoms
+        if each != document["energy_per_atom"]:
+            yield Difference(path="energy_per_atom", recorded=document["energy_per_atom"], replayed=each)
+        told = (document.get("task") or {}).get("output") or {}
+        if (energy := told.get("energy")) is not None and energy != document["energy"]:
+            yield Difference(path="energy", recorded=document["energy"], replayed=energy)
+        if isinstance(out := told.get("structure"), Mapping) and (
+            beyond := agree({"structure": document["structure"]}, {"structure": out}).first
+        ):
+            yield beyond
+
+
+class SettingsDifferError(ReplayError):
+    """The recorded calculator is not the preset's, nor can it be made from the record."""
+
+    def __init__(self, difference: Difference) -> None:
+        super().__init__(f"its calculator is not that of the preset: {difference.line()}")
+        self.difference = difference
+
+
+def _start(recorded: Recorded, materials: Materials) -> Structure | CalculationDoc:
+    """What the calculation began from: another one, or the candidate's symmetrised primitive cell."""
+    science, document = recorded.science, recorded.document
+    if previous := science.inputs["previous"]:
+        return CalculationDoc.model_validate(materials.of_science(previous, "calculation before"))
+    name = document["candidate_id"]
+    candidate = collection(materials.jobs, "candidates").query_one({"candidate_id": name}, properties=["structure"])
+    sent = []
+    if candidate is not None:
+        sent.append(symmetrised_primitive(Structure.from_dict(candidate["structure"]), SCREEN.symprec_loose))
+    criteria = {"output.@class": "VerificationDoc", "output.candidate_id": name}
+    sent += [
+        Structure.from_dict(d["output"]["sent"])
+        for d in materials.jobs.query(criteria, properties=["output.sent"])
+        if d["output"].get("sent")
+    ]
+    if not sent:
+        raise ReplayError(f"its candidate {name} is not in the store any more")
+    return next((each for each in sent if digest(geometry(each)) == science.inputs["structure"]), sent[0])
+
+
+def _calculator(name: str, science: Science, structure: Structure) -> tuple[bool, Any, dict[str, str]]:
+    """Whether it is handed the folder of the one before, the calculator, and its pseudopotentials.
+
+    The preset's, if its settings are the recorded ones, else made from these. Raises SettingsDifferError.
+    """
+    parameters = science.parameters
+    preset = backend(name)
+    first: Difference | None = None
+    options = [preset.steps.get(parameters["step"]), _from_record(parameters["settings"])]
+    for calculator in options:
+        if calculator is None:
+            continue
+        filled = copy.deepcopy(calculator)
+        pseudos = CalculateMaker(code=parameters["code"])._fill(filled, structure.copy())
+        found = agree({"settings": parameters["settings"]}, {"settings": settings_of(filled)}).first
+        if found is None:
+            return preset.hands_on, calculator, pseudos
+        first = first or found
+    raise SettingsDifferError(first or Difference(path="settings", recorded=parameters["calculator"], replayed=None))
+
+
+def _from_record(settings: Any) -> Any:
+    """A calculator made from its recorded settings; None where they hold hashes, or classes of other packages."""
+    pending, classes = [settings], []
+    while pending:
+        held = pending.pop()
+        if isinstance(held, Mapping):
+            if "@module" in held:
+                classes.append(str(held["@module"]).partition(".")[0])
+            if set(held) == {"sha256"} or "@callable" in held or isinstance(held.get("pseudos"), list):
+                return None
+            pending += held.values()
+        elif isinstance(held, list):
+            pending += held
+    if not classes or not set(classes) <= set(TRUSTED):
+        return None
+    try:
+        return MontyDecoder().process_decoded(settings)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
