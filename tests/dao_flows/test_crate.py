@@ -1,20 +1,26 @@
 """A crate brings a history into another store, the same to the last digit, or nothing at all."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
+import platform
 import random
 import re
 import secrets
 import shutil
+import subprocess
+import warnings
 import zipfile
 from pathlib import Path
 
 import pytest
 from jobflow import JobStore
 from maggma.stores import MongoStore
+from pymatgen.core import Lattice, Structure
 
+from dao_flows.audit.graph import build
 from dao_flows.crate import CrateError, Limits, importing
 from dao_flows.crate.archive import MOMENT
 from dao_flows.crate.contents import stored_form
@@ -30,7 +36,11 @@ from dao_flows.settings import Settings
 from dao_flows.stores import JOBS, EmbeddedStore, collection
 
 rocrate = pytest.importorskip("rocrate", reason="exporting needs the extra `crates`")
+prov = pytest.importorskip("prov", reason="exporting needs the extra `crates`")
+importlib.import_module("prov.model")
 BOUNDS = Limits()
+ROOT = Path(__file__).parents[2]
+SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 
 
 def everything(store: JobStore) -> dict[str, dict[str, bytes]]:
@@ -136,6 +146,10 @@ def test_a_history_arrives_as_it_was(source, whole, empty, config, tmp_path, aud
     assert len(done.checkpoints) == 2
     assert {parts(folder)[1] for folder in done.datasets.values()} == set(done.datasets)
     assert len(done.datasets) == 2
+    wanted = json.loads(files_of(whole)[MANIFEST])["asked"]
+    graph, same = (build(store, wanted, "back") for store in (source, empty))
+    assert (graph.nodes, graph.edges) == (same.nodes, same.edges)
+    assert len(graph.nodes) > 15
     again = bring(whole, empty, config)
     assert not again.changes
     assert sum(again.present.values()) == sum(done.added.values())
@@ -209,6 +223,24 @@ def test_a_forged_manifest_does_not_help(whole):
             pass
         changed += 1
     assert changed > 30
+
+
+def test_what_stands_beside_an_output_is_held_to_the_record_of_the_attempt(whole):
+    files = files_of(whole)
+    jobs = [name for name in files if name.startswith("documents/jobs/")]
+    for name in jobs:
+        document = json.loads(files[name])
+        for field, value in (("name", "other"), ("completed_at", "2020-01-01T00:00:00"), ("hosts", ["other"])):
+            changed = forged({**files, name: canonical_json({**document, field: value})})
+            with pytest.raises(CrateError, match="record of its job"), open_crate(changed, BOUNDS):
+                pass
+    name = next(name for name in jobs if json.loads(files[name])["output"] is None)
+    changed = canonical_json({**json.loads(files[name]), "output": [1]})
+    with (
+        pytest.raises(CrateError, match="its output is not what the record"),
+        open_crate(forged({**files, name: changed}), BOUNDS),
+    ):
+        pass
 
 
 def test_missing_unknown_and_misplaced_members(whole):
@@ -324,6 +356,101 @@ def test_without_weights_and_rows_the_crate_says_what_it_lacks(source, audited_h
     store.connect()
     done = bring(tmp_path / "x.zip", store, config)
     assert len(done.left) == 4 and not done.checkpoints and not done.datasets
+
+
+def test_credentials_reach_no_crate(source, audited_home, tmp_path, monkeypatch):
+    planted = "p1anted-secret-value"
+    monkeypatch.setenv("MY_SERVICE_TOKEN", planted)
+    monkeypatch.setenv("SOME_DATABASE", f"postgresql://me:{planted}-2@host/db")
+    export(source, audited_home, tmp_path / "x.zip", authors=["Ada Lovelace"])
+    assert not [name for name, content in files_of(tmp_path / "x.zip").items() if planted.encode() in content]
+    for name, value in (("name", planted), ("description", f"see mongodb://me:{planted}@host"), ("licence", planted)):
+        with pytest.raises(CrateError, match="looks like a password") as error:
+            export(source, audited_home, tmp_path / f"{name}.zip", **{name: value})
+        assert planted not in str(error.value)
+        assert not (tmp_path / f"{name}.zip").exists()
+
+
+def test_a_document_with_credentials_is_not_exported(tmp_path, a_candidate, put, monkeypatch, tiny_library):
+    planted = "p1anted-secret-value"
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "store")))
+    store.connect()
+    candidate = a_candidate("dao-0123456789ab", SALT)
+    candidate.screening.science.parameters["note"] = f"https://me:{planted}@host/"
+    put(store, candidate, name="candidates")
+    with pytest.raises(CrateError, match=r"documents/candidates/dao-0123456789ab.json would hold") as error:
+        export_crate(store, ["dao-0123456789ab"], tmp_path / "x.zip")
+    assert planted not in str(error.value)
+
+
+def test_the_metadata_names_no_place_of_this_machine(whole, audited_home):
+    files = files_of(whole)
+    told = b"".join(files[name] for name in (METADATA, "prov.json", "workflow.json", "README.md", MANIFEST))
+    for place in (str(audited_home), str(Path.home()), os.sep + "tmp" + os.sep, f'"{platform.node()}"'):
+        assert place.encode() not in told
+
+
+def test_the_history_is_told_twice_and_the_same(whole):
+    """In RO-Crate and in PROV: each job, what it used, what it made; the files are there."""
+    files = files_of(whole)
+    graph = {entity["@id"]: entity for entity in json.loads(files[METADATA])["@graph"]}
+    history = prov.model.ProvDocument.deserialize(content=files["prov.json"].decode(), format="json")
+    actions = {name: e for name, e in graph.items() if e["@type"] == "CreateAction" and name != "#run"}
+    activities = {str(record.identifier.localpart) for record in history.get_records(prov.model.ProvActivity)}
+    assert {name.removeprefix("#") for name in actions} == activities
+    assert len(actions) == len([name for name in files if name.startswith("documents/jobs/")])
+    for action in actions.values():
+        for side in ("object", "result"):
+            for entity in as_list(action.get(side)):
+                assert entity["@id"] in graph
+        assert graph[action["instrument"]["@id"]]["@type"] == "SoftwareApplication"
+    made = {entity["@id"] for action in actions.values() for entity in as_list(action["result"])}
+    used = {entity["@id"] for action in actions.values() for entity in as_list(action.get("object"))}
+    assert [
+        name for name in files if name.startswith(("structures/", "documents/jobs/", "files/")) and name not in made
+    ] == []
+    assert {name for name in graph if name.startswith(("#checkpoint-", "#dataset-"))} <= used
+    listed = {part["@id"] for part in as_list(graph["./"]["hasPart"])}
+    assert listed == set(files) - {METADATA}
+    generation = prov.model.ProvGeneration
+    assert {str(record.args[0].localpart) for record in history.get_records(generation)} == {
+        n.lstrip("#") for n in made
+    }
+
+
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+VALIDATOR = os.environ.get("ROCRATE_VALIDATOR") or shutil.which("rocrate-validator")
+
+
+@pytest.mark.skipif(VALIDATOR is None, reason="roc-validator is not installed (it needs an environment of its own)")
+def test_the_public_validator_finds_nothing_to_complain_of(whole, tmp_path):
+    command = [VALIDATOR, "-y", "--disable-color", "validate", "--no-paging", "-p", "provenance-run-crate", str(whole)]
+    if cache := os.environ.get("ROCRATE_VALIDATOR_CACHE"):
+        command += ["--offline", "--cache-path", cache]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    said = done.stdout + done.stderr
+    if "Name or service not known" in said or "Temporary failure" in said or "Max retries" in said:
+        pytest.skip("roc-validator needs the network, or ROCRATE_VALIDATOR_CACHE: a cache that it has warmed")
+    assert "is a valid provenance-run-crate-0.5" in said, said
+    assert done.returncode == 0
+
+
+def test_fuzzing_finds_nothing(source, audited_home, tmp_path, monkeypatch):
+    """A few hundred inputs of benchmarks/fuzz_crate.py, from a crate of a single screening."""
+    spec = importlib.util.spec_from_file_location("fuzz_crate", ROOT / "benchmarks" / "fuzz_crate.py")
+    fuzz = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fuzz)
+    candidate = collection(source, "candidates").query_one({})["candidate_id"]
+    export_crate(source, [candidate], tmp_path / "x.zip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fuzz.run((tmp_path / "x.zip").read_bytes(), 350, seed=3, tell=lambda text: None)
+    assert found["findings"] == []
+    assert all(counts.get("refused", 0) > 20 for counts in found["outcomes"].values())
+    assert found["outcomes"]["forged"].get("read", 0) > 0  # whoever makes all hashes fit is believed: hence signatures
 
 
 @pytest.mark.parametrize(
