@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from dao_flows import stores
 from dao_flows.launch.flows import Planned
 from dao_flows.launch.launchpad import launchpad
 from dao_flows.launch.project import worker
-from dao_flows.launch.routes import DEFAULTS
+from dao_flows.launch.routes import CPU, DEFAULTS
 from dao_flows.launch.submit import submit
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI", "mongodb://127.0.0.1:27017")
@@ -242,10 +243,17 @@ def test_a_job_that_was_claimed_and_not_begun_is_found(project, work, finish, su
 
 def test_a_worker_that_is_ended_says_so_of_its_job(project, work, finish, submitted, call, bodies):
     pad = launchpad()
-    (flow,) = submit([Planned("predict", "a" * 64, "lingers", Flow([bodies.linger("marker", 300)]))], *bodies.how).flows
-    submit([Planned("predict", "c" * 64, "is next", Flow([bodies.linger("other", 0)]))], *bodies.how)
+    (flow,) = submit(
+        [Planned("predict", "a" * 64, "lingers", Flow([bodies.linger(str(project / "marker"), 300)]))], *bodies.how
+    ).flows
+    submit(
+        [Planned("predict", "c" * 64, "is next", Flow([bodies.linger(str(project / "other"), 0)]))],
+        launchpad(),
+        DEFAULTS,
+        "none",
+    )
     worker = work(project, "cpu")
-    wait_until(lambda: (project / "launches" / "marker").exists())
+    wait_until(lambda: (project / "marker").exists())
     worker.terminate()
     assert worker.wait(60) == 128 + signal.SIGTERM
     assert pad.fireworks.count_documents({"state": "READY"}) == 1  # the other job is left to other workers
@@ -296,7 +304,7 @@ def test_a_worker_on_a_full_disk_takes_no_job(project, full, work, finish, submi
     assert counts()["reruns"] == 0
 
 
-def test_a_full_disk_fails_a_reserved_job_with_one_clear_line(project, full, submitted, call, bodies):
+def test_a_full_disk_fails_a_reserved_job_with_one_clear_line(project, full, submitted, call):
     """What qlaunch's jobs do, which are there for one job alone."""
     place, filling = full
     flow = submitted("predict", "NaCl", *QUICK)[0]
@@ -321,7 +329,7 @@ def test_a_document_over_16_mb_is_refused_and_leaves_nothing(project, work, fini
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert "too many for one job" in err
     assert launchpad().workflows.count_documents({}) == 0
-    submit([Planned("predict", "b" * 64, "is bulky", Flow([bodies.bulk(17_000_000)]))], *bodies.how)
+    submit([Planned("predict", "b" * 64, "is bulky", Flow([bodies.bulk(17_000_000)]))], launchpad(), DEFAULTS, "none")
     finish(work(project, "cpu"))
     (failure,) = json.loads(call("status", "--json")[1])["failures"]
     assert failure["advice"].startswith("what it would store is larger than the 16 MB that MongoDB takes")
@@ -349,6 +357,79 @@ def test_the_same_flow_submitted_twice_runs_once(project, work, finish, submitte
     assert counts()["begun twice"] == 0
 
 
+def slurm(*command):
+    """The answer of a command of Slurm's; nothing where there is none that runs."""
+    if shutil.which(command[0]) is None:
+        return ""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+with_slurm = pytest.mark.skipif(
+    not {"gpu", "cpu"} <= set(slurm("sinfo", "--noheader", "--format=%R").split()),
+    reason="no Slurm with partitions gpu and cpu runs here",
+)
+SLURM = ("--queue", "slurm", "--gpu-queue", "gpu", "--dft-queue", "cpu", "--cpu-queue", "cpu")
+
+
+def to_queue(project, route):
+    """Hand one job to Slurm, as launch.sh does, and return the queue's id of it."""
+    files = ["-l", str(project / "my_launchpad.yaml"), "-w", str(project / f"fworker_{route}.yaml")]
+    place = project / "launches" / f"{route}-{time.monotonic_ns()}"
+    place.mkdir()
+    command = [*worker("qlaunch"), "-r", *files, "-q", str(project / f"qadapter_{route}.yaml"), "singleshot"]
+    subprocess.run(command, cwd=place, check=True, capture_output=True, timeout=120)
+    latest = launchpad().launches.find_one(
+        {"state_history.reservation_id": {"$exists": True}}, sort=[("launch_id", -1)]
+    )
+    return str(next(entry["reservation_id"] for entry in latest["state_history"] if "reservation_id" in entry))
+
+
+@with_slurm
+def test_a_job_over_its_wall_time_is_found_at_once_and_run_again_once(set_up, call, bodies):
+    project = set_up(*SLURM)
+    routes = {**DEFAULTS, "linger": CPU.model_copy(update={"walltime": "00:01:00"})}
+    job = bodies.linger(str(project / "marker"), 900)
+    flow = submit([Planned("predict", "d" * 64, "lingers", Flow([job]))], launchpad(), routes, "slurm").flows[0].flow
+    to_queue(project, "cpu")
+    fizzled = {"fw_id": flow, "state": "FIZZLED"}
+    wait_until(lambda: launchpad().fireworks.count_documents(fizzled), seconds=300, every=2)
+    (failure,) = json.loads(call("status", "--json")[1])["failures"]
+    assert "the worker was ended (SIGTERM)" in failure["lines"][-1]
+    assert "more wall time" in failure["advice"]
+    assert counts()["results"] == {}
+    assert call("rerun", str(flow))[1] == f"again: jobs {flow}\n"
+    to_queue(project, "cpu")
+    wait_until(lambda: launchpad().fireworks.count_documents({"state": "COMPLETED"}), seconds=120, every=1)
+    found = counts()
+    assert (found["results"], found["reruns"], found["launches"]) == ({"linger": 1}, 1, {"FIZZLED": 1, "COMPLETED": 1})
+
+
+@with_slurm
+@pytest.mark.skipif("DAO_FLOWS_TEST_SLURM_DRAIN" not in os.environ, reason="this Slurm is not ours to drain")
+def test_jobs_wait_for_a_drained_node_and_a_place_in_the_queue_that_is_lost_is_found(set_up, call, submitted):
+    project = set_up(*SLURM)
+    node = slurm("sinfo", "--noheader", "--format=%n").split()[0]
+    first, second = submitted("predict", "NaCl", *QUICK)[0], submitted("predict", "KCl", *QUICK)[0]
+    slurm("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+    try:
+        jobs = [to_queue(project, "gpu") for _ in range(2)]
+        time.sleep(5)
+        assert [slurm("squeue", "--noheader", "--format=%t", "--jobs", job) for job in jobs] == ["PD", "PD"]
+        (generate, screen) = json.loads(call("status", "--json")[1])["stages"]
+        assert (generate["states"], screen["states"]) == ({"RESERVED": 2}, {"WAITING": 2})
+        assert call("rerun", "--all")[1] == "nothing failed, was lost or cancelled\n"
+        slurm("scancel", jobs[1])
+        wait_until(lambda: jobs[1] not in slurm("squeue", "--noheader", "--format=%A").split())
+        assert call("rerun", "--all")[1] == f"again: jobs {max(first['jobs'][0], second['jobs'][0])}\n"
+        to_queue(project, "gpu")
+    finally:
+        slurm("scontrol", "update", f"nodename={node}", "state=resume")
+    done = launchpad().fireworks.count_documents
+    wait_until(lambda: done({"state": "COMPLETED"}) == 2, seconds=180, every=1)
+    found = counts()
+    assert (found["results"], found["begun"], found["begun twice"]) == ({"generate": 2}, 2, 0)
+
+
 BODIES = '''
 import time
 from pathlib import Path
@@ -357,11 +438,10 @@ from jobflow import job
 @job
 def linger(marker, seconds):
     """Takes long the first time."""
-    place = Path.cwd().parent.parent / marker
-    if not place.exists():
-        place.touch()
+    if not Path(marker).exists():
+        Path(marker).touch()
         time.sleep(seconds)
-    return marker
+    return Path(marker).name
 
 @job
 def bulk(size):
@@ -371,12 +451,11 @@ def bulk(size):
 
 @pytest.fixture
 def bodies(tmp_path, monkeypatch):
-    """Jobs for trying faults, which workers can import; how: what `submit` wants beside the flows."""
+    """Jobs for trying faults, which workers can import."""
     (tmp_path / "bodies").mkdir()
     (tmp_path / "bodies" / "dao_flows_test_bodies.py").write_text(BODIES)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "bodies"))
     monkeypatch.syspath_prepend(tmp_path / "bodies")
     found = importlib.import_module("dao_flows_test_bodies")
-    found.how = (launchpad(), DEFAULTS, "none")
     yield found
     del sys.modules["dao_flows_test_bodies"]
