@@ -37,7 +37,8 @@ class CandidateBuilder(Builder):
         criteria: dict[str, Any] = {"output.@class": ScreeningDoc.__name__}
         if self.uuids is not None:
             criteria["uuid"] = {"$in": self.uuids}
-        found = self.jobs.query(criteria, properties=["uuid", "index", "completed_at"], sort={"completed_at": 1})
+        fields = ["uuid", "index", "completed_at"]
+        found = list(self.jobs.query(criteria, properties=fields, sort={"completed_at": 1}))  # servers end idle cursors
         known = set(self.candidates.distinct(JOB, {JOB: {"$in": self.uuids}} if self.uuids is not None else None))
         for job in found:
             if job["uuid"] not in known:

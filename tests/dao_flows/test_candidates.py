@@ -66,3 +66,24 @@ def test_candidates_are_found_by_id_and_by_a_unique_beginning(stored):
     for nothing in ("dao-xyz", "nonsense", ids[0] + "0"):
         with pytest.raises(InputError, match="dao-flows list"):
             find(candidates, nothing)
+
+
+def test_no_cursor_stays_open_while_documents_are_laid_out(screening, elsewhere, monkeypatch):
+    """Servers end a cursor that is idle for ten minutes, and laying out a hundred large documents takes longer."""
+    jobs, candidates = elsewhere
+    for name in ("first", "second"):
+        jobs.update({**screening, "_id": name, "uuid": name})
+    still_open = []
+
+    def query(*args, _inner=jobs.query, **kwargs):
+        still_open.append(args)
+        yield from _inner(*args, **kwargs)
+        still_open.remove(args)
+
+    monkeypatch.setattr(jobs, "query", query)
+    builder = CandidateBuilder(jobs, candidates)
+    laid_out = []
+    for item in builder.get_items():
+        laid_out.append(builder.process_item(item))
+        assert len(still_open) <= 1  # that of this very document
+    assert len(laid_out) == 2
