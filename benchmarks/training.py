@@ -18,6 +18,7 @@ from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.data import read_crystals
 from dao_flows.model.dataset import DataError
+from dao_flows.model.memory import keep_freed_memory
 from dao_flows.model.throughput import throughput
 from dao_flows.model.train_config import TrainingError
 
@@ -44,6 +45,8 @@ def main() -> int:
     args = p.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.device == "cpu":
+        keep_freed_memory()  # as training does
     network = QUICK if args.quick else {name: getattr(args, name) for name in asdict(CrysformerConfig())}
     try:
         architecture = asdict(DaoConfig(network=CrysformerConfig(**network), volume_scaling=True))

@@ -105,7 +105,9 @@ class PairAttention(nn.Module):
         weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F)
         weight = weight - weight.mean(1, keepdim=True)
         constant = F.linear(pairs.gram, weight[:, :9])
-        out: Tensor = self.to_out(attend(q, kv, weight[:, 9:].to(q.dtype), constant, pairs, self.heads))
+        waves = weight[:, 9:].view(self.heads, -1, 2, pairs.sin.shape[-1]).permute(2, 0, 1, 3)
+        waves = waves.to(q.dtype, memory_format=torch.contiguous_format)
+        out: Tensor = self.to_out(attend(q, kv, waves, constant, pairs, self.heads))
         return out
 
 

@@ -64,7 +64,7 @@ class PairGeometry:
 def attend(q: Tensor, kv: Tensor, waves: Tensor, constant: Tensor, geometry: PairGeometry, heads: int) -> Tensor:
     """(B, N, H), before the projection that follows attention.
 
-    q: (B, N, H), scaled; kv: (B, N, 2H); waves: (H, 2W), columns of W for sines and cosines, in the precision of q;
+    q: (B, N, H), scaled; kv: (B, N, 2H); waves: (2, h, d, W), W for sines and for cosines, in the precision of q;
     constant: (B, H), W G. Differentiable once, in all of these, angles and rstd.
     """
     out: Tensor = _Attention.apply(q, kv, waves, constant, geometry.angle, geometry.rstd, geometry, heads)
@@ -105,9 +105,9 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         (b, n, hidden), w = q.shape, angle.shape[-1]
         d, sin, cos = hidden // h, geometry.sin, geometry.cos
-        w_sin, w_cos = waves.view(h, d, 2, w).unbind(2)
+        w_sin, w_cos = waves.unbind(0)
 
-        rows = q.view(b * n, h, d).transpose(0, 1)
+        rows = q.view(b * n, h, d).transpose(0, 1).contiguous()
         z_sin, z_cos = (torch.bmm(rows, each).view(h, b, n, w).transpose(0, 1) for each in (w_sin, w_cos))
         u_sin, u_cos = (u.view(b, h * n, w) for u in _rotate(z_sin, z_cos, geometry, 1, True))
         pair = torch.bmm(u_sin, sin.mT).baddbmm_(u_cos, cos.mT).view(b, h, n, n)
@@ -134,22 +134,21 @@ class _Attention(torch.autograd.Function):
 
         ctx.geometry, ctx.h = geometry, h
         moving = (pair, u_sin, u_cos) if ctx.needs_input_grad[4] or ctx.needs_input_grad[5] else ()
-        ctx.save_for_backward(q, q_heads, k_heads, v_heads, a, a_heads, weights, *seen, waves, *moving)
+        ctx.save_for_backward(rows, q_heads, k_heads, v_heads, a, a_heads, weights, *seen, waves, *moving)
         return _atoms_first(by_crystal.view(b, h, n, d), by_head.view(h, b, n, d))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, q_heads, k_heads, v_heads, a, a_heads, weights, seen_sin, seen_cos, waves, *moving = ctx.saved_tensors
+        rows, q_heads, k_heads, v_heads, a, a_heads, weights, seen_sin, seen_cos, waves, *moving = ctx.saved_tensors
         geometry, h = ctx.geometry, ctx.h
         sin, cos, rstd = geometry.sin, geometry.cos, geometry.rstd
-        (b, n, hidden), w = q.shape, sin.shape[-1]
+        (b, n, hidden), w = grad.shape, sin.shape[-1]
         d = hidden // h
-        w_sin, w_cos = waves.view(h, d, 2, w).unbind(2)
+        w_sin, w_cos = waves.unbind(0)
 
-        grad = grad.contiguous()
-        g_rows = grad.view(b * n, h, d).transpose(0, 1)
-        g_heads = grad.view(b, n, h, d).transpose(1, 2).reshape(b * h, n, d)
+        g_rows = grad.reshape(b * n, h, d).transpose(0, 1).contiguous()
+        g_heads = grad.reshape(b, n, h, d).transpose(1, 2).reshape(b * h, n, d)
         dy_sin, dy_cos = (torch.bmm(g_rows, each).view(h, b, n, w).transpose(0, 1) for each in (w_sin, w_cos))
         ds_sin, ds_cos = (s.view(b, h * n, w) for s in _rotate(dy_sin, dy_cos, geometry, 1, True))
         dscaled = torch.bmm(ds_sin, sin.mT).baddbmm_(ds_cos, cos.mT).view(b, h, n, n).to(rstd.dtype)
@@ -159,26 +158,28 @@ class _Attention(torch.autograd.Function):
         dlogits.sub_((dlogits * a).sum(-1, keepdim=True)).mul_(a)
 
         dpair = dlogits * rstd
-        dqk = q.new_empty(b, h, n, n + 1)
+        dqk = rows.new_empty(b, h, n, n + 1)
         dqk[..., :n] = dlogits
         dqk[..., n] = dpair.sum(-1)
         dqk = dqk.view(b * h, n, n + 1)
-        dproducts = dpair.to(q.dtype).view(b, h * n, n)
+        dproducts = dpair.to(rows.dtype).view(b, h * n, n)
         du_sin, du_cos = (torch.bmm(dproducts, each).view(b, h, n, w) for each in (sin, cos))
         dz = [z.transpose(0, 1).view(h, b * n, w) for z in _rotate(du_sin, du_cos, geometry, -1, False)]
         by_head = torch.bmm(dz[0], w_sin.mT).baddbmm_(dz[1], w_cos.mT)
         by_crystal = torch.bmm(dqk, k_heads)
         dq = _atoms_first(by_crystal.view(b, h, n, d), by_head.view(h, b, n, d))
 
-        dkv_heads = torch.stack([torch.bmm(dqk.mT, q_heads), torch.bmm(a_heads.mT, g_heads)]).view(2, b, h, n + 1, d)
+        dkv_heads = rows.new_empty(2, b * h, n + 1, d)
+        torch.bmm(dqk.mT, q_heads, out=dkv_heads[0])
+        torch.bmm(a_heads.mT, g_heads, out=dkv_heads[1])
+        dkv_heads = dkv_heads.view(2, b, h, n + 1, d)
         dkv = dkv_heads[:, :, :, :n].permute(1, 3, 0, 2, 4).reshape(b, n, 2 * hidden)
         dconstant = dkv_heads[:, :, :, n].sum(0).view(b, hidden)
         dwaves = None
         if ctx.needs_input_grad[2]:
-            q_columns, g_columns = q.view(b * n, h, d).permute(1, 2, 0), g_rows.mT
-            parts = zip(dz, (seen_sin, seen_cos), strict=True)
-            dwaves = torch.stack([torch.bmm(q_columns, z).baddbmm_(g_columns, y) for z, y in parts], dim=2)
-            dwaves = dwaves.view(hidden, 2 * w)
+            dwaves = torch.empty_like(waves)
+            for made, z, y in zip(dwaves, dz, (seen_sin, seen_cos), strict=True):
+                torch.bmm(rows.mT, z, out=made).baddbmm_(g_rows.mT, y)
         if not moving:
             return dq, dkv, dwaves, dconstant, None, None, None, None
 

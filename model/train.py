@@ -29,6 +29,7 @@ from .data import CrystalTable, NothingSelectedError, read_crystals
 from .dataset import DataError, lineage
 from .distributed import joined, local_device
 from .library import find
+from .memory import keep_freed_memory
 from .metrics import METRICS, loss_curve
 from .stopping import UNFINISHED, Stop
 from .train_config import TrainConfig, TrainingError
@@ -250,6 +251,8 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from error
+    if device == "cpu":
+        keep_freed_memory()
     table, validation = read_tables(args)
     model, parent = new_model(args, table)
     with joined(device) as group:

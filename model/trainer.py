@@ -228,7 +228,7 @@ class Trainer:
         # after a rollback other noise: what made the loss diverge may have been a draw
         key = (1, self.step, len(self.rollbacks)) if self.rollbacks else (1, self.step)
         losses = self._losses(self.batches, bucket, rows, key)
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
         sum(losses.values()).backward()  # type: ignore[union-attr]
         self.group.add_gradients(self.parameters)
         torch.nn.utils.clip_grad_value_(self.parameters, self.config.clip_value)

@@ -159,9 +159,9 @@ def test_the_gradient_of_attention_written_by_hand_is_that_of_differences(moving
         torch.rand(b, n, 3, dtype=torch.float64),
         torch.randn(b, 3, 3, dtype=torch.float64) + 3 * torch.eye(3),
     )
-    inputs = [torch.randn(*shape, h * d, dtype=torch.float64) for shape in ((b, n), (b, n, 2), (h * d,), (b,))]
-    q, kv, constant = inputs[0], inputs[1].flatten(2), inputs[3]
-    waves = torch.randn(h * d, 6 * frequencies, dtype=torch.float64)
+    inputs = [torch.randn(*shape, h * d, dtype=torch.float64) for shape in ((b, n), (b, n, 2), (b,))]
+    q, kv, constant = inputs[0], inputs[1].flatten(2), inputs[2]
+    waves = torch.randn(2, h, d, 3 * frequencies, dtype=torch.float64)
 
     def function(q, kv, waves, constant, frac, lattice):
         pairs = PairGeometry.of(Crystals(numbers, frac, lattice), frequencies, torch.float64)
