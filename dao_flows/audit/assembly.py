@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.attempts import BEGAN, ENDED
 
-from .documents import Document, Node, Stored, claims, job_node, kind_of, made, source_node
+from .documents import Document, Node, Stored, claims, job_node, kind_of, listed, made, part, source_node, string
 from .graph import Attempt, Edge, Facts, Graph, State, without_circles
 
 if TYPE_CHECKING:
@@ -73,10 +73,11 @@ class _Assembly:
         """The last document of each job, and what it made."""
         groups: dict[str, list[Document]] = defaultdict(list)
         for job in self.stored.jobs:
-            groups[str(job["uuid"])].append(job)
+            if uuid := string(job.get("uuid")):
+                groups[uuid].append(job)
         for uuid, documents in groups.items():
-            documents.sort(key=lambda job: job.get("index") or 1)
-            self.flows[uuid] = [set(job.get("hosts") or ()) for job in documents]
+            documents.sort(key=lambda job: _number(job.get("index")))
+            self.flows[uuid] = [set(filter(string, listed(job.get("hosts")))) for job in documents]
             job = self.latest[uuid] = documents[-1]
             output = job.get("output")
             node = self.of_job[uuid] = job_node(uuid, output)
@@ -90,27 +91,29 @@ class _Assembly:
                 self.by_science[facts.science_hash].append(node)
             if isinstance(output, dict) and (kind := kind_of(output)):
                 self.claimed.append((node, kind, output))
-                if kind == "relaxation" and (relaxed := output.get("relaxed")):
-                    self.shards[relaxed["sha256"]].append(node)
+                if kind == "relaxation" and (shard := string(part(output, "relaxed").get("sha256"))):
+                    self.shards[shard].append(node)
 
     def _collections(self) -> None:
         """What is laid out: candidates, comparisons, and verifications whose jobs are elsewhere."""
         for document in self.stored.candidates:
-            self._collected("candidate", document["candidate_id"], document, document.get("screening") or {})
+            self._collected("candidate", document, part(document, "screening"))
         for document in self.stored.verifications:
-            if ("verification", document["verification_id"]) not in self.nodes:
-                self._collected("verification", document["verification_id"], document, document.get("provenance") or {})
+            if ("verification", string(document.get("verification_id"))) not in self.nodes:
+                self._collected("verification", document, part(document, "provenance"))
         for document in self.stored.comparisons:
-            self._collected("comparison", document["comparison_id"], document, {})
+            self._collected("comparison", document, {})
 
-    def _collected(self, kind: str, key: str, document: Document, provenance: Mapping[str, Any]) -> None:
-        node = (kind, str(key))
-        self.nodes[node] = _facts(node, document, provenance)
-        self.nodes[node].content_hash = document.get("content_hash") or provenance.get("content_hash")
+    def _collected(self, kind: str, document: Document, provenance: Mapping[str, Any]) -> None:
+        if (key := string(document.get(f"{kind}_id"))) is None:
+            return
+        node = (kind, key)
+        facts = self.nodes[node] = _facts(node, document, provenance)
+        facts.content_hash = string(document.get("content_hash")) or facts.content_hash
         if kind == "comparison":
-            self.nodes[node].when = document.get("verified_at")
-        if kind == "verification" and (found := provenance.get("science_hash")):
-            self.by_science[found].append(node)
+            facts.when = string(document.get("verified_at"))
+        if kind == "verification" and facts.science_hash:
+            self.by_science[facts.science_hash].append(node)
         self.claimed.append((node, kind, document))
 
     # edges that documents claim
@@ -118,9 +121,9 @@ class _Assembly:
     def _claims(self) -> None:
         for node, kind, document in sorted(self.claimed, key=lambda claimed: claimed[1] != "candidate"):
             own = self.latest.get(self.nodes[node].job or "", {})
-            original = _execution(document).get("job_uuid")
+            original = string(part(document, "provenance", "execution").get("job_uuid"))
             if kind not in ("candidate", "comparison") and original and own and original != own["uuid"]:
-                taken = self.of_job.get(str(original), ("job", str(original)))
+                taken = self.of_job.get(original, ("job", original))
                 if taken != node:
                     self._edge(taken, node, TOOK_OVER)  # a result that was in the store already
             for claim in claims(kind, document):
@@ -205,30 +208,31 @@ class _Assembly:
         parents: dict[str, list[str]] = {}
         names: dict[str, Document] = {}
         for record in sorted(self.stored.runs, key=lambda record: str(record.get("record_id"))):
-            key, uuid = record.get("attempt_id"), record.get("job_uuid")
+            key, uuid = string(record.get("attempt_id")), string(record.get("job_uuid"))
             if record.get("event") not in (BEGAN, ENDED) or not key or not uuid:
                 continue
-            attempt = found.setdefault(key, Attempt(record.get("job_index") or 1))
+            attempt = found.setdefault(key, Attempt(_number(record.get("job_index"))))
             jobs[key] = uuid
             names[uuid] = {**names.get(uuid, {}), **record}
             if record["event"] == BEGAN:
-                attempt.began, attempt.who = record.get("at"), record.get("who")
-                attempt.host = (record.get("process") or {}).get("host")
+                attempt.began, attempt.who = string(record.get("at")), string(record.get("who"))
+                attempt.host = string(part(record, "process").get("host"))
                 if attempt.index == 1 or uuid not in parents:
-                    parents[uuid] = list(record.get("parents") or ())
+                    parents[uuid] = [parent for parent in listed(record.get("parents")) if string(parent)]
             else:
-                attempt.ended, attempt.outcome = record.get("at"), record.get("outcome")
-                attempt.error = record.get("error")
+                attempt.ended, attempt.outcome = string(record.get("at")), string(record.get("outcome"))
+                attempt.error = string(record.get("error"))
         for key, attempt in found.items():
             uuid = jobs[key]
             node = self.of_job.setdefault(uuid, ("job", uuid))
             if node not in self.nodes:
                 record = names[uuid]
+                name = string(record.get("job_name"))
                 self.nodes[node] = Facts(
-                    str(record.get("job_name") or "job"),
+                    name or "job",
+                    run=string(record.get("run_id")),
                     job=uuid,
-                    job_name=record.get("job_name"),
-                    run=record.get("run_id"),
+                    job_name=name,
                     maker=str(record.get("function") or "").partition(".")[0] or None,
                 )
             self.nodes[node].attempts.append(attempt)
@@ -245,7 +249,8 @@ class _Assembly:
     def _attempted(self, attempts: Mapping[str, list[str]]) -> None:
         """Parents that only the records of attempts name: of jobs that failed, or wrote no document."""
         for uuid, parents in attempts.items():
-            node = self.of_job[uuid]
+            if (node := self.of_job.get(uuid)) is None:
+                continue  # records that contradict each other
             for parent in parents:
                 for meant in self._outputs(parent):
                     if meant != node and not self._follows(node, meant):
@@ -281,22 +286,19 @@ class _Assembly:
             if facts.run and node[0] not in ("candidate", "comparison"):
                 runs[facts.run].add(node)
         for record in self.stored.runs:
-            if not (run := record.get("run_id")):
+            if not (run := string(record.get("run_id"))):
                 continue
-            uuid = (record.get("batch") or {}).get("generate_uuid")
+            uuid = string(part(record, "batch").get("generate_uuid"))
             if uuid in self.of_job:  # another run's, perhaps, that this one took over
                 runs[run].add(self.of_job[uuid])
             facts = self.nodes.setdefault(("run", run), Facts(f"run {run}"))
             if record.get("event") == "start":
-                facts.when = record.get("at")
-                facts.host = (record.get("process") or {}).get("host")
+                facts.when = string(record.get("at"))
+                facts.host = string(part(record, "process").get("host"))
                 facts.details |= {name: record[name] for name in ("command", "who") if record.get(name)}
             elif record.get("event") == "end":
-                facts.details["outcome"] = record.get("outcome")
-                if record.get("error"):
-                    facts.details["error"] = record["error"]
-                if record.get("outcome") == "failed":
-                    facts.state = "failed"
+                facts.details |= {name: record[name] for name in ("outcome", "error") if record.get(name)}
+                facts.state = "failed" if record.get("outcome") == "failed" else "stored"
         for run, nodes in runs.items():
             self.nodes.setdefault(("run", run), Facts(f"run {run}"))
             self._lead(("run", run), nodes, STARTED)
@@ -335,41 +337,31 @@ class _Assembly:
         facts.label = f"{name or node[0]} {node[1][:8]}" if node[0] != "source" else str(name or "raw data")
 
 
-def _execution(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    provenance = document.get("provenance")
-    execution = provenance.get("execution") if isinstance(provenance, Mapping) else None
-    return execution if isinstance(execution, Mapping) else {}
-
-
 def _of_job(node: Node, job: Document, documents: list[Document]) -> Facts:
     """What the document of a job tells; `documents`: all of this uuid, replacements too."""
-    output = job.get("output")
-    output = output if isinstance(output, dict) else {}
-    provenance = output.get("provenance") if isinstance(output.get("provenance"), dict) else {}
-    facts = _facts(node, output, provenance or {})
-    facts.job, facts.job_name = str(job["uuid"]), job.get("name")
+    facts = _facts(node, part(job, "output"), part(job, "output", "provenance"))
+    facts.job, facts.job_name = string(job["uuid"]), string(documents[0].get("name"))
     if len(documents) > 1:
-        facts.job_name = documents[0].get("name")
         facts.details["replaced"] = len(documents) - 1
     if node[0] == "job":
         facts.label = facts.job_name or "job"
     facts.when = facts.when or _moment(job.get("completed_at"))
-    facts.run = ((job.get("metadata") or {}).get("dao_flows") or {}).get("run_id")
+    facts.run = string(part(job, "metadata", "dao_flows").get("run_id"))
     return facts
 
 
 def _facts(node: Node, document: Mapping[str, Any], provenance: Mapping[str, Any]) -> Facts:
-    science, execution = provenance.get("science") or {}, provenance.get("execution") or {}
+    science, execution = part(provenance, "science"), part(provenance, "execution")
     facts = Facts(
         label=_label(node, document, science),
         state="failed" if document.get("state") == "failed" else "stored",
-        when=execution.get("ended_at"),
-        job=execution.get("job_uuid"),
-        maker=science.get("maker"),
-        code_version=science.get("code_version"),
-        host=execution.get("host"),
-        science_hash=provenance.get("science_hash"),
-        content_hash=provenance.get("content_hash"),
+        when=string(execution.get("ended_at")),
+        job=string(execution.get("job_uuid")),
+        maker=string(science.get("maker")),
+        code_version=string(science.get("code_version")),
+        host=string(execution.get("host")),
+        science_hash=string(provenance.get("science_hash")),
+        content_hash=string(provenance.get("content_hash")),
     )
     told = ("formula", "z", "rank", "prototype", "backend", "step", "stage", "split", "shard", "rows", "error", "path")
     facts.details = {name: document[name] for name in told if document.get(name) is not None}
@@ -385,8 +377,8 @@ def _facts(node: Node, document: Mapping[str, Any], provenance: Mapping[str, Any
 
 
 def _formulas(science: Mapping[str, Any]) -> list[str]:
-    asked = (science.get("inputs") or {}).get("compositions")
-    return [entry["formula"] for entry in asked if "formula" in entry] if isinstance(asked, list) else []
+    asked = listed(part(science, "inputs").get("compositions"))
+    return [name for entry in asked if (name := string(part(entry).get("formula")))]
 
 
 def _label(node: Node, document: Mapping[str, Any], science: Mapping[str, Any]) -> str:
@@ -410,6 +402,10 @@ def _label(node: Node, document: Mapping[str, Any], science: Mapping[str, Any]) 
             return f"{'merging' if node[0] == 'relaxed_dataset' else 'building'} of a dataset"
         case _:
             return kind
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 1
 
 
 def _moment(value: Any) -> str | None:

@@ -103,7 +103,8 @@ def read(store: JobStore) -> Stored:
         setattr(stored, name, list(collection(store, name).query(properties=fields)))
     found: dict[str, list[str]] = defaultdict(list)
     for job in store.docs_store.query({"name": STORING}, properties=["uuid", "output"]):
-        found[job["uuid"]] += [reference["uuid"] for reference in _references(job.get("output"))]
+        if uuid := string(job.get("uuid")):
+            found[uuid] += [reference["uuid"] for reference in _references(job.get("output"))]
     stored.references = dict(found)
     return stored
 
@@ -124,24 +125,24 @@ def job_node(uuid: str, output: Any) -> Node:
     kind = kind_of(output)
     if kind is None:
         return "job", uuid
-    if kind == "verification" and output.get("verification_id"):
-        return kind, str(output["verification_id"])  # the collection's id
+    if kind == "verification" and (name := string(output.get("verification_id"))):
+        return kind, name  # the collection's id
     return kind, uuid
 
 
 def made(kind: str, document: Mapping[str, Any]) -> Iterator[tuple[Node, dict[str, Any]]]:
     """Checkpoints and datasets that a document made, with what it tells of them."""
-    if kind == "training" and document.get("checkpoint_sha256"):
+    if kind == "training" and (sha256 := string(document.get("checkpoint_sha256"))):
         told = {
             "name": document.get("name"),
             "model": document.get("kind"),
             "registered": document.get("registered_as"),
         }
-        yield ("checkpoint", document["checkpoint_sha256"]), told
-    if kind in ("ingestion", "relaxed_dataset") and document.get("sha256"):
+        yield ("checkpoint", sha256), told
+    if kind in ("ingestion", "relaxed_dataset") and (sha256 := string(document.get("sha256"))):
         told = {name: document.get(name) for name in ("name", "rows", "path")}
-        told["name"] = told["name"] or _part(document, "provenance", "science", "parameters").get("dataset_name")
-        yield ("dataset", document["sha256"]), told
+        told["name"] = told["name"] or part(document, "provenance", "science", "parameters").get("dataset_name")
+        yield ("dataset", sha256), told
 
 
 def claims(kind: str, document: Mapping[str, Any]) -> Iterator[Claim]:
@@ -151,22 +152,23 @@ def claims(kind: str, document: Mapping[str, Any]) -> Iterator[Claim]:
         "verification": _of_verification,
         "comparison": _of_comparison,
     }.get(kind, _of_output)
-    for claim in found(document):
-        if claim.value and (claim.what != "node" or claim.value[1]):
+    for claim in found(document):  # of a damaged document, what still can be a name
+        value = claim.value[1] if claim.what == "node" else claim.value
+        if string(value) or (claim.what == "source" and isinstance(value, Mapping)):
             yield claim
 
 
 def _of_output(document: Mapping[str, Any]) -> Iterator[Claim]:
-    science = _part(document, "provenance", "science")
-    inputs = _part(science, "inputs")
-    for role, sha256 in _part(science, "checkpoints").items():
+    science = part(document, "provenance", "science")
+    inputs = part(science, "inputs")
+    for role, sha256 in part(science, "checkpoints").items():
         yield Claim("node", ("checkpoint", sha256), role)
-    if generation := _part(document, "generation", "execution").get("job_uuid"):
+    if generation := part(document, "generation", "execution").get("job_uuid"):
         yield Claim("job", generation, "screened")
     else:
         yield Claim("science", inputs.get("generation"), "screened")
     yield Claim("science", inputs.get("previous"), "goes on from")
-    for each in _list(inputs.get("evaluations")):
+    for each in listed(inputs.get("evaluations")):
         yield Claim("science", each, "compared")
     yield Claim("node", ("candidate", document.get("candidate_id")), "calculated")
     datasets = {
@@ -176,33 +178,33 @@ def _of_output(document: Mapping[str, Any]) -> Iterator[Claim]:
     }
     for role, sha256 in datasets.items():
         yield Claim("node", ("dataset", sha256), {"data": "measured on"}.get(role, role))
-    for sha256 in _list(inputs.get("shards")):
+    for sha256 in listed(inputs.get("shards")):
         yield Claim("shard", sha256, "merged")
-    for source, role in ((s, "built from") for s in _list(document.get("sources"))):
+    for source, role in ((s, "built from") for s in listed(document.get("sources"))):
         yield Claim("source", source, role)
-    for source in _list(_part(document, "filters").get("held_out")):
+    for source in listed(part(document, "filters").get("held_out")):
         yield Claim("source", source, "held out")
 
 
 def _of_candidate(document: Mapping[str, Any]) -> Iterator[Claim]:
-    screening = _part(document, "screening")
-    if uuid := _part(screening, "execution").get("job_uuid"):
+    screening = part(document, "screening")
+    if uuid := part(screening, "execution").get("job_uuid"):
         yield Claim("job", uuid, "accepted by")
     else:
         yield Claim("science", screening.get("science_hash"), "accepted by")
 
 
 def _of_verification(document: Mapping[str, Any]) -> Iterator[Claim]:
-    inputs = _part(document, "provenance", "science", "inputs")
+    inputs = part(document, "provenance", "science", "inputs")
     yield Claim("node", ("candidate", document.get("candidate_id")), "verified")
     yield Claim("science", document.get("candidate_science_hash") or inputs.get("screening"), "ranked by")
-    ran = [each.get("job_uuid") for each in _list(document.get("calculations")) if isinstance(each, Mapping)]
+    ran = [each.get("job_uuid") for each in listed(document.get("calculations")) if isinstance(each, Mapping)]
     for uuid in ran:
         yield Claim("job", uuid, "calculated")
     if not all(ran):
-        for each in _list(inputs.get("calculations")):
+        for each in listed(inputs.get("calculations")):
             yield Claim("science", each, "calculated")
-    yield Claim("node", ("reference", _part(document, "hull").get("reference_sha256")), "energies against")
+    yield Claim("node", ("reference", part(document, "hull").get("reference_sha256")), "energies against")
 
 
 def _of_comparison(document: Mapping[str, Any]) -> Iterator[Claim]:
@@ -213,21 +215,27 @@ def _of_comparison(document: Mapping[str, Any]) -> Iterator[Claim]:
 
 def source_node(source: Mapping[str, Any]) -> Node:
     """Raw data by its content: the sha256 of a file or dataset, else a hash of the query that it came from."""
-    if source.get("sha256"):
-        return "source", str(source["sha256"])
+    if sha256 := string(source.get("sha256")):
+        return "source", sha256
     told = {name: value for name, value in source.items() if name in ("query", "database", "url", "filter", "job")}
     told |= {name: source[name] for name in ("documents", "last") if name in source}
     return "source", digest(told or {"name": source.get("name")}, extended=True)
 
 
-def _part(document: Any, *names: str) -> Mapping[str, Any]:
+def string(value: Any) -> str | None:
+    """A string that is not empty, or None."""
+    return value if isinstance(value, str) and value else None
+
+
+def part(document: Any, *names: str) -> Mapping[str, Any]:
     """The mapping at the end of these names, or an empty one."""
     for name in names:
         document = document.get(name) if isinstance(document, Mapping) else None
     return document if isinstance(document, Mapping) else {}
 
 
-def _list(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A list, or an empty one."""
     return value if isinstance(value, list) else []
 
 
@@ -237,7 +245,7 @@ def _references(value: Any) -> Iterator[Mapping[str, Any]]:
     while pending:
         held = pending.pop()
         if isinstance(held, Mapping):
-            if held.get("@class") == "OutputReference" and held.get("uuid"):
+            if held.get("@class") == "OutputReference" and string(held.get("uuid")):
                 yield held
             else:
                 pending += held.values()

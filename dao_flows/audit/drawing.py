@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import NamedTuple
 
 from .collapse import Card, View
@@ -80,7 +81,7 @@ def svg(view: View, title: str, style: str = STYLE) -> str:
     cards = "".join(_card(number, card, placed.boxes[number]) for number, card in enumerate(view.cards))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
+        f'height="{height:.0f}" role="img" aria-label="{_safe(title)}"><title>{_safe(title)}</title>'
         f'<style>{style}</style><rect class="paper" width="100%" height="100%" fill="#fbfcfd"/>'
         f'<g class="edges">{edges}</g><g class="cards">{cards}</g>{legend}</svg>\n'
     )
@@ -181,16 +182,16 @@ def _laid(placed: Layout, along: list[float], across: list[float], edges: list[t
 
     paths = []
     for parent, child in edges:
-        at, height = starts[placed.layers[parent]] + along[parent], placed.heights[parent] + MARGIN
-        path = f"M{point(at, height)}"
-        stops = [(starts[k], starts[k] + extents[k], bend + MARGIN) for k, bend in placed.bends[parent, child]]
-        end = starts[placed.layers[child]]
-        for begin, leave, bend in [*stops, (end, end, placed.heights[child] + MARGIN)]:
-            middle = (at + begin) / 2
-            path += f"C{point(middle, height)} {point(middle, bend)} {point(begin, bend)}"
-            if leave > begin:
-                path += f"L{point(leave, bend)}"
-            at, height = leave, bend
+        first = starts[placed.layers[parent]] + along[parent], placed.heights[parent] + MARGIN
+        passed = [(starts[k] + extents[k] / 2, bend + MARGIN) for k, bend in placed.bends[parent, child]]
+        stops = [first, *passed, (starts[placed.layers[child]], placed.heights[child] + MARGIN)]
+        rises = [(c[1] - a[1]) / (c[0] - a[0]) for a, c in pairwise(stops)]
+        slopes = [0.0, *(2 * a * b / (a + b) if a * b > 0 else 0.0 for a, b in pairwise(rises)), 0.0]
+        path = f"M{point(*first)}"
+        for (at, height), (end, bend), leaving, arriving in zip(stops, stops[1:], slopes, slopes[1:], strict=False):
+            third = (end - at) / (3 if passed else 2)  # through what it passes, and not beyond (Fritsch and Carlson)
+            path += f"C{point(at + third, height + third * leaving)} {point(end - third, bend - third * arriving)} "
+            path += point(end, bend)
         paths.append(path)
     return _Placed(boxes, paths)
 
@@ -201,7 +202,7 @@ def _edge(edge: tuple[int, int], role: str, view: View, path: str) -> str:
     colour = COLOURS.get(view.cards[parent].kind, OTHER)
     return (
         f'<path class="edge" stroke="{colour}" data-from="{parent}" data-to="{child}" d="{path}">'
-        f"<title>{escape(role)}</title></path>"
+        f"<title>{_safe(role)}</title></path>"
     )
 
 
@@ -217,13 +218,13 @@ def _card(number: int, card: Card, box: _Box) -> str:
             f'<rect class="box" x="{x + by:.1f}" y="{y + by:.1f}" width="{width:.1f}" height="{size:.1f}" rx="6"/>'
             for by in (8, 4)
         )
-    label = escape(f"{card.facts.label} ({card.kind})")
+    label = _safe(f"{card.facts.label} ({card.kind})")
     return (
         f'<g class="{classes}" data-card="{number}" tabindex="0"><title>{label}</title>{behind}'
         f'<rect class="box" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{size:.1f}" rx="6"/>'
         f'<rect x="{x + 5:.1f}" y="{y + 6:.1f}" width="5" height="{size - 12:.1f}" rx="2.5" fill="{colour}"/>'
-        f'<text x="{x + 18:.1f}" y="{y + 14.5:.1f}">{escape(first)}</text>'
-        f'<text class="small" x="{x + 18:.1f}" y="{y + 27.5:.1f}">{escape(second)}</text></g>'
+        f'<text x="{x + 18:.1f}" y="{y + 14.5:.1f}">{_safe(first)}</text>'
+        f'<text class="small" x="{x + 18:.1f}" y="{y + 27.5:.1f}">{_safe(second)}</text></g>'
     )
 
 
@@ -237,14 +238,24 @@ def _legend(kinds: Sequence[str], y: float, most: float) -> tuple[str, float, fl
             x, y = MARGIN, y + 18
         colour = COLOURS.get(kind, OTHER)
         parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="10" height="10" rx="3" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 15:.0f}" y="{y + 9:.0f}">{escape(words)}</text>')
+        parts.append(f'<text x="{x + 15:.0f}" y="{y + 9:.0f}">{_safe(words)}</text>')
         x += length
         right = max(right, x)
     return f'<g class="legend">{"".join(parts)}</g>', right, y - top + 28
 
 
+def _safe(label: str) -> str:
+    """A label within XML, without the characters that it cannot hold."""
+    return escape(_printable(label))
+
+
+def _printable(label: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in label)
+
+
 def _quoted(label: str) -> str:
     """A label within Mermaid's quotes."""
+    label = _printable(label)
     for character, entity in (("&", "#amp;"), ('"', "#quot;"), ("<", "#lt;"), (">", "#gt;")):
         label = label.replace(character, entity)
     return label

@@ -7,11 +7,11 @@ as near to the mean of its neighbours as the boxes above and below allow.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-SWEEPS = 16
+SWEEPS, SETTLING = 16, 120  # over the layers: for their orders, for the heights
 Edge = tuple[int, int]
 
 
@@ -41,14 +41,14 @@ def layout(sizes: Sequence[float], edges: Sequence[Edge], gap: float = 14.0, sli
             tall.append(slim)
         chain.append(end)
         chains[start, end] = chain[1:-1]
-        short += itertools.pairwise(chain)
+        short += pairwise(chain)
     left: list[list[int]] = [[] for _ in tall]
     right: list[list[int]] = [[] for _ in tall]
     for one, other in short:
         right[one].append(other)
         left[other].append(one)
     _order(rows, left, right)
-    heights = _heights(rows, left, right, tall, gap)
+    heights = _heights(rows, left, right, tall, gap, len(sizes))
     lowest = min((heights[box] - tall[box] / 2 for row in rows for box in row), default=0.0)
     heights = [height - lowest for height in heights]
     bends = {
@@ -99,7 +99,7 @@ def _order(rows: list[list[int]], left: list[list[int]], right: list[list[int]])
 def _crossings(rows: list[list[int]], right: list[list[int]]) -> int:
     """Pairs of edges between neighbouring rows that cross."""
     total = 0
-    for row, following in itertools.pairwise(rows):
+    for row, following in pairwise(rows):
         place = {box: at for at, box in enumerate(following)}
         ends = [at for box in row for at in sorted(place[each] for each in right[box])]
         tree = [0] * (len(following) + 1)
@@ -117,38 +117,52 @@ def _crossings(rows: list[list[int]], right: list[list[int]]) -> int:
 
 
 def _heights(
-    rows: list[list[int]], left: list[list[int]], right: list[list[int]], tall: Sequence[float], gap: float
+    rows: list[list[int]],
+    left: list[list[int]],
+    right: list[list[int]],
+    tall: Sequence[float],
+    gap: float,
+    count: int,
 ) -> list[float]:
+    """Heights of boxes and dummies (from `count` on); pieces of one edge hold together more than edges and boxes."""
+
+    def weight(one: int, other: int) -> int:
+        return (1, 2, 8)[(one >= count) + (other >= count)]
+
     heights = [0.0] * len(tall)
     for row in rows:
         place = 0.0
         for box in row:
             heights[box] = place + tall[box] / 2
             place += tall[box] + gap
-    for sweep in range(SWEEPS):
-        last = sweep >= SWEEPS - 2
+    for sweep in range(SETTLING):
+        both = sweep >= SWEEPS
         for row in rows if sweep % 2 == 0 else reversed(rows):
-            wanted = []
+            wanted, weights = [], []
             for box in row:
-                near = left[box] + right[box] if last else (left[box] if sweep % 2 == 0 else right[box])
+                near = left[box] + right[box] if both else (left[box] if sweep % 2 == 0 else right[box])
                 near = near or left[box] or right[box]
-                wanted.append(sum(heights[each] for each in near) / len(near) if near else heights[box])
-            for box, height in zip(row, _apart(wanted, [tall[box] for box in row], gap), strict=True):
+                pull = [weight(box, each) for each in near]
+                weights.append(float(sum(pull)) or 1.0)
+                mean = sum(w * heights[each] for w, each in zip(pull, near, strict=True)) / weights[-1]
+                wanted.append(mean if near else heights[box])
+            for box, height in zip(row, _apart(wanted, weights, [tall[box] for box in row], gap), strict=True):
                 heights[box] = height
     return heights
 
 
-def _apart(wanted: Sequence[float], tall: Sequence[float], gap: float) -> list[float]:
-    """Heights in this order, none closer than the boxes are tall, with the least sum of squares to those wanted."""
+def _apart(wanted: Sequence[float], weights: Sequence[float], tall: Sequence[float], gap: float) -> list[float]:
+    """Heights in this order, no two boxes closer than the gap, with the least weighted squares to those wanted."""
     offsets = [0.0]
-    for one, other in itertools.pairwise(tall):
+    for one, other in pairwise(tall):
         offsets.append(offsets[-1] + (one + other) / 2 + gap)
-    blocks: list[tuple[float, int]] = []  # mean and size: pooled adjacent violators
-    for height, offset in zip(wanted, offsets, strict=False):
-        mean, size = height - offset, 1
+    blocks: list[tuple[float, float, int]] = []  # mean, weight and size: pooled adjacent violators
+    for height, weight, offset in zip(wanted, weights, offsets, strict=False):
+        mean, heavy, size = height - offset, weight, 1
         while blocks and blocks[-1][0] >= mean:
-            before, count = blocks.pop()
-            mean, size = (before * count + mean * size) / (count + size), count + size
-        blocks.append((mean, size))
-    even = [mean for mean, size in blocks for _ in range(size)]
+            before, other, count = blocks.pop()
+            mean = (before * other + mean * heavy) / (heavy + other)
+            heavy, size = heavy + other, size + count
+        blocks.append((mean, heavy, size))
+    even = [mean for mean, _, size in blocks for _ in range(size)]
     return [mean + offset for mean, offset in zip(even, offsets, strict=False)]
