@@ -283,17 +283,30 @@ def _first(error: ValidationError) -> str:
     return f"{plain('/'.join(str(part) for part in said['loc']))}: {' '.join(said['msg'].split())[:100]}"
 
 
+def is_sealed(held: Any, collection: str) -> bool:
+    """Whether a document states a hash of its content; of a job that made no document, the record of the attempt does.
+
+    held: of a job its output.
+    """
+    return (
+        not isinstance(held, dict) or (collection == "jobs" and "provenance" not in held) or _stated(held) is not None
+    )
+
+
+def _stated(held: dict[str, Any]) -> Any:
+    provenance = held.get("provenance")
+    return (provenance if isinstance(provenance, dict) else held).get("content_hash")
+
+
 def _check_hashes(held: Any, collection: str) -> bool:
     """Recompute the hash that a document states over itself; whether it lacks none. Raises DocumentError.
 
-    A document from before there were such hashes is held to those of its science instead. Of a job that made no
-    document there is none: the record of the attempt has it.
+    A document from before there were such hashes is held to those of its science instead.
     """
-    if not isinstance(held, dict) or (collection == "jobs" and "provenance" not in held):
-        return True
-    provenance = held.get("provenance")
-    stated = (provenance if isinstance(provenance, dict) else held).get("content_hash")
-    if stated is not None:
+    sealed = is_sealed(held, collection)
+    if not isinstance(held, dict):
+        return sealed
+    if (stated := _stated(held)) is not None:
         if content_hash(held) != stated:
             raise DocumentError("it was changed: it does not have the content_hash that it states")
         return True
@@ -301,4 +314,4 @@ def _check_hashes(held: Any, collection: str) -> bool:
         science = inner.get("science")
         if isinstance(science, dict) and "science_hash" in inner and digest(science) != inner["science_hash"]:
             raise DocumentError("its science was changed: it does not have the science_hash that it states")
-    return False
+    return sealed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +17,13 @@ from dao_flows.makers.masking import holds_secret, remember_environment, remembe
 from .. import __version__
 from .archive import CrateError, limits, write_archive
 from .contents import Contents
+from .documents import is_sealed
 from .gathering import gather
 from .history import About
-from .layout import ENVIRONMENT, MANIFEST, METADATA, PROV, README, WORKFLOW, Manifest, Member, member
+from .layout import ENVIRONMENT, MANIFEST, METADATA, PROV, README, WORKFLOW, Manifest, Member, member, place
 from .metadata import metadata
 from .prov_json import prov_json
-from .reader import Crate, open_crate
+from .reader import open_crate
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -83,19 +85,32 @@ def export_crate(
     listed = {path: _entry(content) for path, content in sorted(files.items())}
     files[METADATA] = metadata(history, about, listed, __version__, version("jobflow"))
     listed[METADATA] = member(_bytes(files[METADATA]))
-    manifest = Manifest(dao_flows=__version__, asked=contents.asked_names(), members=dict(sorted(listed.items())))
+    unsealed = sorted(path for path, content in files.items() if _is_unsealed(path, content))
+    manifest = Manifest(
+        dao_flows=__version__,
+        asked=contents.asked_names(),
+        unsealed=unsealed,
+        members=dict(sorted(listed.items())),
+    )
     files[MANIFEST] = manifest.as_json()
     _refuse_secrets(store, files)
-    read: list[Crate] = []
 
     def check(path: Path) -> None:
-        with open_crate(path, limits()) as crate:
-            read.append(crate)
+        with open_crate(path, limits()):
+            pass
 
     write_archive(out, files, check)
-    unsealed = sum(not found.sealed for found in read[0].documents)
     counts = {name: len(held) for name, held in contents.documents.items() if held}
-    return Exported(out, manifest.sha256, len(files), counts, unsealed, contents.left)
+    return Exported(out, manifest.sha256, len(files), counts, len(unsealed), contents.left)
+
+
+def _is_unsealed(path: str, content: bytes | Path) -> bool:
+    """Whether a member is a document that states no hash of its content."""
+    at = place(path)
+    if at is None or at.role != "document" or not isinstance(content, bytes):
+        return False
+    document = json.loads(content)
+    return not is_sealed(document.get("output") if at.key == "jobs" else document, at.key)
 
 
 def _bytes(content: bytes | Path) -> bytes:

@@ -117,6 +117,8 @@ class Crate:
         """Keep what later checks and an import need of a document."""
         if document_path(collection, found.key) != path:
             raise DocumentError(f"it is the document {show(found.key)}, which does not lie there")
+        if not found.sealed and path not in self.manifest.unsealed:
+            raise DocumentError("it was changed: it states no content_hash any more")
         self.documents.append(Found(path, collection, found.key, found.sealed))
         document = found.document
         if collection == "jobs":
@@ -126,7 +128,8 @@ class Crate:
             )
             self._jobs[document["uuid"], document["index"]] = path, envelope(document), stated
         elif collection == "runs" and document.get("event") == ENDED and document.get("outcome") == "finished":
-            key = str(document.get("job_uuid")), int(document.get("job_index") or 0)
+            index = document.get("job_index")
+            key = str(document.get("job_uuid")), index if isinstance(index, int) else 0
             if str(document.get("at")) >= str(self._ends.get(key, {}).get("at", "")):
                 self._ends[key] = document
 

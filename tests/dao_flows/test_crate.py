@@ -72,7 +72,8 @@ def forged(files: dict[str, bytes]) -> bytes:
     rest = {name: content for name, content in sorted(files.items()) if name != MANIFEST}
     old = json.loads(files[MANIFEST])
     members = {name: member(content) for name, content in rest.items()}
-    manifest = Manifest(dao_flows=old["dao_flows"], asked=old["asked"], members=members)
+    about = {name: old[name] for name in ("dao_flows", "asked", "unsealed")}
+    manifest = Manifest(**about, members=members)
     return repacked({**rest, MANIFEST: manifest.as_json()})
 
 
@@ -223,6 +224,49 @@ def test_a_forged_manifest_does_not_help(whole):
             pass
         changed += 1
     assert changed > 30
+
+
+def test_a_document_may_not_lose_its_hash(whole):
+    """Found by fuzzing: a hash that is taken away proves nothing, and so may only lack where it always did."""
+    files = files_of(whole)
+    for name in (name for name in files if name.startswith("documents/")):
+        document = json.loads(files[name])
+        held = document.get("output") if "/jobs/" in name else document
+        if isinstance(held, dict) and (place := held.get("provenance", held)).pop("content_hash", None):
+            changed = forged({**files, name: canonical_json(document)})
+            with pytest.raises(CrateError, match="states no content_hash any more"), open_crate(changed, BOUNDS):
+                pass
+            place["content_hash"] = None
+            changed = forged({**files, name: canonical_json(document)})
+            with pytest.raises(CrateError, match="states no content_hash any more"), open_crate(changed, BOUNDS):
+                pass
+
+
+def test_documents_from_before_there_were_hashes_are_exported_and_named(tmp_path, a_candidate, put, tiny_library):
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "store")))
+    store.connect()
+    put(store, a_candidate("dao-0123456789ab", SALT), name="candidates")
+    done = export_crate(store, ["dao-0123456789ab"], tmp_path / "x.zip")
+    assert done.unsealed == 1
+    with open_crate(tmp_path / "x.zip", BOUNDS) as crate:
+        assert crate.manifest.unsealed == ["documents/candidates/dao-0123456789ab.json"]
+
+
+def test_odd_values_in_a_manifest_or_a_record_are_refused_in_one_line(whole):
+    """Found by fuzzing: a half surrogate pair in the manifest, and a record whose number of a job is none."""
+    files = files_of(whole)
+    manifest = {**json.loads(files[MANIFEST]), "asked": ["\ud800"]}
+    with (
+        pytest.raises(CrateError, match=r"manifest\.json"),
+        open_crate(repacked({**files, MANIFEST: json.dumps(manifest).encode()}), BOUNDS),
+    ):
+        pass
+    ends = [name for name in files if name.endswith("-2.json") and "/runs/" in name]
+    for index in ("x", None, [], 1e300, "9" * 5000):
+        document = {**json.loads(files[ends[0]]), "job_index": index}
+        document["content_hash"] = content_hash(document)
+        with open_crate(forged({**files, ends[0]: canonical_json(document)}), BOUNDS) as crate:
+            assert crate.documents
 
 
 def test_what_stands_beside_an_output_is_held_to_the_record_of_the_attempt(whole):
