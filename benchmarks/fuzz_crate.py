@@ -125,7 +125,9 @@ class Fuzzer:
 
     def changed_manifest(self) -> bytes:
         """A value of the manifest."""
-        manifest = self._changed({name: value for name, value in self.manifest.items() if name != "sha256"})
+        fields = json.loads(self.files[MANIFEST])  # a copy of its own, for it is changed in place
+        del fields["sha256"]
+        manifest = self._changed(fields)
         if isinstance(manifest, dict):
             try:
                 manifest["sha256"] = digest(manifest)
