@@ -116,7 +116,7 @@ document.getElementById("find").addEventListener("input", (event) => {
   const texts = data.cards.map((card) => JSON.stringify(card).toLowerCase());
   const hits = texts.flatMap((text, number) => text.includes(wanted) ? [number] : []);
   light(hits);
-  about.replaceChildren(element("p", hits.length ? `${hits.length} boxes` : "nothing has that"));
+  about.replaceChildren(element("p", hits.length ? hits.length === 1 ? "one box" : `${hits.length} boxes` : "nothing has that"));
   if (hits.length) centre(cards.find((card) => +card.dataset.card === hits[0]).querySelector("rect"));
 });
 readable();

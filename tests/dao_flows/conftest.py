@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,20 @@ from dao_flows.stores import JOBS, KEYS, EmbeddedStore, collection
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 FOREIGN = ("DAO_FLOWS_", "JOBFLOW_")
+BROWSER_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--window-size=1280,1600",
+)
+BROWSER_FLAGS += (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
 
 
 def environment(home: Path, checkpoints: Path) -> dict[str, str]:
@@ -329,3 +343,24 @@ def submitted(call):
         return json.loads(out)["flows"]
 
     return submitted
+
+
+@pytest.fixture
+def browser(tmp_path) -> Iterator[Any]:
+    """A browser without a network."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("chromium and chromedriver are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in (*BROWSER_FLAGS, f"--user-data-dir={tmp_path / 'chromium'}", "--enable-unsafe-swiftshader"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.execute_cdp_cmd("Network.enable", {})
+    driver.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+    )
+    yield driver
+    driver.quit()

@@ -451,3 +451,35 @@ def test_a_chain_is_drawn_straight():
 def test_a_graph_of_another_kind_is_refused(damage):
     with pytest.raises((ValueError, KeyError)):
         Graph.from_dict(Graph().as_dict() | damage)
+
+
+def test_a_reader_clicks_through_the_page(browser, tmp_path):
+    """A click lights the lineage and tells the facts; the search finds; nothing is asked of a network."""
+    a, b, c, d = (("job", name) for name in ("aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd"))
+    many = {("candidate", f"dao-{number:012d}"): Facts(f"many {number}") for number in range(30)}
+    facts = {a: Facts("first"), b: Facts("second", details={"formula": "NaCl"}), c: Facts("third"), d: Facts("apart")}
+    edges = {(a, b): "made", (b, c): "made"} | {(d, node): "accepted by" for node in many}
+    graph = Graph(facts | many, edges, (c,))
+    path = tmp_path / "graph.html"
+    path.write_text(page(collapse(graph, 10), graph))
+    browser.get(path.as_uri())
+    shown = {each.text.split("\n")[0]: each for each in browser.find_elements("css selector", "[data-card]")}
+    assert set(shown) == {"first", "second", "third", "apart", "30 candidates"}
+    assert "asked" in shown["third"].get_attribute("class")
+
+    def lit():
+        return {name for name, each in shown.items() if "on" in each.get_attribute("class").split()}
+
+    shown["second"].find_element("css selector", "text").click()
+    assert lit() == {"first", "second", "third"}
+    about = browser.find_element("id", "about")
+    assert "NaCl" in about.text and "job:bbbbbbbb" in about.text
+    shown["30 candidates"].find_element("css selector", "text").click()
+    assert lit() == {"apart", "30 candidates"}
+    assert len(about.find_elements("css selector", "details")) == 30
+    search = browser.find_element("id", "find")
+    search.send_keys("nacl")
+    assert lit() == {"first", "second", "third"} and "1 boxes" not in about.text
+    browser.find_element("id", "whole").click()
+    assert lit() == set() and "Click a box" in about.text
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

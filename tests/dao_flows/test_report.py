@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,15 +17,6 @@ SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0]
 CAESIUM = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.4), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.47), ["Si"], [[0] * 3])
 EVIL = "</script><script>document.title='owned'</script>"
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--window-size=1280,1600",
-)
-FLAGS += ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage")
 
 
 @pytest.fixture
@@ -92,26 +81,6 @@ def test_a_scene_has_the_atoms_on_all_corners_and_bonds_of_the_right_length():
     assert len(cell["x"]) == 12 * 3
     ends = np.array([[v for v in bonds[axis] if v is not None] for axis in "xyz"], dtype=float).T.reshape(-1, 2, 3)
     assert np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1) == pytest.approx(5.7 / 2, abs=2e-3)
-
-
-@pytest.fixture
-def browser(tmp_path) -> Iterator:
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("chromium and chromedriver are not installed")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'chromium'}", "--enable-unsafe-swiftshader"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.execute_cdp_cmd("Network.enable", {})
-    driver.execute_cdp_cmd(
-        "Network.emulateNetworkConditions",
-        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
-    )
-    yield driver
-    driver.quit()
 
 
 def test_a_reader_clicks_through_it_without_a_network(browser, report, comparisons):
