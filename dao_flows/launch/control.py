@@ -51,7 +51,8 @@ def rerun(pad: LaunchPad, reference: str | None = None, queue: Queue = "none") -
     states = UNDONE if reference is not None else UNDONE[:1]
     mine = {"fw_id": {"$in": ids}}
     again = [job["fw_id"] for job in pad.fireworks.find({**mine, "state": {"$in": states}}, {"fw_id": 1})]
-    lost: list[int] = pad.detect_lostruns(expiration_secs=expiration(), query=mine, rerun=True)[1]
+    # refresh: of jobs whose worker was killed when it had reported the end and not yet told the flow
+    lost: list[int] = pad.detect_lostruns(expiration_secs=expiration(), query=mine, rerun=True, refresh=True)[1]
     unbegun = _unbegun(pad, mine, queue)
     for job in unbegun:
         pad.rerun_fw(job)

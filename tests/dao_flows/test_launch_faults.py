@@ -241,6 +241,31 @@ def test_a_job_that_was_claimed_and_not_begun_is_found(project, work, finish, su
     assert other["jobs"] != flow["jobs"]
 
 
+def test_a_flow_goes_on_whose_worker_was_killed_between_reporting_and_telling_it(
+    project, work, finish, submitted, call
+):
+    flow = submitted("predict", "NaCl", *QUICK)[0]
+    finish(work(project, "gpu"))
+    pad = launchpad()
+    generate, screen = flow["jobs"]  # as they stand when the launch is written as done, and nothing else
+    pad.fireworks.update_one({"fw_id": generate}, {"$set": {"state": "RUNNING"}})
+    pad.fireworks.update_one({"fw_id": screen}, {"$set": {"state": "WAITING"}})
+    states = {f"fw_states.{generate}": "RUNNING", f"fw_states.{screen}": "WAITING"}
+    pad.workflows.update_one({}, {"$set": {"state": "RUNNING", **states}})
+    assert call("rerun", "--all")[0] == 0
+    finish(work(project, "cpu"))
+    assert counts() == {
+        "jobs": {"COMPLETED": 2},
+        "launches": {"COMPLETED": 2},
+        "reruns": 0,
+        "results": {"generate": 1, "screen": 1},
+        "distinct": 2,
+        "begun": 2,
+        "begun twice": 0,
+        "ended": 2,
+    }
+
+
 def test_a_worker_that_is_ended_says_so_of_its_job(project, work, finish, submitted, call, bodies):
     pad = launchpad()
     (flow,) = submit(
