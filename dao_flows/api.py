@@ -34,7 +34,8 @@ from .errors import InputError, StoreError
 from .export import file_name, render, writable, write_files
 from .inputs import Entry, Z, raise_problems
 from .local import run_here
-from .runs import Batch, RunLog, unfinished
+from .reuse import marks, stored_batches, whole
+from .runs import Batch, Run, RunLog, unfinished
 from .settings import settings
 from .stores import collection, describe, job_store
 from .verify import VERIFY_TOP, VerificationResult, best, verify_candidates
@@ -90,7 +91,7 @@ class PredictionResult(BaseModel):
     run_id: str
     store: str
     compositions: list[CompositionResult]
-    reused_batches: int = Field(description="finished by an earlier attempt that was interrupted")
+    reused_batches: int = Field(description="taken from the store: of an attempt that was interrupted, or of any run")
     files: list[Path] = Field(default_factory=list)
     verification: VerificationResult | None = Field(None, description="of the best of each composition, if asked for")
     _jobs: Any = PrivateAttr(default=None)
@@ -161,7 +162,9 @@ def predict(
     verify_with: str | None = None,
     verify_top: int = VERIFY_TOP,
     reference_set: str | None = None,
+    reuse: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
     command: Sequence[str] = (),
 ) -> PredictionResult:
     """Generate, screen, rank and store crystal structures for one formula or many.
@@ -169,12 +172,13 @@ def predict(
     n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
     candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; steps: of the sampler; relax: in DAO-P's
     energy; top_k: structures kept a formula; max_atoms: in a cell; verify_with: backend by which the verify_top best of
-    each formula are then verified, reference_set: for their hulls (as in `verify_candidates`); command: for the log of
-    runs. None: guidance, steps and relax as the makers do by default; checkpoint, predictor and device by the settings
-    (DAO_FLOWS_*).
+    each formula are then verified, reference_set: for their hulls (as in `verify_candidates`); reuse: take stored
+    results of the same science, whichever run made them; on_notice: is told if there are any, and reuse is off;
+    command: for the log of runs. None: guidance, steps and relax as the makers do by default; checkpoint, predictor and
+    device by the settings (DAO_FLOWS_*).
 
     Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
-    interrupted goes on from there when it is called again, and one that finished is computed again.
+    interrupted goes on from there when it is called again, and one that finished is computed again without reuse.
 
     Raises InputError, CompositionError, SettingError, CheckpointError or StoreError (all ValueErrors, one line each),
     and Interrupted on Ctrl-C.
@@ -213,12 +217,12 @@ def predict(
     }
     log = RunLog(runs, digest([batch.key for batch in batches]), request, library_versions(), command)
     finished: list[Batch] = []
-    earlier = _finished_batches(jobs, unfinished(runs, log.request_hash))
+    earlier = _taken_over(jobs, batches, unfinished(runs, log.request_hash), reuse, on_notice)
     try:
         with log:
             for number, batch in enumerate(batches, 1):
                 tell = _listener(on_progress, number, len(batches))
-                finished.append(_run_batch(batch, jobs, log, earlier.get(batch.key), tell))
+                finished.append(_run_batch(batch, jobs, log, earlier.get(batch.key), tell, reuse))
     except KeyboardInterrupt:
         raise Interrupted(len(finished), len(batches)) from None
     result = PredictionResult(
@@ -342,21 +346,43 @@ def _planned(maker: PredictFlowMaker, formulas: list[str]) -> PlannedBatch:
     return PlannedBatch(maker, formulas, maker.check(formulas), science_hash(maker.screen.science(generation)))
 
 
-def _finished_batches(jobs: JobStore, attempts: Sequence[Any]) -> dict[str, Batch]:
-    """Batches whose results earlier attempts left in the store, by key."""
-    begun = {
-        batch.screen_uuid: batch.model_copy(update={"reused_from": batch.reused_from or run.run_id})
-        for run in attempts
-        for batch in run.batches
-    }
-    field = "output.provenance.science_hash"
-    found = jobs.query({"uuid": {"$in": list(begun)}}, properties=["uuid", field]) if begun else []
-    documents = {doc["uuid"]: doc["output"]["provenance"]["science_hash"] for doc in found}
-    return {begun[uuid].key: begun[uuid] for uuid, stored in documents.items() if stored == begun[uuid].key}
+def _taken_over(
+    jobs: JobStore,
+    batches: Sequence[PlannedBatch],
+    attempts: Sequence[Run],
+    reuse: bool,
+    notice: Callable[[str], None] | None,
+) -> dict[str, Batch]:
+    """Batches not to compute, by key: what interrupted attempts left in the store, with `reuse` what any run did."""
+    keys = {batch.key: batch for batch in batches}
+    begun = {batch.screen_uuid: batch.reused_from or run.run_id for run in attempts for batch in run.batches}
+    found = stored_batches(jobs, keys)
+    if begun and not reuse:
+        found |= stored_batches(jobs, keys, list(begun))
+    taken, other = {}, 0
+    for key, stored in found.items():
+        if not (reuse or stored.screen_uuid in begun):
+            other += 1
+        elif whole(jobs, stored):
+            taken[key] = Batch(
+                key=key,
+                formulas=keys[key].formulas,
+                generate_uuid=stored.generate_uuid,
+                screen_uuid=stored.screen_uuid,
+                reused_from=begun.get(stored.screen_uuid, stored.made_by),
+            )
+    if other and notice is not None:
+        notice(f"{other} of {len(batches)} batches are in the store already: --reuse takes them")
+    return taken
 
 
 def _run_batch(
-    batch: PlannedBatch, jobs: JobStore, log: RunLog, earlier: Batch | None, listener: Callable[[int, int, str], None]
+    batch: PlannedBatch,
+    jobs: JobStore,
+    log: RunLog,
+    earlier: Batch | None,
+    listener: Callable[[int, int, str], None],
+    reuse: bool,
 ) -> Batch:
     """Compute a batch, or take over what an earlier attempt computed, and lay out its candidates."""
     if earlier is not None:
@@ -364,7 +390,7 @@ def _run_batch(
         record = earlier
     else:
         flow = batch.maker.make(batch.formulas)
-        flow.update_metadata({"dao_flows": {"run_id": log.run_id}})
+        flow.update_metadata(marks(log.run_id, reuse))
         generate_uuid = flow.jobs[0].uuid
         record = Batch(
             key=batch.key, formulas=batch.formulas, generate_uuid=generate_uuid, screen_uuid=flow.output.uuid

@@ -12,6 +12,7 @@ from jobflow.managers.local import run_locally
 from dao_flows.makers.progress import Reporter, reporter
 from dao_flows.makers.provenance import digest, library_versions
 
+from .reuse import marks
 from .runs import RunLog
 from .settings import settings
 from .stores import collection, job_store
@@ -33,12 +34,19 @@ def run_here(flow: Flow, jobs: JobStore, listener: Reporter) -> None:
 
 
 def run_logged(
-    flow: Flow, request: dict[str, Any], listener: Reporter | None = None, command: Sequence[str] = ()
+    flow: Flow,
+    request: dict[str, Any],
+    listener: Reporter | None = None,
+    command: Sequence[str] = (),
+    reuse: bool = False,
 ) -> dict[str, Any]:
-    """Run a flow here on the user's store, log it among the runs, and return its output's document."""
+    """Run a flow here on the user's store, log it among the runs, and return its output's document.
+
+    reuse: jobs take stored results of the same science.
+    """
     jobs = job_store(settings())
     with RunLog(collection(jobs, "runs"), digest(request), request, library_versions(), command) as log:
-        flow.update_metadata({"dao_flows": {"run_id": log.run_id}})
+        flow.update_metadata(marks(log.run_id, reuse))
         run_here(flow, jobs, listener or (lambda done, total, stage: None))
         output: dict[str, Any] = jobs.get_output(flow.output.uuid, load=True)
         log.science_hashes.append(output["provenance"]["science_hash"])

@@ -148,14 +148,15 @@ def read_config(path: Path) -> PretrainConfig:
 
 
 def pretrain(
-    config: PretrainConfig, on_progress: Reporter | None = None, command: Sequence[str] = ()
+    config: PretrainConfig, on_progress: Reporter | None = None, command: Sequence[str] = (), reuse: bool = False
 ) -> StagesDoc | TrainingDoc:
     """Run a pretraining here, one job after another, and return its last document.
 
-    What an earlier attempt finished is not computed again: each stage goes on where it was. Raises one-line ValueErrors
+    What an earlier attempt finished is not computed again: each stage goes on where it was. reuse: stages take stored
+    results of the same science too, whichever run made them. Raises one-line ValueErrors
     of all stages, and KeyboardInterrupt on Ctrl-C.
     """
-    output = run_logged(config.flow(), {"pretrain": config.model_dump(mode="json")}, on_progress, command)
+    output = run_logged(config.flow(), {"pretrain": config.model_dump(mode="json")}, on_progress, command, reuse)
     document: StagesDoc | TrainingDoc
     document = (TrainingDoc if config.evaluate is None else StagesDoc).model_validate(output)
     return document

@@ -48,7 +48,7 @@ INDEXES = {
     "verifications": ("verification_id", "candidate_id", "formula"),
     "comparisons": ("comparison_id", "formula"),
 }
-JOB_INDEXES = (["uuid"], ["output.@class", "completed_at"])  # jobflow makes none
+JOB_INDEXES = (["uuid"], ["output.@class", "completed_at"], ["output.provenance.science_hash"])  # jobflow makes none
 LOCK_SECONDS = 60.0
 PAGE = 20  # documents read at a time where all of them are wanted; one may have 16 MB
 

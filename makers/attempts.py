@@ -76,6 +76,7 @@ class Attempt:
         self.job, self.store = job, store
         self.attempt_id = f"{job.uuid}-{job.index}-{secrets.token_hex(4)}"
         self.science_hash: str | None = None
+        self.reused_from: str | None = None  # uuid of the job whose result was taken
         self.result: str | None = None
         self.parts: dict[str, str] = {}
         self._waiting: list[dict[str, Any]] = []
@@ -107,6 +108,7 @@ class Attempt:
             "error": None if error is None else f"{type(error).__name__}: {one_line(error)}",
             "seconds": (ended - self._began).total_seconds(),
             "science_hash": self.science_hash,
+            **({"reused_from": self.reused_from} if self.reused_from else {}),
             "result": self.result,
             "parts": self.parts,
             "envelope": None,

@@ -16,6 +16,7 @@ from .checkpoints import SettingError, card, load_model, pick_device
 from .match_rate import Interval, MatchFigures, bootstrap, match, wilson
 from .progress import report
 from .provenance import execution_record, provenance
+from .reuse import reusable
 from .run_folder import run_folder
 from .schemas import SCHEMA_VERSION, Provenance, Science
 from .stage import stage
@@ -112,6 +113,8 @@ class EvaluateMaker(Maker):
         judge = predictor or self.predictor
         held = self.held_out(checkpoint, Path(data))
         science = self.science(checkpoint, judge, held)
+        if (found := reusable(EvaluationDoc, science)) is not None:
+            return found
         folder = run_folder(science, self.name)
         generator, generator_card = load_model(checkpoint, "dao-g", device)
         names = {"generator": generator_card.name}

@@ -25,6 +25,7 @@ from .chemistry import (
 )
 from .progress import report
 from .provenance import digest, execution_record, provenance
+from .reuse import reusable
 from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
 from .stage import stage
 from .structures import to_structure
@@ -73,6 +74,8 @@ class GenerateMaker(Maker):
 
         started, device = datetime.now(UTC), pick_device(self.device)
         plan, science = self.check(compositions), self.science(compositions)
+        if (found := reusable(GenerationDoc, science)) is not None:
+            return found
         draws = [
             (entry.formula, cells.z, index)
             for entry in plan
@@ -101,8 +104,8 @@ class GenerateMaker(Maker):
         for (formula, z, index), crystal in zip(draws, crystals, strict=True):
             draw = {"candidate_id": candidate_id(science, formula, z, index), "formula": formula, "z": z}
             try:
-                found = GeneratedCandidate(**draw, index=index, structure=to_structure(crystal))
-                document.candidates.append(found)
+                drawn = GeneratedCandidate(**draw, index=index, structure=to_structure(crystal))
+                document.candidates.append(drawn)
             except FloatingPointError as error:
                 document.failed.append(FailedCandidate(**draw, index=index, reason=str(error)))
         return document

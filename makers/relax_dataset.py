@@ -28,6 +28,7 @@ from .merge import WORK, MergeShardsMaker, dataset_folder, in_full
 from .progress import report
 from .provenance import execution_record, provenance, science_hash
 from .relax_schemas import Computation, RelaxationDoc, RelaxedDatasetDoc, ShardFile, Spread
+from .reuse import reusable
 from .schemas import Science
 from .stage import stage
 
@@ -104,7 +105,7 @@ class RelaxDatasetMaker(Maker):
         original = manifest.shards[shard]
         result = target / original.file
         with _alone(target / WORK / f"{result.stem}.lock"):
-            if finished := _finished(result, science):
+            if finished := _finished(result, science) or _taken(science):
                 return finished
             source = shard_path(folder, original)
             model, found = load_model(self.predictor, "dao-p", device)
@@ -329,6 +330,16 @@ def _finished(result: Path, science: Science) -> RelaxationDoc | None:
         )
     whole = result.is_file() and file_sha256(result) == document.relaxed.sha256
     return document.model_copy(update={"path": str(result)}) if whole else None
+
+
+def _taken(science: Science) -> RelaxationDoc | None:
+    """A stored shard of the same science that still lies where it was written, if this job is to take one."""
+    from dao_flows.model.dataset import file_sha256
+
+    found = reusable(RelaxationDoc, science)
+    if found is None or not (path := Path(found.path)).is_file() or file_sha256(path) != found.relaxed.sha256:
+        return None
+    return found
 
 
 @contextmanager

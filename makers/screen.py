@@ -20,6 +20,7 @@ from .dedup import Tolerance, find_duplicates
 from .parallel import parallel_map
 from .progress import report
 from .provenance import execution_record, provenance
+from .reuse import reusable
 from .schemas import (
     Cause,
     CompositionPlan,
@@ -97,6 +98,8 @@ class ScreenMaker(Maker):
         started, device = datetime.now(UTC), pick_device(self.device)
         self.check(generation.compositions)
         science = self.science(generation.provenance.science_hash)
+        if (found := reusable(ScreeningDoc, science)) is not None:
+            return found
         rejected = [
             RejectedCandidate(
                 **failed.model_dump(exclude={"index", "reason"}), cause="generation", reason=failed.reason

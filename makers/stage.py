@@ -18,6 +18,7 @@ from dao_flows.model.dataset import file_sha256
 from .attempts import Attempt, parts
 from .masking import one_line
 from .provenance import content_hash
+from .reuse import job_store
 from .schemas import Provenance
 
 if TYPE_CHECKING:
@@ -32,9 +33,16 @@ class StageJob(Job):
     def run(self, store: JobStore, job_dir: Any = None) -> Response[Any]:
         """As jobflow's, and logged."""
         with Attempt(self, store) as attempt:
-            response: Response[Any] = super().run(store=store, job_dir=job_dir)
+            token = job_store.set(store)
+            try:
+                response: Response[Any] = super().run(store=store, job_dir=job_dir)
+            finally:
+                job_store.reset(token)
             found = getattr(response.output, "provenance", None)
-            attempt.science_hash = found.science_hash if isinstance(found, Provenance) else None
+            if isinstance(found, Provenance):
+                attempt.science_hash = found.science_hash
+                made_by = found.execution.job_uuid
+                attempt.reused_from = made_by if made_by != self.uuid else None
             attempt.result, attempt.parts = _hashes(response.output)
         if isinstance(response.replace, Flow):
             for new in response.replace.jobs:

@@ -25,6 +25,7 @@ from .checkpoints import NAMES, SettingError, pick_device
 from .provenance import execution_record, provenance
 from .queue_time import queue_seconds_left
 from .register import check_name, register
+from .reuse import reusable
 from .run_folder import run_folder, run_root
 from .schemas import Science
 from .stage import stage as stage_job
@@ -82,6 +83,8 @@ class TrainMaker(Maker):
 
         started, device = datetime.now(UTC), pick_device(self.device)
         path, parent, science = self.resolve(dataset, start)
+        if (taken := self._taken(science)) is not None:
+            return taken
         folder = run_root() / previous_run if previous_run else run_folder(science, self.kind)
         before = saved_step(folder)
         if not self._launch(self.arguments(path, folder, parent, device), folder):
@@ -92,6 +95,22 @@ class TrainMaker(Maker):
         if self.register_as is not None:
             register(folder / CHECKPOINT, self.register_as)
         return self._document(folder, card, science, started, device)
+
+    def _taken(self, science: Science) -> TrainingDoc | None:
+        """A stored training of the same science whose checkpoint is still there, if this job is to take one."""
+        from dao_flows.model.checkpoint import CheckpointError, verify
+        from dao_flows.model.library import find
+
+        if (found := reusable(TrainingDoc, science)) is None or found.stage != self.stage:
+            return None
+        for reference in (found.path, found.checkpoint_sha256):
+            with suppress(CheckpointError, OSError):
+                if verify(folder := find(reference)).sha256 != found.checkpoint_sha256:
+                    continue
+                if self.register_as is not None:
+                    register(folder, self.register_as)
+                return found.model_copy(update={"path": str(folder.absolute()), "registered_as": self.register_as})
+        return None
 
     def resolve(self, dataset: Any, start: Any = None) -> tuple[Path, Path | None, Science]:
         """The dataset's path, the parent checkpoint's folder, and all that decides the result; call before submission.

@@ -135,7 +135,8 @@ def _like(local: Callable[..., None], body: Callable[..., list[Planned]]) -> Cal
 
     def command(**given: Any) -> None:
         own = {name: given.pop(name) for name in extra}
-        _submit(lambda: body(again=own["again"], **given), **own)
+        reuse = given.pop("reuse", False)
+        _submit(lambda: body(again=own["again"], **given), reuse=reuse, **own)
 
     signature = inspect.signature(local, eval_str=True)
     kept = [p for name, p in signature.parameters.items() if name not in LOCAL_ONLY]
@@ -149,15 +150,25 @@ def _like(local: Callable[..., None], body: Callable[..., list[Planned]]) -> Cal
     return command
 
 
-def _submit(plan: Callable[[], list[Planned]], again: bool, route: list[str] | None, as_json: bool) -> None:
+def _submit(
+    plan: Callable[[], list[Planned]], again: bool, route: list[str] | None, as_json: bool, reuse: bool
+) -> None:
+    from ..launch.flows import not_stored
     from ..launch.routes import read_routes
     from ..launch.submit import open_for_submission, submit
     from ..settings import settings
+    from ..stores import job_store
+    from .tables import stderr
 
     config = settings()
     routes = read_routes(config.routes, route or [])
     pad = open_for_submission(config)
-    result = submit(plan(), pad, routes, config.queue, again)
+    asked = plan()
+    wanted = not_stored(asked, job_store(config))
+    if there := len(asked) - len(wanted):
+        how = "and not submitted" if reuse else "already: --reuse takes them"
+        stderr().print(f"{there} of {len(asked)} flows are in the store {how}", highlight=False, soft_wrap=True)
+    result = submit(wanted if reuse else asked, pad, routes, config.queue, again)
     if as_json:
         print(result.model_dump_json(indent=1))
         return
@@ -167,7 +178,8 @@ def _submit(plan: Callable[[], list[Planned]], again: bool, route: list[str] | N
         else:
             when = flow.submitted_at[:16].replace("T", " ")
             print(f"{flow.flow}  {flow.kind} {flow.label}: submitted {when}, {flow.state} (--again submits it anew)")
-    print(f"`dao-flows status {result.flows[0].flow}` tells how far it is")
+    if result.flows:
+        print(f"`dao-flows status {result.flows[0].flow}` tells how far it is")
 
 
 def _predict(

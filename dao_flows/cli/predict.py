@@ -18,6 +18,7 @@ from .verify import BACKEND_HELP, REFERENCE_HELP, show
 if TYPE_CHECKING:
     from ..api import Interrupted, PredictionResult, Progress
 
+REUSE_HELP = "Take results of the same science from the store, whichever run made them, in place of computing."
 EXAMPLES = """[bold]Examples[/bold]
 
 dao-flows predict Cr3Os
@@ -61,6 +62,7 @@ def predict(
         Path | None, typer.Option(help="Folder for CIF files.", show_default="dao-<formula>, or dao-<run>")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help=REUSE_HELP)] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' log and warnings.")] = False,
 ) -> None:
     """Generate crystal structures for formulas, rank them, write CIF files and store everything.
@@ -106,7 +108,9 @@ def predict(
                 checkpoint=checkpoint,
                 predictor=predictor,
                 device=device,
+                reuse=reuse,
                 on_progress=bar.show,
+                on_notice=lambda line: errors.print(line, highlight=False, soft_wrap=True),
                 command=["dao-flows", *sys.argv[1:]],
             )
         if out is None and (texts := result.cif_files()):
@@ -132,7 +136,7 @@ def _print(result: PredictionResult) -> None:
     for remark in remarks(result):
         console.print(remark, markup=False, soft_wrap=True)
     if result.reused_batches:
-        console.print(f"{result.reused_batches} batches were taken over from an attempt that was interrupted")
+        console.print(f"{result.reused_batches} batches were taken over from the store")
     if result.verification is not None:
         show(result.verification)
     if result.files:

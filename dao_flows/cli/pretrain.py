@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .predict import REUSE_HELP
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,6 +29,7 @@ dao-flows checkpoint show small-stage-2 --tree
 def pretrain(
     config: Annotated[Path, typer.Argument(help="YAML file, as examples/pretrain_small.yaml.", show_default=False)],
     plan: Annotated[bool, typer.Option("--plan", help="Print jobs, routes and an estimate, and run nothing.")] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help=REUSE_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Train DAO-P and DAO-G in two stages on a dataset of your own, and compare the stages.
@@ -50,7 +53,7 @@ def pretrain(
     from .progress import stage_progress
 
     with stage_progress() as listener:
-        document = run(settings, listener, ["dao-flows", *sys.argv[1:]])
+        document = run(settings, listener, ["dao-flows", *sys.argv[1:]], reuse)
     if as_json:
         print(document.model_dump_json(indent=1))
         return

@@ -17,9 +17,11 @@ from .. import __version__
 from ..api import plan_batches, prediction_maker
 from ..candidates import find as find_candidate
 from ..errors import InputError
+from ..reuse import stored_batches, whole
 
 if TYPE_CHECKING:
     from jobflow.core.flow import Flow
+    from jobflow.core.store import JobStore
     from maggma.core import Store
 
     from ..inputs import Entry, Z
@@ -29,12 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Planned:
-    """A flow to submit. key: science hash, the same for the same result; label: what it is about, in a few words."""
+    """A flow to submit. key: science hash, the same for the same result; label: what it is about, in a few words.
+
+    reuse: its jobs take stored results of the same science.
+    """
 
     kind: str
     key: str
     label: str
     flow: Flow
+    reuse: bool = False
 
 
 def predict_flows(
@@ -80,6 +86,12 @@ def predict_flows(
         key = batch.key if verifier is None else digest([batch.key, _verification(verifier)])
         planned.append(Planned("predict", key, _names(batch.formulas), flow))
     return planned
+
+
+def not_stored(planned: Sequence[Planned], jobs: JobStore) -> list[Planned]:
+    """Those whose result is not in the store yet, marked so that their jobs take what there is of their parts."""
+    there = stored_batches(jobs, [each.key for each in planned if each.kind == "predict"])
+    return [replace(each, reuse=True) for each in planned if each.key not in there or not whole(jobs, there[each.key])]
 
 
 def verify_flows(references: Sequence[str], candidates: Store, maker: VerifyMaker) -> list[Planned]:

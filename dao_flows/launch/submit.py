@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 from dao_flows.makers.checkpoints import SettingError
 
 from ..errors import StoreError
+from ..reuse import marks
 from ..settings import Settings
 from ..stores import index, is_embedded, job_store
 from .flows import Planned
@@ -76,7 +77,7 @@ def submit(planned: Sequence[Planned], pad: LaunchPad, routes: Routes, queue: Qu
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     workflows = []
     for each in planned:
-        each.flow.update_metadata({"dao_flows": {"run_id": run_id}})
+        each.flow.update_metadata(marks(run_id, each.reuse))
         apply_routes(each.flow, routes, queue)
         workflows.append(_checked(each, run_id))
     flows = [_add(each, workflow, pad, again) for each, workflow in zip(planned, workflows, strict=True)]

@@ -25,6 +25,7 @@ from pymatgen.core.structure import Structure
 from ... import __version__
 from ..checkpoints import SettingError
 from ..provenance import canonical_json, digest, execution_record, provenance, science_hash
+from ..reuse import stored
 from ..run_folder import run_folder
 from ..schemas import Science
 from ..stage import stage
@@ -91,7 +92,7 @@ class CalculateMaker(Maker):
             error = str(lacking)
         science = self.science(calculator, structure, before, pseudos)
         known = {"candidate_id": candidate_id, "backend": self.backend, "step": self.step}
-        if not self.again and (found := stored(CURRENT_JOB.store, science_hash(science))) is not None:
+        if not self.again and (found := finished(CURRENT_JOB.store, science_hash(science))) is not None:
             return found.model_copy(update=known)
         folder = _new_folder(run_folder(science, f"{self.backend}-{self.step}".replace(" ", "-").replace(":", "-")))
         outcome, task, last = None, None, folder
@@ -199,13 +200,9 @@ def cores() -> int:
     return int(threads) if threads.isdigit() and int(threads) else 1
 
 
-def stored(store: JobStore | None, wanted: str) -> CalculationDoc | None:
+def finished(store: JobStore | None, wanted: str) -> CalculationDoc | None:
     """A successful calculation of this science hash in a job store."""
-    if store is None:
-        return None
-    criteria = {"output.provenance.science_hash": wanted, "output.state": "successful"}
-    found = store.query_one(criteria, properties=["output"])
-    return None if found is None else CalculationDoc.model_validate(found["output"])
+    return None if store is None else stored(store, CalculationDoc, wanted, {"output.state": "successful"})
 
 
 def _respond(built: Job) -> Response[Any]:
