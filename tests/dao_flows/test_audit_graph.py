@@ -364,6 +364,7 @@ def graphs(draw, most: int = 14):
     return Graph(facts, dict.fromkeys(edges, "made"), tuple(draw(st.lists(st.sampled_from(nodes), max_size=2))))
 
 
+@settings(deadline=None)
 @given(graphs())
 def test_ancestors_and_descendants_are_dual(graph):
     for node in graph.nodes:
@@ -371,6 +372,7 @@ def test_ancestors_and_descendants_are_dual(graph):
         assert node not in graph.ancestors(node)
 
 
+@settings(deadline=None)
 @given(graphs())
 def test_parents_come_before_their_children(graph):
     place = {node: at for at, node in enumerate(graph.order())}
@@ -378,11 +380,13 @@ def test_parents_come_before_their_children(graph):
     assert all(place[parent] < place[child] for parent, child in graph.edges)
 
 
+@settings(deadline=None)
 @given(graphs())
 def test_json_and_back_changes_nothing(graph):
     assert Graph.from_dict(json.loads(json.dumps(graph.as_dict()))) == graph
 
 
+@settings(deadline=None)
 @given(graphs(), st.sampled_from(["back", "forward", "both"]), st.data())
 def test_a_part_is_the_lineage_and_nothing_else(graph, direction, data):
     node = data.draw(st.sampled_from(sorted(graph.nodes)))
@@ -394,6 +398,7 @@ def test_a_part_is_the_lineage_and_nothing_else(graph, direction, data):
     assert set(part.edges) == {edge for edge in graph.edges if set(edge) <= wanted}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda e: e[0] != e[1]), unique=True))
 def test_circles_are_opened_and_nothing_else_is_lost(pairs):
     edges = {(("job", str(a)), ("job", str(b))): "made" for a, b in pairs}
@@ -406,6 +411,7 @@ def test_circles_are_opened_and_nothing_else_is_lost(pairs):
         assert parent in whole.descendants(child)
 
 
+@settings(deadline=None)
 @given(graphs(), st.integers(1, 20))
 def test_a_view_counts_every_node_once_and_has_no_circle(graph, most):
     view = collapse(graph, most)
@@ -421,6 +427,7 @@ def test_a_view_counts_every_node_once_and_has_no_circle(graph, most):
     ElementTree.fromstring(svg(view, "a drawing"))
 
 
+@settings(deadline=None)
 @given(graphs(), st.data())
 def test_boxes_do_not_overlap_and_edges_go_one_way(graph, data):
     numbers = {node: number for number, node in enumerate(graph.nodes)}
