@@ -70,6 +70,7 @@ class GenerateMaker(Maker):
 
         Raises CompositionError, SettingError and CheckpointError as `check` does.
         """
+        from dao_flows.model.batching import BatchLog
         from dao_flows.model.sample import Guidance, Request, SamplerConfig, sample
 
         started, device = datetime.now(UTC), pick_device(self.device)
@@ -87,6 +88,7 @@ class GenerateMaker(Maker):
         if self.guided:
             predictor, predictor_card = load_model(str(self.predictor), "dao-p", device)
             names["predictor"] = predictor_card.name
+        log = BatchLog()
         crystals = sample(
             generator,
             [Request(np.array(atomic_numbers(f, z)), (formula_key(f), z, index)) for f, z, index in draws],
@@ -95,11 +97,12 @@ class GenerateMaker(Maker):
             predictor=predictor,
             guidance=Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None,
             progress=lambda done, total: report(done, total, "generate"),
+            log=log,
         )
         document = GenerationDoc(
             compositions=plan,
             candidates=[],
-            provenance=provenance(science, execution_record(started, device, names)),
+            provenance=provenance(science, execution_record(started, device, names, log)),
         )
         for (formula, z, index), crystal in zip(draws, crystals, strict=True):
             draw = {"candidate_id": candidate_id(science, formula, z, index), "formula": formula, "z": z}

@@ -17,12 +17,15 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 from jobflow.core.state import CURRENT_JOB
 
 from .schemas import Execution, Provenance, Science
+
+if TYPE_CHECKING:
+    from dao_flows.model.batching import BatchLog
 
 LIBRARIES = ("torch", "numpy", "pymatgen", "pymatgen-core", "spglib", "smact", "jobflow", "dao-flows")
 MAX_INTEGER, MAX_DEPTH = 2**63, 200
@@ -132,11 +135,13 @@ def code_sha256() -> str:
     return digest([[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in sorted(sources)])
 
 
-def execution_record(started: datetime, device: str, checkpoints: Mapping[str, str]) -> Execution:
+def execution_record(
+    started: datetime, device: str, checkpoints: Mapping[str, str], log: BatchLog | None = None
+) -> Execution:
     """The record of a computation that began at `started` (UTC) and ends now.
 
-    device: as torch names it; checkpoints: role -> the name it was called by. Holds no environment variables and no
-    addresses of stores.
+    device: as torch names it; checkpoints: role -> the name it was called by; log: of the batches that ran. Holds no
+    environment variables and no addresses of stores.
     """
     import torch
 
@@ -155,6 +160,8 @@ def execution_record(started: datetime, device: str, checkpoints: Mapping[str, s
         job_uuid=job.uuid if job is not None else None,
         threads=torch.get_num_threads(),
         code_sha256=code_sha256(),
+        batches=log.batches if log is not None else None,
+        memory_splits=log.splits if log is not None else None,
     )
 
 

@@ -43,6 +43,8 @@ class Execution(BaseModel):
     job_uuid: str | None = None
     threads: int | None = Field(None, description="of torch on the CPU, by which sums are cut into parts")
     code_sha256: str | None = Field(None, description="of the source of dao_flows.model and dao_flows.makers")
+    batches: list[tuple[int, int]] | None = Field(None, description="[crystals, atoms of each] of each batch, in order")
+    memory_splits: int | None = Field(None, description="how often a batch was halved because memory ran out")
 
 
 class Provenance(BaseModel):

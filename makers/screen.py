@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
@@ -17,6 +18,7 @@ from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
 from .chemistry import CompositionError, check_coverage
 from .dedup import Tolerance, find_duplicates
+from .generate import formula_key
 from .parallel import parallel_map
 from .progress import report
 from .provenance import execution_record, provenance
@@ -39,6 +41,9 @@ from .stage import stage
 from .structures import to_crystal, to_structure
 from .symmetry import prototype, space_group
 from .validity import NEUTRALITY, Contacts, Rules, charge_neutral, contact_fault, contacts, volume_fault
+
+if TYPE_CHECKING:
+    from dao_flows.model.batching import BatchLog
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class ScreenMaker(Maker):
 
         Raises CompositionError for what the predictor does not cover, SettingError and CheckpointError.
         """
+        from dao_flows.model.batching import BatchLog
+
         started, device = datetime.now(UTC), pick_device(self.device)
         self.check(generation.compositions)
         science = self.science(generation.provenance.science_hash)
@@ -108,7 +115,8 @@ class ScreenMaker(Maker):
         ]
         valid = self._valid([(c, c.structure) for c in generation.candidates], rejected)
         report(1, 4, "screen")
-        priced, name = self._priced(valid, device, rejected)
+        log = BatchLog()
+        priced, name = self._priced(valid, device, rejected, log)
         report(2, 4, "screen")
         ranked = self._ranked(self._distinct(priced, rejected), rejected, generation.compositions)
         report(3, 4, "screen")
@@ -118,7 +126,7 @@ class ScreenMaker(Maker):
             accepted=accepted,
             rejected=rejected,
             generation=generation.provenance,
-            provenance=provenance(science, execution_record(started, device, {"predictor": name})),
+            provenance=provenance(science, execution_record(started, device, {"predictor": name}, log)),
         )
 
     def check(self, plan: Sequence[CompositionPlan]) -> None:
@@ -187,7 +195,7 @@ class ScreenMaker(Maker):
         return passing
 
     def _priced(
-        self, passing: Sequence[Passing], device: str, rejected: list[RejectedCandidate]
+        self, passing: Sequence[Passing], device: str, rejected: list[RejectedCandidate], log: BatchLog
     ) -> tuple[list[Passing], str]:
         """With predicted energies, after relaxation if asked for; and the predictor's name."""
         from dao_flows.model.dao_p import predict_energy
@@ -195,13 +203,15 @@ class ScreenMaker(Maker):
 
         predictor, predictor_card = load_model(self.predictor, "dao-p", device)
         crystals = [to_crystal(p.structure) for p in passing]
+        slots = [formula_key(p.candidate.formula) + p.candidate.z + p.candidate.index for p in passing]
 
         def energy(value: float) -> Energy:
             return Energy(value=value, model=predictor_card.name, model_sha256=predictor_card.sha256)
 
         priced: dict[str, Passing] = {}
         if self.relax and crystals:
-            relaxed = relax(predictor, crystals, RelaxConfig(iterations=self.relax_iterations))
+            settings = RelaxConfig(iterations=self.relax_iterations)
+            relaxed = relax(predictor, crystals, settings, slots=slots, log=log)
             moved = []
             for p, result in zip(passing, relaxed, strict=True):
                 if not (isfinite(result.energy_before) and isfinite(result.energy_after)):
@@ -218,7 +228,7 @@ class ScreenMaker(Maker):
             return [
                 replace(priced[p.candidate.candidate_id], structure=p.structure, contacts=p.contacts) for p in still
             ], predictor_card.name
-        values = predict_energy(predictor, crystals).tolist()
+        values = predict_energy(predictor, crystals, slots=slots, log=log).tolist()
         for p, value in zip(passing, values, strict=True):
             if isfinite(value):
                 priced[p.candidate.candidate_id] = replace(p, energy=energy(value))

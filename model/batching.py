@@ -36,7 +36,7 @@ EXHAUSTED = (  # what allocators say in a plain RuntimeError
 )
 
 
-class OutOfMemory(ValueError):
+class TooLargeError(ValueError):
     """Not even one crystal fits into the memory that is free."""
 
 
@@ -86,7 +86,7 @@ class Batches:
         return sum(-(-len(blocks) // self._blocks(size)) for size, blocks in self.waiting)
 
     def run(self, compute: Callable[[list[int]], Sequence[Result]]) -> list[Result]:
-        """What `compute` gives for each crystal, in their order. Raises OutOfMemory.
+        """What `compute` gives for each crystal, in their order. Raises TooLargeError.
 
         compute: results for crystals given by their indices, of which some come twice; it is called again for those
         whose memory did not suffice.
@@ -123,7 +123,7 @@ class Batches:
     def _halve(self, size: int, rows: int) -> None:
         """After `rows` crystals did not fit."""
         if rows == 1:
-            raise OutOfMemory(
+            raise TooLargeError(
                 f"one crystal of {size} atoms alone does not fit into the memory that is free: ask for smaller cells, "
                 "or give the job more memory"
             )
@@ -133,7 +133,7 @@ class Batches:
 
     @staticmethod
     def _attempt(compute: Callable[[list[int]], Sequence[Result]], batch: list[int]) -> Sequence[Result] | None:
-        """None if memory ran out. What the attempt held is given back by then: its frames end with the except clause."""
+        """None if memory ran out; what the attempt held is given back by then, for its frames end with the clause."""
         try:
             return compute(batch)
         except (RuntimeError, MemoryError) as error:

@@ -54,7 +54,7 @@ def sample(
     A candidate depends on seed, its key and its atoms alone: on a CPU bit for bit in any batch, elsewhere bit for bit
     in the same batches, in others up to rounding, which the trajectory magnifies (SamplerConfig.double). Batches are
     split where memory runs out; log is told which ran. progress is told (steps done, steps in all). Raises
-    SamplingError for models that do not fit, OutOfMemory for memory that does not suffice for one crystal.
+    SamplingError for models that do not fit, TooLargeError for memory that does not suffice for one crystal.
     """
     config = config or SamplerConfig()
     if config.double:
