@@ -27,6 +27,7 @@ from cluster import URI_VARIABLE, ClusterError, finish, measured_on, project, wo
 from idle import IdleMaker
 
 from dao_flows.launch.launchpad import CLAIM
+from dao_flows.makers import provenance
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -35,18 +36,22 @@ JOBS, WORKERS = 1000, (1, 2, 4)
 QUICK_JOBS, QUICK_WORKERS = 20, (1, 2)
 PROFILED = 100  # jobs whose parts are timed, in each direction of the comparison
 SPECS = (0, 100_000, 900_000)  # bytes that the specs of jobs carry beside the job
+FLOWS = (2, 100, 400)  # jobs of one flow
 STARTS = 5  # processes for one job each
 QUEUED = (0, 1_000, 10_000, 50_000)  # READY jobs in the database when a claim is timed
 CLAIMS = 15
 ROUTE = "cpu"
-PARTS = ("parts", "starts", "claims", "writes", "specs", "overhead")
+PARTS = ("parts", "starts", "claims", "writes", "specs", "flows", "overhead")
 STORED = (1_000, 10_000)
 DOCUMENT = 20_000  # bytes
 SECONDS = 1800.0
 
 
-def submit(pad: LaunchPad, jobs: int, payload: int = 0) -> None:
-    """Flows of two idle jobs, put on the LaunchPad as `dao-flows submit` does. payload: bytes in each spec."""
+def submit(pad: LaunchPad, jobs: int, payload: int = 0, size: int = 2) -> None:
+    """Flows of idle jobs, put on the LaunchPad as `dao-flows submit` does.
+
+    payload: bytes in each spec; size: jobs of a flow, all after the first of which read what the first stored.
+    """
     from jobflow.core.flow import Flow
 
     from dao_flows.launch.flows import Planned
@@ -54,9 +59,10 @@ def submit(pad: LaunchPad, jobs: int, payload: int = 0) -> None:
     from dao_flows.launch.submit import submit as put
 
     planned = []
-    for number in range(0, jobs, 2):
+    for number in range(0, jobs, size):
         first = IdleMaker().make(number)
-        chain = [first, IdleMaker().make(number + 1, first.output)][: jobs - number]
+        others = range(number + 1, min(number + size, jobs))
+        chain = [first, *(IdleMaker().make(other, first.output) for other in others)]
         for job in chain:
             job.metadata["payload"] = "x" * (payload // 2)  # it goes into the job and beside it
         planned.append(Planned("predict", os.urandom(32).hex(), "idle", Flow(chain)))
@@ -81,10 +87,10 @@ def spans(pad: LaunchPad) -> dict[str, list[tuple[datetime, datetime]]]:
     return {name: sorted(each) for name, each in found.items()}
 
 
-def overhead(folder: Path, pad: LaunchPad, jobs: int, workers: int, payload: int = 0) -> dict[str, Any]:
+def overhead(folder: Path, pad: LaunchPad, jobs: int, workers: int, payload: int = 0, size: int = 2) -> dict[str, Any]:
     """Run idle jobs: jobs per second of all workers in the steady part, and each worker's time a job."""
     clear(pad)
-    submit(pad, jobs, payload)
+    submit(pad, jobs, payload, size)
     used = os.times()
     begun = time.perf_counter()
     finish(folder, [worker(folder, number, routes=[ROUTE]) for number in range(workers)], SECONDS)
@@ -357,6 +363,11 @@ def main() -> int:
                 for name, part in result["parts"].items():
                     print(f"{name}: {part['ms']:.1f} ms, {part['commands']:.1f} commands")
             if "starts" in chosen:
+                looked_up = provenance._installed.__wrapped__
+                result["library_lookup"] = {
+                    "each_time_ms": timed(looked_up, CLAIMS),
+                    "once_ms": timed(provenance.library_versions, CLAIMS),
+                }
                 result["start"] = starts(folder, pad, 2 if args.quick else STARTS)
                 result["connections_a_worker"] = connections(folder, pad)
                 print(
@@ -382,6 +393,13 @@ def main() -> int:
                     found = overhead(folder, pad, 6 if args.quick else 40, 1, size)
                     result["specs"].append({"bytes": size, **found})
                     print(f"specs of {size / 1e3:.0f} kB: {found['ms_a_job']:.0f} ms a job")
+            if "flows" in chosen:
+                result["flows"] = []
+                for size in (2, 10) if args.quick else FLOWS:
+                    for number in (1, 2) if args.quick else (1, 4):
+                        found = overhead(folder, pad, max(20 if args.quick else 100, size), number, size=size)
+                        result["flows"].append({"jobs_a_flow": size, **found})
+                        print(f"flows of {size} jobs, {number} workers: {found['ms_a_job']:.0f} ms a job")
             if "overhead" in chosen:
                 result["overhead"] = []
                 for number in args.workers:

@@ -78,10 +78,21 @@ def starts(found: Figures) -> str:
     rows = [
         ("a process for one job (`singleshot`, as queues run them), s", f"{launching['start']['seconds']:.1f}"),
         ("of these the job itself, with its imports, s", f"{launching['start']['of_them_job']:.1f}"),
+        ("versions of libraries, looked up each time, ms", f"{launching['library_lookup']['each_time_ms']:.1f}"),
+        ("and once a process, ms", f"{launching['library_lookup']['once_ms']:.3f}"),
         ("connections to the server of one worker", f"{launching['connections_a_worker']}"),
         *((f"ms a job, specs of {e['bytes'] / 1e3:,.0f} kB more", f"{e['ms_a_job']:.0f}") for e in launching["specs"]),
     ]
     return table(("what", "measured"), rows)
+
+
+def flows(found: Figures) -> str:
+    """A job's overhead by the number of jobs that its flow has."""
+    rows = [
+        (f"{each['jobs_a_flow']}", f"{each['workers']}", f"{each['ms_a_job']:.0f}")
+        for each in found["launching"]["flows"]
+    ]
+    return table(("jobs of a flow", "workers", "ms a job, each worker"), rows)
 
 
 def documents(found: Figures) -> str:
@@ -225,12 +236,22 @@ def machine(found: Figures) -> str:
     return "\n".join(lines)
 
 
+def capacity(found: Figures) -> str:
+    """Workers that the measured server would serve, by the seconds that a job computes."""
+    rows = found["launching"]["overhead"]
+    rate, own = max(each["jobs_per_second"] for each in rows), rows[0]["ms_a_job"] / 1e3
+    lines = [(f"{seconds:,}", f"{rate * (seconds + own) / 2:,.0f}") for seconds in (10, 60, 600, 3600)]
+    return table(("*t*, s", f"workers, ½·*r*·(*t* + *o*), *r* = {rate:.1f}/s, *o* = {own:.3f} s (extrapolated)"), lines)
+
+
 BLOCKS: dict[str, Callable[[Figures], str]] = {
     "overhead": overhead,
     "parts": parts,
     "claims": claims,
     "writes": writes,
     "starts": starts,
+    "flows": flows,
+    "capacity": capacity,
     "documents": documents,
     "comparison": comparison,
     "status": statuses,
