@@ -19,6 +19,7 @@ from dao_flows.errors import InputError, SettingsError, StoreError
 from dao_flows.inputs import Entry
 from dao_flows.launch import launchpad as launchpad_module
 from dao_flows.launch import project, submit
+from dao_flows.launch.advice import advise
 from dao_flows.launch.control import cancel, rerun
 from dao_flows.launch.flows import Planned, predict_flows, pretrain_flows, verify_flows
 from dao_flows.launch.progress import status
@@ -345,3 +346,24 @@ def test_submit_takes_the_arguments_of_the_local_command(call, name):
     command = next(c.callback for c in launch.submit_app.registered_commands if c.name == name)
     assert set(inspect.signature(local).parameters) - launch.LOCAL_ONLY <= set(inspect.signature(command).parameters)
     assert call("submit", name, "--help")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        ("OSError: [Errno 28] No space left on device: 'FW.json'", "no space is left"),
+        ("pymongo.errors.DocumentTooLarge: 'update' command document too large", "larger than the 16 MB"),
+        ("pymongo.errors.WriteError: 1 documents could not be written: BSONObj size: 17000053 is invalid", "16 MB"),
+        ("pymongo.errors.WriteError: Resulting document after update is larger than 16777216", "16 MB"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out of memory"),
+        ("__main__.Stopped: the worker was ended (SIGTERM), as a queue does when the wall time is over", "wall time"),
+        ("pymongo.errors.ServerSelectionTimeoutError: mongo:27017: timed out", "away for too long"),
+        ("dao_flows.model.checkpoint.CheckpointError: there is no checkpoint 'a'", "on the nodes"),
+        ("KeyError: 'space'", None),
+        ("", None),
+    ],
+)
+def test_a_failures_advice_goes_by_the_last_line_of_its_traceback(last, says):
+    trace = f"Traceback (most recent call last):\n  File 'x', line 1, in f\n    No space left on device\n{last}\n"
+    found = advise(trace)
+    assert found is None if says is None else says in found
