@@ -13,6 +13,7 @@ from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.dataset import MANIFEST, DataError, file_sha256, read_manifest
 from dao_flows.model.library import find as find_checkpoint
 
+from .. import imported
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Materials:
         for found in self.jobs.query({"output.sha256": sha256}, properties=["output.path"]):
             if path := found["output"].get("path"):
                 yield Path(path)
+        if (folder := imported.dataset(sha256)) is not None:
+            yield folder
         yield from self._places((MANIFEST,), ("*.parquet",))
 
     def _places(self, marks: Sequence[str], patterns: Sequence[str]) -> Iterator[Path]:
@@ -100,6 +103,8 @@ class Materials:
         """A file or folder where it was, or a file of the same content among the places; None if there is neither."""
         if Path(path).exists():
             return str(Path(path).absolute())
+        if sha256 is not None and (brought := imported.file(sha256)) is not None and file_sha256(brought) == sha256:
+            return str(brought.absolute())
         for place in self._places((), ("*",)):
             if sha256 is not None and place.is_file() and file_sha256(place) == sha256:
                 return str(place.absolute())

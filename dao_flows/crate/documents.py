@@ -143,7 +143,7 @@ def parse(data: bytes, bounds: Limits) -> dict[str, Any]:
             raise DocumentError("it is no JSON object")
         if _deeper(raw, bounds.depth):
             raise DocumentError(f"it is nested deeper than DAO_FLOWS_CRATE_DEPTH allows ({bounds.depth})")
-        document = _thawed(raw)
+        document = _thawed(raw) if b'"$' in data else raw
         if not isinstance(document, dict) or canonical_json(document, extended=True) != data:
             raise DocumentError("it is not in canonical form")
     except RecursionError:
