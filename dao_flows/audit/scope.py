@@ -14,22 +14,24 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
 LISTED = {"candidate": "candidates", "comparison": "comparisons", "verification": "verifications"}
+LAID_OUT = ("candidate", "comparison")
 MADE = {"dataset": "datasets", "checkpoint": "checkpoints", "run": "runs"}
 
 
 def scope_of(store: JobStore, ids: Sequence[str], history: bool = False) -> Scope:
     """The whole graph of these ids; history: only them and what they were made from, which does not change later.
 
-    A run stands for its jobs. Raises InputError for an id that is unknown or not unique, StoreError.
+    A run stands for its jobs. Of a history the jobs' documents count: what is laid out from them, a later run may lay
+    out anew, so it is there only if it was asked for. Raises InputError for an id that is unknown or not unique.
     """
     whole = build(store)
     asked = [find(whole, each) for each in ids]
     runs = {name for kind, name in asked if kind == "run"}
-    members = {node for node, facts in whole.nodes.items() if facts.run in runs and node[0] not in LISTED}
+    members = {node for node, facts in whole.nodes.items() if facts.run in runs and node[0] not in LAID_OUT}
     graph = whole.around([*asked, *members], "back" if history else "both")
     found: dict[str, set[str]] = defaultdict(set)
     for (kind, name), facts in graph.nodes.items():
-        if kind in LISTED or kind in MADE:
+        if kind in MADE or (kind in LISTED and (not history or (kind, name) in asked)):
             found[(LISTED | MADE)[kind]].add(name)
         if kind == "job":
             found["jobs"].add(name)

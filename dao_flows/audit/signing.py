@@ -130,6 +130,15 @@ def check(jobs: JobStore, signature: Signature, public_key: Ed25519PublicKey | N
     return None
 
 
+def touches(signature: Signature, scope: Scope) -> bool:
+    """Whether a signature covers a document in scope."""
+    for name, held, _ in signature.nodes:
+        wanted: frozenset[str] = getattr(scope, name, frozenset())
+        if name in DOCUMENTS and (held.rpartition("/")[0] if name == "jobs" else held) in wanted:
+            return True
+    return False
+
+
 def made_by(signature: Signature, key: Ed25519PublicKey) -> bool:
     """Whether a signature names this key as its own."""
     return signature.statement.public_key == _raw(key)

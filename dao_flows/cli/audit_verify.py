@@ -48,18 +48,25 @@ def verify(
 
     The exit code is 1 if something is missing or altered, or a signature does not hold.
     """
+    from ..audit import signing
     from ..audit.verify import verify as run
     from ..settings import settings
     from ..stores import job_store
 
     if everything == bool(ids):
         raise InputError("give ids to verify, or --all")
+    key = signing.public_key(public_key) if public_key is not None else None
+    given = [(str(signature), signing.read(signature))] if signature is not None else []
     jobs = job_store(settings())
     scope = _scope(jobs, ids or []) if ids else None
-    keep = {"public_key": public_key, "signature": signature}
+    signatures = [*_signatures(jobs, scope), *given]
+    if key is not None:
+        signatures = [(name, each) for name, each in signatures if signing.made_by(each, key)]
+        if not signatures:
+            raise InputError(f"nothing that would be verified carries a signature by {public_key}")
     with _progress() as tell:
         report = run(jobs, scope, tell)
-    told = list(_signatures(jobs, scope, **keep))
+    told = [(name, each, signing.check(jobs, each, key)) for name, each in signatures]
     if as_json:
         signed = [{"id": name, "at": s.statement.at, "who": s.statement.who, "fault": fault} for name, s, fault in told]
         print(_json(report, signed))
@@ -114,25 +121,13 @@ def _scope(jobs: JobStore, ids: list[str], history: bool = False) -> Scope:
     return scope_of(jobs, ids, history)
 
 
-def _signatures(
-    jobs: JobStore, scope: Scope | None, public_key: Path | None, signature: Path | None
-) -> Iterator[tuple[str, Signature, str | None]]:
-    """Signatures of what was verified, each with why it does not hold."""
+def _signatures(jobs: JobStore, scope: Scope | None) -> Iterator[tuple[str, Signature]]:
+    """Signatures in the store over anything that is verified."""
     from ..audit import signing
 
-    key = signing.public_key(public_key) if public_key is not None else None
-    found = [(each.id, each) for each in signing.stored(jobs)]
-    if scope is not None:
-        found = [(name, each) for name, each in found if set(each.statement.asked) & set(scope.asked)]
-    if signature is not None:
-        found.append((str(signature), signing.read(signature)))
-    if key is not None:
-        mine = [(name, each) for name, each in found if signing.made_by(each, key)]
-        if not mine:
-            raise InputError(f"nothing that was verified carries a signature by {public_key}")
-        found = mine
-    for name, each in found:
-        yield name, each, signing.check(jobs, each, key)
+    for each in signing.stored(jobs):
+        if scope is None or signing.touches(each, scope):
+            yield each.id, each
 
 
 def _json(report: Report, signatures: list[dict[str, str | None]]) -> str:
