@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.attempts import BEGAN, ENDED
 
-from .documents import Document, Node, Stored, claims, job_node, kind_of, listed, made, part, source_node, string
+from .documents import Document, Node, Stored, claims, job_node, kind_of, listed, made, named, part, source_node, string
 from .graph import Attempt, Edge, Facts, Graph, State, without_circles
 
 if TYPE_CHECKING:
@@ -134,6 +134,9 @@ class _Assembly:
             for thing, told in made(kind, document):
                 self._thing(thing, told, "stored")
                 self._edge(node, thing, "made")
+            for thing, told in named(document):
+                if thing in self.nodes:
+                    self._thing(thing, told)
         self._same_data()
 
     def _meant(self, what: str, value: Any, child: Node) -> Iterator[Node]:
@@ -288,9 +291,9 @@ class _Assembly:
         for record in self.stored.runs:
             if not (run := string(record.get("run_id"))):
                 continue
-            uuid = string(part(record, "batch").get("generate_uuid"))
-            if uuid in self.of_job:  # another run's, perhaps, that this one took over
-                runs[run].add(self.of_job[uuid])
+            for each in ("generate_uuid", "screen_uuid"):  # another run's, perhaps, that this one took over
+                if (uuid := string(part(record, "batch").get(each))) in self.of_job:
+                    runs[run].add(self.of_job[uuid])
             facts = self.nodes.setdefault(("run", run), Facts(f"run {run}"))
             if record.get("event") == "start":
                 facts.when = string(record.get("at"))
@@ -301,7 +304,9 @@ class _Assembly:
                 facts.state = "failed" if record.get("outcome") == "failed" else "stored"
         for run, nodes in runs.items():
             self.nodes.setdefault(("run", run), Facts(f"run {run}"))
-            self._lead(("run", run), nodes, STARTED)
+            own = {node for node in nodes if self.nodes[node].run == run}
+            self._lead(("run", run), own, STARTED)
+            self._lead(("run", run), nodes - own, TOOK_OVER)
 
     def _lead(self, parent: Node, group: set[Node], role: str) -> None:
         """An edge to those of a group that no other of it leads to, be it over a checkpoint or dataset."""
@@ -334,7 +339,8 @@ class _Assembly:
         facts.state = state or facts.state
         facts.details = {k: v for k, v in told.items() if v is not None} | facts.details
         name = facts.details.get("registered") or facts.details.get("name") or facts.details.get("location")
-        facts.label = f"{name or node[0]} {node[1][:8]}" if node[0] != "source" else str(name or "raw data")
+        words = {"source": str(name or "raw data"), "reference": f"reference set {name or node[1][:SHORT]}"}
+        facts.label = words.get(node[0], f"{name or node[0]} {node[1][:8]}")
 
 
 def _of_job(node: Node, job: Document, documents: list[Document]) -> Facts:

@@ -145,6 +145,17 @@ def made(kind: str, document: Mapping[str, Any]) -> Iterator[tuple[Node, dict[st
         yield ("dataset", sha256), told
 
 
+def named(document: Mapping[str, Any]) -> Iterator[tuple[Node, dict[str, Any]]]:
+    """What a document calls the checkpoints, data and reference sets that it names by their hashes."""
+    science, execution = part(document, "provenance", "science"), part(document, "provenance", "execution")
+    for role, name in part(execution, "checkpoints").items():
+        yield ("checkpoint", string(part(science, "checkpoints").get(role)) or ""), {"name": name}
+    yield ("dataset", string(document.get("data_sha256")) or ""), {"name": document.get("data")}
+    yield ("dataset", string(document.get("dataset_sha256")) or ""), {"rows": document.get("dataset_rows")}
+    for hull in (part(document, "hull"), document):
+        yield ("reference", string(hull.get("reference_sha256")) or ""), {"name": hull.get("reference")}
+
+
 def claims(kind: str, document: Mapping[str, Any]) -> Iterator[Claim]:
     """The parents that a document of a job or a collection names, whether the store holds them or not."""
     found = {

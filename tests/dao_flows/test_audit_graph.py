@@ -191,6 +191,22 @@ def test_a_rerun_takes_nothing_away(store, graph):
     assert find(again, graph.nodes[first].science_hash) == ("generation", str(uuid.UUID(int=7)))
 
 
+def test_a_run_leads_to_the_jobs_that_it_took_over(store, graph):
+    first = only(graph, "run")
+    records = list(collection(store, "runs").query({"run_id": first[1], "event": {"$in": ["start", "batch"]}}))
+    for record in records:
+        record |= {
+            "_id": f"again-{record['record_id']}",
+            "record_id": f"again-{record['record_id']}",
+            "run_id": "again",
+        }
+    collection(store, "runs").update(records, key="record_id")
+    again = build(store)
+    assert again.children(("run", "again")) == [only(graph, "generation")]
+    assert again.edges[("run", "again"), only(graph, "generation")] == "taken over by"
+    assert first in again.ancestors(only(graph, "generation"))
+
+
 def test_checkpoints_of_the_library_have_their_cards_ancestry(stored):
     graph = build(job_store())
     generation = only(graph, "generation")
@@ -211,7 +227,7 @@ def test_what_nobody_has_is_external(store):
     for job in trained:
         node = ("checkpoint", job["output"]["checkpoint_sha256"])
         assert graph.nodes[node].state == "stored" and alone.nodes[node].state == "external"
-        assert alone.children(node)
+        assert alone.children(node) and job["output"]["name"] in alone.nodes[node].label  # as others call it
 
 
 # ids
