@@ -22,6 +22,7 @@ from dao_flows.launch import project, submit
 from dao_flows.launch.advice import advise
 from dao_flows.launch.control import cancel, rerun
 from dao_flows.launch.flows import Planned, predict_flows, pretrain_flows, verify_flows
+from dao_flows.launch.patience import wait_for
 from dao_flows.launch.progress import status
 from dao_flows.launch.routes import CATEGORIES, DEFAULTS, Route, apply_routes, function_of, read_routes, stage_of
 from dao_flows.makers.checkpoints import SettingError
@@ -367,3 +368,25 @@ def test_a_failures_advice_goes_by_the_last_line_of_its_traceback(last, says):
     trace = f"Traceback (most recent call last):\n  File 'x', line 1, in f\n    No space left on device\n{last}\n"
     found = advise(trace)
     assert found is None if says is None else says in found
+
+
+def test_only_a_server_that_is_away_is_waited_for_and_not_for_ever(capsys):
+    pymongo = pytest.importorskip("pymongo")
+    away = pymongo.errors.AutoReconnect("mongo.example:27017: closed (configured timeouts: 20000.0ms)")
+    answers = [away, away, "done"]
+
+    def operation():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert wait_for(operation, seconds=60) == "done"
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "dao-flows: the database does not answer, waiting for up to 1 min: mongo.example:27017: closed"
+    assert second.startswith("dao-flows: the database answers again after ")
+    for seconds, error in ((60, pymongo.errors.DuplicateKeyError("E11000")), (0.3, away), (60, KeyError("a"))):
+        answers += [error] * 10
+        with pytest.raises(type(error)):
+            wait_for(operation, seconds)
+        answers.clear()
