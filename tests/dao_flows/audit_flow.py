@@ -5,6 +5,7 @@ Run as a script it makes the flow in the workplace that the environment describe
 can be made while other tests run.
 """
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,8 @@ def make(folder: Path) -> None:
         uuids = {"generate_uuid": predicted[0].uuid, "screen_uuid": predicted[1].uuid}
         log.begin(Batch(key="b" * 64, formulas=["NaCl"], **uuids))
         run(predicted)
-    run_locally(GenerateMaker("lost", checkpoint="no-such-checkpoint").make("NaCl"), store=jobs, log=False)
+    checkpoint = os.environ.get("LOST_CHECKPOINT", "no-such-checkpoint")
+    run_locally(GenerateMaker("lost", checkpoint=checkpoint).make("NaCl"), store=jobs, log=False)
     stored = {name: collection(jobs, name) for name in ("candidates", "verifications", "comparisons")}
     CandidateBuilder(jobs, stored["candidates"]).build()
     VerificationBuilder(jobs, stored["verifications"]).build()

@@ -31,6 +31,12 @@ from dao_flows.stores import JOBS, KEYS, EmbeddedStore, collection
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 FOREIGN = ("DAO_FLOWS_", "JOBFLOW_")
+PLANTED = {  # in the environment of the audited flow: none of it may reach a document, a file or a line of output
+    "MP_API_KEY": "planted-key-93718",
+    "LAB_PASSWORD": "planted-password-55120",
+    "RESULTS_DB": "mongodb://ada:planted-in-uri-20264@db.example:27017/results",
+    "LOST_CHECKPOINT": "https://ada:planted-in-name-77031@host.example/checkpoint",
+}
 BROWSER_FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -101,8 +107,10 @@ def audited_home(tmp_path_factory) -> Path:
     """The home of a user who has run the small flow of every stage (audit_flow.py); not to be changed."""
     home = tmp_path_factory.mktemp("audited")
     script = [sys.executable, "-W", "ignore", str(Path(__file__).parent / "audit_flow.py"), str(home / "flow")]
-    done = subprocess.run(script, env=environment(home, home / "checkpoints"), capture_output=True, text=True)
+    env = environment(home, home / "checkpoints") | PLANTED
+    done = subprocess.run(script, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    (home / "output.txt").write_text(done.stdout + done.stderr)
     return home
 
 

@@ -106,6 +106,15 @@ def test_a_flow_of_every_stage_is_whole(jobs):
     assert report.checked["datasets"] == 2 and report.checked["checkpoints"] == 2 and report.checked["files"] >= 8
 
 
+def test_no_secret_of_the_environment_is_in_any_document_file_or_output(jobs, audited_home):
+    failed = collection(jobs, "runs").query_one({"event": "job-end", "outcome": "failed"})
+    assert "https://***@host.example" in failed["error"]
+    held = [str(document) for name in COLLECTIONS for document in raw(jobs, name).query()]
+    held += [path.read_bytes().decode("latin-1") for path in audited_home.rglob("*") if path.is_file()]
+    assert len(held) > 100
+    assert not [text[:200] for text in held if "planted-" in text]
+
+
 def test_every_leaf_of_every_document_counts(jobs):
     """One leaf at a time, all of them: each is found, and named by its document."""
     whole = _Verifier(jobs, None, quiet)
