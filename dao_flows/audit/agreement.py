@@ -107,7 +107,8 @@ def agree(recorded: Any, replayed: Any, terms: Terms | None = None) -> Agreement
         path = difference.path
         if path.endswith("@version") or _matches(path, (*execution, *terms.ignored)):
             continue
-        if isinstance(difference.replayed, str) and terms.renamed.get(difference.replayed) == difference.recorded:
+        renamed = terms.renamed.get(difference.replayed) if isinstance(difference.replayed, str) else None
+        if renamed is not None and renamed == difference.recorded:
             continue
         found.differences += 1
         found.first = found.first or difference

@@ -41,6 +41,7 @@ Outcome = Literal["identical", "equal", "different", "not replayed"]
 ORDER: tuple[Outcome, ...] = ("identical", "equal", "different", "not replayed")  # from good to bad
 LONG = 300.0  # s of recorded time, beyond which a replay must be confirmed
 CALCULATION = "CalculateMaker"
+SAME = "software and machine are as recorded, so nothing should differ: `audit verify` tells whether it was altered"
 # versions of programs, which stand in the science of a calculation for they decide its result
 VERSIONS = ("code_version", "parameters.program_version", "parameters.atomate2", "parameters.force_field_version")
 
@@ -219,14 +220,17 @@ def _run(step: Step, recorded: Recorded, materials: Materials, device: str, list
     _same_science(recorded.science, Rebuilt(rebuilt.job, rebuilt.terms, fresh.science))
     step.replayed_science_hash = document["provenance"]["science_hash"]
     step.tolerance = rebuilt.terms.tolerance.told()
-    step.note = "; ".join(filter(None, (step.note, rebuilt.note))) or None
-    ignored = rebuilt.terms.ignored
     if step.replayed_science_hash != step.science_hash:  # another version, told among the changes
-        ignored += ("provenance.science_hash", *(f"provenance.science.{name}" for name in VERSIONS))
-        rebuilt.terms.ignored = ignored
+        versions = ("provenance.science_hash", *(f"provenance.science.{name}" for name in VERSIONS))
+        rebuilt.terms.ignored += versions
+    batches = [str(each) if each else None for each in (r.execution.get("batches") for r in (recorded, fresh))]
+    if batches[0] is not None and batches[0] != batches[1]:
+        step.changes.append(Change(what="batches", recorded=batches[0], here=batches[1]))
     found: Agreement = agree(recorded.document, document, rebuilt.terms)
     for name in ("outcome", "first", "beyond", "largest", "differences"):
         setattr(step, name, getattr(found, name))
+    same = None if step.changes or found.outcome == "identical" or device != "cpu" else SAME
+    step.note = "; ".join(filter(None, (step.note, rebuilt.note, same))) or None
 
 
 def _same_science(recorded: Science, rebuilt: Rebuilt) -> None:
