@@ -100,8 +100,8 @@ def timed(what: str, times: dict[str, tuple[float, float]]) -> Iterator[None]:
     print(f"  {what:34} {times[what][0]:7.2f} s by the clock {times[what][1]:7.2f} s of CPU", flush=True)
 
 
-def measure(store: JobStore) -> tuple[int, float]:
-    """Nodes of the graph of a store, and seconds of all of `audit graph` for one id."""
+def measure(store: JobStore) -> tuple[int, float, float]:
+    """Nodes of the graph of a store, and seconds by the clock and of CPU of all of `audit graph` but its imports."""
     from dao_flows.audit.assembly import assemble, cards
     from dao_flows.audit.collapse import collapse
     from dao_flows.audit.documents import read
@@ -122,7 +122,8 @@ def measure(store: JobStore) -> tuple[int, float]:
         drawn = svg(collapse(graph), "all")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"  {len(graph.nodes):,} nodes, {len(graph.edges):,} edges; {len(drawn):,} bytes of SVG; {memory:.0f} MiB")
-    return len(graph.nodes), sum(times[name][0] for name in list(times)[1:])
+    wall, cpu = map(sum, zip(*list(times.values())[1:], strict=True))
+    return len(graph.nodes), wall, cpu
 
 
 def graph(nodes: int) -> None:
@@ -151,10 +152,14 @@ def graph(nodes: int) -> None:
             store.connect()
             try:
                 documents = fill(store, source, copies)
-                size = sum(f.stat().st_size for f in (folder / "large").rglob("*.db")) if name == "embedded" else 0
+                size = (
+                    sum(f.stat().st_size for f in (folder / "large").rglob("*") if f.is_file())
+                    if name == "embedded"
+                    else 0
+                )
                 print(f"{name}: {documents:,} documents" + (f", {size / 1e6:.0f} MB" if size else ""), flush=True)
-                count, seconds = measure(store)
-                figures.append(f"{name} {seconds:.1f} s for {count:,} nodes")
+                count, wall, cpu = measure(store)
+                figures.append(f"{name} {wall:.1f} s ({cpu:.1f} s of CPU) for {count:,} nodes")
             finally:
                 if name == "MongoDB":
                     store.docs_store._coll.database.client.drop_database(database)

@@ -7,12 +7,13 @@ import uuid
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jobflow import JobStore
+from jobflow import Flow, JobStore, Response, run_locally
 from maggma.stores import MongoStore
 from monty.json import jsanitize
 
@@ -25,8 +26,10 @@ from dao_flows.audit.graph import Facts, Graph, build, without_circles
 from dao_flows.audit.identify import find
 from dao_flows.audit.layout import layout
 from dao_flows.audit.page import page
+from dao_flows.cli.graph_tree import line
 from dao_flows.errors import InputError
-from dao_flows.makers.attempts import ENDED
+from dao_flows.makers.attempts import BEGAN, ENDED
+from dao_flows.makers.stage import stage
 from dao_flows.model.library import card_of
 from dao_flows.stores import JOBS, KEYS, EmbeddedStore, collection, job_store
 
@@ -97,6 +100,49 @@ def test_failed_attempts_are_there(graph):
     finished = graph.nodes[only(graph, "screening")]
     assert [attempt.outcome for attempt in finished.attempts] == ["finished"]
     assert finished.code_version and finished.science_hash and finished.content_hash and finished.run
+
+
+@stage
+def going_on(left: int):
+    """A job that takes its own place until nothing is left, as a training beyond a queue's time does."""
+    return Response(replace=going_on(left - 1)) if left else left
+
+
+@stage
+def failing_first(marker: str, before: int):
+    """A job that fails until a file is there."""
+    if not Path(marker).exists():
+        raise RuntimeError("not yet")
+    return before
+
+
+def test_jobs_that_go_on_and_jobs_that_are_run_again(jobs, tmp_path):
+    if not isinstance(jobs.docs_store, EmbeddedStore):
+        pytest.skip("a store in memory keeps no records")
+    first = going_on(2)
+    second = failing_first(str(tmp_path / "marker"), first.output)
+    run_locally(Flow([first, second]), store=jobs, log=False)
+    graph = build(jobs)
+    before, after = ("job", first.uuid), ("job", second.uuid)
+    assert set(graph.nodes) == {before, after} and graph.parents(after) == [before]
+    assert [attempt.index for attempt in graph.nodes[before].attempts] == [1, 2, 3]
+    assert graph.nodes[before].details["replaced"] == 2
+    assert graph.nodes[after].state == "failed" and "not yet" in graph.nodes[after].details["error"]
+    (tmp_path / "marker").touch()
+    second.run(jobs)
+    again = build(jobs).nodes[after]
+    assert again.state == "stored" and [attempt.outcome for attempt in again.attempts] == ["failed", "finished"]
+    assert "1 of 2 attempts failed" in line(after, again).plain
+
+
+def test_a_job_that_was_killed_is_unfinished(store):
+    runs = collection(store, "runs")
+    began = next(runs.query({"event": BEGAN}))
+    killed = str(uuid.UUID(int=9))
+    record = {**began, "_id": "killed-1", "record_id": "killed-1", "attempt_id": "killed", "job_uuid": killed}
+    runs.update([record], key="record_id")
+    facts = build(store).nodes["job", killed]
+    assert facts.state == "unfinished" and facts.attempts[0].outcome is None
 
 
 def test_a_run_leads_to_its_first_jobs_alone(graph):
