@@ -333,7 +333,7 @@ def work():
 def finish():
     """Waits for workers, which must end well."""
 
-    def finish(*workers: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    def finish(*workers: subprocess.Popen[bytes], seconds: float = 240) -> None:
         ends = [worker.wait(seconds) for worker in workers]
         said = [path.read_text()[-2000:] for path in Path.cwd().glob("project/launches/worker-*.log")]
         assert ends == [0] * len(workers), "\n".join(said)
