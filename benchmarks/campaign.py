@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
-from cluster import URI_VARIABLE, ClusterError, all_done, copy_flow, finish, measured_on, project, worker
+from cluster import URI_VARIABLE, ClusterError, all_done, copy_flow, finish, measured_on, project, save, worker
 from compositions import formulas, spread
 from launching import clear
 
@@ -223,13 +222,10 @@ def main(words: Sequence[str] | None = None) -> int:
             for name, measure in PARTS:
                 if args.only in (None, name):
                     result[name] = measure(folder, pad, args)
+                    save(result, args.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result["load_after"] = round(os.getloadavg()[0], 1)
-    result["own_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
     if "status" in result:
         last = result["status"][-1]
         print(f"status of {last['jobs']:,} jobs: {last['all_seconds']:.2f} s")

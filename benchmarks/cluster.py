@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import re
@@ -95,6 +96,13 @@ def finish(folder: Path, workers: Sequence[subprocess.Popen[bytes]], seconds: fl
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def save(result: dict[str, Any], out: Path | None) -> None:
+    """Write what was measured so far, and how busy the machine is now."""
+    result["load_after"] = round(os.getloadavg()[0], 1)
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def all_done(pad: LaunchPad) -> None:

@@ -8,7 +8,6 @@ force-field makers, one job a structure; overhead is all of a worker's time outs
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import bson
 import yaml
-from cluster import URI_VARIABLE, all_done, measured_on, project
+from cluster import URI_VARIABLE, all_done, measured_on, project, save
 from compositions import spread
 from launching import clear, watch
 
@@ -238,12 +237,10 @@ def main() -> int:
             for name, measure in parts.items():
                 if args.only in (None, name):
                     result[name] = measure(folder, pad, args)
+                    save(result, args.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result["load_after"] = round(os.getloadavg()[0], 1)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
     if "comparison" in result:
         rows = result["comparison"]
         ours, theirs = (rows[name]["overhead_ms_a_structure"] for name in (*rows,)[:3:2])

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from cluster import URI_VARIABLE, ClusterError, finish, measured_on, project, worker
+from cluster import URI_VARIABLE, ClusterError, finish, measured_on, project, save, worker
 from idle import IdleMaker
 
 from dao_flows.launch.launchpad import CLAIM
@@ -411,9 +411,7 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    result["load_after"] = round(os.getloadavg()[0], 1)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+    save(result, args.out)
     if "overhead" in chosen:
         print(
             ", ".join(f"{each['ms_a_job']:.0f} ms" for each in result["overhead"])

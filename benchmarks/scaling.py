@@ -198,7 +198,8 @@ def estimates(found: Figures) -> str:
 
 def estimate(found: Figures, compositions: int) -> dict[str, float]:
     """Jobs, bytes and seconds of so many compositions, 20 candidates each, 200 in a batch."""
-    measured = next(e for e in found["documents"]["documents"] if e["candidates_a_composition"] == PER_COMPOSITION)
+    rows = found["documents"]["documents"]
+    measured = min(rows, key=lambda each: abs(each["candidates_a_composition"] - PER_COMPOSITION))
     drawn = compositions * PER_COMPOSITION
     jobs = 2 * -(-drawn // BATCH)
     one = found["launching"]["overhead"][0]["ms_a_job"] / 1e3
