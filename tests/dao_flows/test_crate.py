@@ -21,6 +21,8 @@ from maggma.stores import MongoStore
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.audit.graph import build
+from dao_flows.audit.materials import Materials
+from dao_flows.audit.verify import verify as audit
 from dao_flows.crate import CrateError, Limits, importing
 from dao_flows.crate.archive import MOMENT
 from dao_flows.crate.contents import stored_form
@@ -155,6 +157,37 @@ def test_a_history_arrives_as_it_was(source, whole, empty, config, tmp_path, aud
     assert not again.changes
     assert sum(again.present.values()) == sum(done.added.values())
     assert everything(empty) == here
+
+
+def test_what_was_imported_is_verified_where_the_original_is_gone(whole, config, tmp_path, audited_home):
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    bring(whole, store, config)
+    away = {audited_home / name: audited_home / f"{name}.away" for name in ("flow", "checkpoints", "data")}
+    try:
+        for place, aside in away.items():
+            place.rename(aside)
+        report = audit(store)
+        materials = Materials(store)
+        relaxed = store.query_one({"output.@class": "RelaxedDatasetDoc"})["output"]
+        assert materials.dataset(relaxed["sha256"]) == str(tmp_path / "data" / "datasets" / relaxed["sha256"])
+        shard = store.query_one({"output.@class": "RelaxationDoc"})["output"]
+        assert materials.file(shard["path"], shard["relaxed"]["sha256"]) is not None
+    finally:
+        for place, aside in away.items():
+            aside.rename(place)
+    assert [finding for finding in report.findings if finding.problem != "unverifiable"] == []
+    assert report.checked["datasets"] == report.checked["checkpoints"] == 2
+    assert report.checked["jobs"] >= 10
+    figure = next(path for path in files_of(whole) if path.startswith("files/"))
+    brought = tmp_path / "data" / figure
+    brought.write_bytes(brought.read_bytes() + b"x")
+    audited_flow = audited_home / "data"
+    try:
+        audited_flow.rename(away[audited_flow])
+        assert [each.problem for each in audit(store).findings if each.problem == "altered"] == ["altered"]
+    finally:
+        away[audited_flow].rename(audited_flow)
 
 
 def test_a_crate_of_what_was_imported_is_the_same_crate(whole, config, tmp_path):
