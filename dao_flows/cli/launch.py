@@ -68,6 +68,7 @@ def init(
     cpu_queue: Annotated[str | None, typer.Option(help="Of what takes little time.")] = None,
     account: Annotated[str | None, typer.Option(help="Account or project that pays.")] = None,
     dft_cores: Annotated[int | None, typer.Option(min=1, help="Cores of each DFT calculation.")] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs here, without a queue: a worker for each.")] = 0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take defaults for what is not given.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over the files of an earlier init.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing: check a folder that was written.")] = False,
@@ -91,6 +92,8 @@ def init(
         raise InputError(f"no MongoDB is given: set {URI_VARIABLE}, or --mongo-uri")
     if queue not in ("slurm", "pbs", "lsf", "none", None):
         raise InputError(f"the queue system is slurm, pbs, lsf or none, not {queue!r}")
+    if gpus and queue not in ("none", None):
+        raise InputError(f"--gpus is for workers that run here (--queue none); {queue} gives each job its own")
     project = Project(
         folder=place,
         uri=mongo_uri,
@@ -99,6 +102,7 @@ def init(
         account=account or None,
         database=database,
         cores=dft_cores or 1,
+        gpus=gpus,
     )
     for path in write(project, force):
         print(f"wrote {path}")

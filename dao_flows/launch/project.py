@@ -54,7 +54,10 @@ $${post_rocket}
 
 @dataclass(frozen=True)
 class Project:
-    """What a user says about a cluster. queues: of each route (None: the system's default); cores: of a DFT job."""
+    """What a user says about a cluster. queues: of each route (None: the system's default); cores: of a DFT job.
+
+    gpus: of this machine, where workers run here (queue 'none'): a worker for each; 0: one worker, which sees them all.
+    """
 
     folder: Path
     uri: str
@@ -64,6 +67,7 @@ class Project:
     database: str | None = None
     cores: int = 1
     walltimes: dict[Category, str] = field(default_factory=dict)
+    gpus: int = 0
 
     @property
     def database_name(self) -> str:
@@ -234,6 +238,8 @@ def _environment(project: Project) -> str:
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     places = ":".join(dict.fromkeys(str(Path(program(name)).parent) for name in ("dao-flows", "rlaunch")))
     lines.append(f'export PATH={shlex.quote(places)}:"$PATH"')
+    if project.queue == "slurm":  # jobs that share a node keep to the cores that they asked for
+        lines.append('if [ -n "$SLURM_JOB_ID" ]; then export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"; fi')
     about = "# Sourced in your shell and by every job; it holds no credentials. Load your site's modules here, too."
     return "\n".join([about, *lines, ""])
 
@@ -245,6 +251,8 @@ def _launch(project: Project) -> str:
     if project.queue == "none":
         start = f"{shlex.join(worker('rlaunch'))} --loglvl WARNING {files} rapidfire"
         about = "Runs the jobs of all three routes here, one worker each"
+        if project.gpus:
+            about = f"Runs the jobs of all three routes here, {project.gpus} GPU workers with a GPU each"
     else:
         start = f'{shlex.join(worker("qlaunch"))} --loglvl WARNING -r {files} -q "$here/qadapter_$route.yaml" rapidfire'
         about = "Hands the jobs of all three routes to their queues as they become ready"
@@ -256,8 +264,9 @@ here={folder}
 set -m  # a process group for each route, so that all of it ends with this script
 route() {{
     route=$1
+    place="$here/launches/$1${{gpu:+-$gpu}}"
     shift
-    mkdir -p "$here/launches/$route" && cd "$here/launches/$route" || exit 1
+    mkdir -p "$place" && cd "$place" || exit 1
     if [ $# -gt 0 ]; then
         {start} "$@"
         return
@@ -271,11 +280,27 @@ stop() {{
     for group in $(jobs -p); do kill -- "-$group"; done 2>/dev/null
 }}
 trap 'stop; exit 130' INT TERM
-for name in {" ".join(CATEGORIES)}; do
-    route "$name" "$@" &
-done
+{_workers(project)}
 wait
 """
+
+
+def _workers(project: Project) -> str:
+    """The lines that start them: one for each route, or for each of several GPUs here one that sees no other."""
+    if not project.gpus or project.queue != "none":
+        return f'for name in {" ".join(CATEGORIES)}; do\n    route "$name" "$@" &\ndone'
+    numbers = ",".join(str(number) for number in range(project.gpus))
+    others = " ".join(category for category in CATEGORIES if category != "gpu")
+    return f"""IFS=, read -ra gpus <<< "${{CUDA_VISIBLE_DEVICES:-{numbers}}}"  # given to this script, else all
+cores=$(nproc) workers=$((${{#gpus[@]}} + 2))
+export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$((cores > workers ? cores / workers : 1))}}"
+for gpu in "${{gpus[@]}}"; do
+    CUDA_VISIBLE_DEVICES=$gpu route gpu "$@" &
+done
+gpu=
+for name in {others}; do
+    CUDA_VISIBLE_DEVICES='' route "$name" "$@" &
+done"""
 
 
 def _yaml(content: Any) -> str:
