@@ -119,7 +119,8 @@ class _Assembly:
     # edges that documents claim
 
     def _claims(self) -> None:
-        for node, kind, document in sorted(self.claimed, key=lambda claimed: claimed[1] != "candidate"):
+        self.claimed.sort(key=lambda each: (each[1] != "candidate", self.nodes[each[0]].when or "", each[0]))
+        for node, kind, document in self.claimed:
             own = self.latest.get(self.nodes[node].job or "", {})
             original = string(part(document, "provenance", "execution").get("job_uuid"))
             if kind not in ("candidate", "comparison") and original and own and original != own["uuid"]:
@@ -134,6 +135,7 @@ class _Assembly:
             for thing, told in made(kind, document):
                 self._thing(thing, told, "stored")
                 self._edge(node, thing, "made")
+        for _, _, document in self.claimed:  # what made a thing says more of it than what used it
             for thing, told in named(document):
                 if thing in self.nodes:
                     self._thing(thing, told)

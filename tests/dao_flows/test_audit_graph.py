@@ -96,7 +96,7 @@ def test_failed_attempts_are_there(graph):
     (lost,) = (node for node, facts in graph.nodes.items() if facts.label == "lost")
     facts = graph.nodes[lost]
     assert (lost[0], facts.state, facts.attempts[0].outcome) == ("job", "failed", "failed")
-    assert "no-such-checkpoint" in facts.details["error"]
+    assert facts.details["error"].startswith("CheckpointError: no checkpoint called")
     finished = graph.nodes[only(graph, "screening")]
     assert [attempt.outcome for attempt in finished.attempts] == ["finished"]
     assert finished.code_version and finished.science_hash and finished.content_hash and finished.run
@@ -211,6 +211,13 @@ def test_both_stores_give_one_graph(store, graph):
         assert there.edges == graph.edges and there.nodes == graph.nodes
     finally:
         remote.docs_store._coll.database.client.drop_database(database)
+
+
+def test_the_order_in_which_a_store_gives_its_documents_does_not_matter(damageable):
+    graph = assemble(damageable, {})
+    names = ("jobs", "candidates", "verifications", "comparisons", "runs")
+    turned = replace(damageable, **{name: getattr(damageable, name)[::-1] for name in names})
+    assert assemble(turned, {}) == graph
 
 
 def test_a_result_that_was_there_already_is_taken_over(store, graph):
