@@ -35,13 +35,15 @@ class Claim(NamedTuple):
 class Ledger:
     """Filled while documents are read, used when all of them are known. Sciences and contents are hashes."""
 
-    attempts: dict[JobKey, Ended] = field(default_factory=dict)
+    attempts: dict[JobKey, list[Ended]] = field(default_factory=dict)  # those that finished, the latest last
     results: dict[str, JobKey] = field(default_factory=dict)
     doubtful: set[JobKey] = field(default_factory=set)  # jobs of which a record was altered
     altered: set[str] = field(default_factory=set)  # uuids
     keys: set[JobKey] = field(default_factory=set)
     uuids: set[str] = field(default_factory=set)
     sciences: set[str] = field(default_factory=set)
+    made_by: dict[str, set[str]] = field(default_factory=dict)  # job -> sciences of its documents
+    taken_over: list[tuple[str, str, str]] = field(default_factory=list)  # document, job that computed it, science
     contents: set[str] = field(default_factory=set)
     candidates: set[str] = field(default_factory=set)
     verifications: set[str] = field(default_factory=set)
@@ -56,6 +58,14 @@ class Ledger:
     checkpoints: dict[str, list[Claim]] = field(default_factory=dict)
     cards: dict[str, tuple[Claim, str]] = field(default_factory=dict)  # sha256 of weights -> hash and name of the card
     registered: dict[str, set[str]] = field(default_factory=dict)  # sha256 of weights -> names in the library
+
+    def attempt(self, key: JobKey, result: str | None = None) -> Ended | None:
+        """The finished attempt at a job that left this result, else the latest; None if none is known.
+
+        Two may finish where one worker was believed lost: the document is of one of them.
+        """
+        known = self.attempts.get(key, [])
+        return next((each for each in known if result and each.result == result), known[-1] if known else None)
 
     def want(self, kind: str, wanted: str, who: str) -> None:
         """Note that a document names another, a dataset or a checkpoint."""

@@ -135,8 +135,9 @@ class _Verifier:
         self.events[str(record.get("attempt_id") or record.get("run_id"))].add(who)
         if event == ENDED and record.get("outcome") == "finished":
             ended = Ended(str(record.get("at")), record.get("result"), record.get("parts"), record.get("envelope"))
-            if key not in self.ledger.attempts or ended.at > self.ledger.attempts[key].at:
-                self.ledger.attempts[key] = ended
+            known = self.ledger.attempts.setdefault(key, [])
+            known.append(ended)
+            known.sort(key=lambda each: each.at)
             if ended.result is not None:
                 self.ledger.results[ended.result] = key
 
@@ -167,8 +168,7 @@ class _Verifier:
 
     def _content(self, output: Any, key: JobKey, who: str, kind: str) -> None:
         """The output against the hash in it, and against what its attempt left."""
-        ledger, recorded = self.ledger, self.ledger.attempts.get(key)
-        result = recorded.result if recorded is not None else None
+        ledger = self.ledger
         held = output.get("provenance") if isinstance(output, dict) else None
         stated = held.get("content_hash") if isinstance(held, dict) else None
         try:
@@ -176,9 +176,15 @@ class _Verifier:
         except (TypeError, ValueError) as error:
             self.find("altered", "jobs", who, f"its output has no content hash: {error}", kind)
             return
+        recorded = ledger.attempt(key, found)
+        result = recorded.result if recorded is not None else None
         ledger.contents.update({found} if stated is None else {found, str(stated)})
         if isinstance(held, dict) and isinstance(held.get("science_hash"), str):
             ledger.sciences.add(held["science_hash"])
+            ledger.made_by.setdefault(key[0], set()).add(held["science_hash"])
+            computed = _inner(held, "execution", "job_uuid")
+            if computed not in (None, key[0]):
+                ledger.taken_over.append((who, str(computed), held["science_hash"]))
         if kind == "verification":
             ledger.verified.add(found)
         if kind == "screening":
@@ -195,17 +201,17 @@ class _Verifier:
         elif recorded is None and key not in ledger.doubtful and found in ledger.results:
             uuid, index = ledger.results[found]
             self.find("altered", "jobs", who, f"it is the result of job {uuid}/{index}", kind, "uuid")
-        elif stated is None and result is None:
+        elif inner := _science_fault(output):
+            self.find("altered", "jobs", who, "its science does not have its science hash", kind, inner)
+        elif stated is None and result is None and key not in ledger.doubtful:
             reason = "it was written before there were content hashes, or by a job of another package"
-            if inner := _science_fault(output):
-                self.find("altered", "jobs", who, "its science does not have its science hash", kind, inner)
-            elif key not in ledger.doubtful:
-                self.find("unverifiable", "jobs", who, reason, kind)
+            self.find("unverifiable", "jobs", who, reason, kind)
 
     def _envelope(self, document: dict[str, Any], key: JobKey, who: str, kind: str) -> None:
         """uuid, index, name, metadata, … against what the attempt recorded."""
-        recorded = self.ledger.attempts.get(key)
-        if recorded is None or recorded.envelope is None:
+        recorded = self.ledger.attempt(key)
+        envelopes = [each.envelope for each in self.ledger.attempts.get(key, ()) if each.envelope is not None]
+        if recorded is None or not envelopes:
             told = self.findings and self.findings[-1].id == who
             if key not in self.ledger.doubtful and not told:
                 self.find("unverifiable", "jobs", who, "no attempt is logged that tells its name and metadata", kind)
@@ -215,10 +221,9 @@ class _Verifier:
         except (TypeError, ValueError) as error:
             self.find("altered", "jobs", who, f"it cannot be hashed: {error}", kind)
             return
-        for name in sorted({*found, *recorded.envelope}):
-            if found.get(name) != recorded.envelope.get(name):
-                self.find("altered", "jobs", who, "it is not what the attempt at the job left", kind, name)
-                return
+        if found not in envelopes:
+            name = first_difference(envelopes[-1], found)
+            self.find("altered", "jobs", who, "it is not what the attempt at the job left", kind, name)
 
     def _candidate(self, document: dict[str, Any]) -> None:
         who = str(document.get("candidate_id"))
@@ -386,6 +391,10 @@ class _Verifier:
         self._lost_results()
         self._lost_records()
         self._lost_candidates()
+        for who, computed, science in self.ledger.taken_over:
+            if science not in self.ledger.made_by.get(computed, {science}):
+                reason = f"it names job {computed} as the one that computed it, which has another science"
+                self.find("altered", "jobs", who, reason, field="output.provenance.execution.job_uuid")
         ledger = self.ledger
         there = {
             "job": ledger.uuids,
@@ -412,7 +421,8 @@ class _Verifier:
 
     def _lost_results(self) -> None:
         """Finished attempts whose document is gone."""
-        for (uuid, index), ended in self.ledger.attempts.items():
+        for (uuid, index), attempts in self.ledger.attempts.items():
+            ended = attempts[-1]
             if (uuid, index) not in self.ledger.keys and (self.scope is None or uuid in self.scope.jobs):
                 reason = f"an attempt at it finished at {ended.at}, but its document is gone"
                 self.find("missing", "jobs", f"{uuid}/{index}", reason)

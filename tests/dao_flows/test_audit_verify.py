@@ -261,6 +261,37 @@ def test_what_was_written_before_there_were_hashes_is_no_error(jobs, call):
     assert [f.field for f in found(jobs) if f.problem == "altered"] == ["provenance.science"]
 
 
+def test_of_two_attempts_that_finished_the_document_may_be_of_either(jobs):
+    job = job_of(jobs, "GenerationDoc")
+    runs = collection(jobs, "runs")
+    begin, end = (runs.query_one({"job_uuid": job["uuid"], "event": event}) for event in ("job-start", "job-end"))
+    for record in (begin, end):  # of a worker that was believed lost, and logs later than it wrote
+        other = f"{job['uuid']}-1-0badcafe"
+        record |= {"attempt_id": other, "record_id": f"{other}-{record['record_id'][-1]}", "at": "2099-01-01"}
+        record["_id"] = record["record_id"]
+        if record is end:
+            record["result"] = "0" * 64
+        record["content_hash"] = content_hash(record)
+        put(jobs, "runs", record)
+    assert found(jobs) == []
+
+
+def test_the_science_is_hashed_again_and_a_result_that_was_taken_over_names_its_job(jobs):
+    training, evaluation = (job_of(jobs, kind) for kind in ("TrainingDoc", "EvaluationDoc"))
+    for path, value, said in (
+        (("output", "provenance", "science", "seed"), 77, "its science does not have its science hash"),
+        (("output", "provenance", "execution", "job_uuid"), training["uuid"], "which has another science"),
+    ):
+        forged = replaced(evaluation, path, value)
+        forged["output"]["provenance"]["content_hash"] = content_hash(forged["output"])
+        put(jobs, "jobs", forged)
+        for record in list(collection(jobs, "runs").query({"job_uuid": evaluation["uuid"], "event": "job-end"})):
+            record["result"] = content_hash(forged["output"])
+            record["content_hash"] = content_hash(record)
+            put(jobs, "runs", record)
+        assert said in "".join(f.reason for f in found(jobs))
+
+
 def test_a_newer_schema_is_not_judged(jobs):
     candidate = collection(jobs, "candidates").query_one()
     candidate["schema_version"] = 99
