@@ -287,3 +287,34 @@ def test_on_a_server_the_records_share_the_connection_of_the_jobs():
     finally:
         store.docs_store._coll.database.client.drop_database(name)
         store.close()
+
+
+@pytest.mark.skipif(not os.environ.get("DAO_FLOWS_TEST_MONGO_URI"), reason="DAO_FLOWS_TEST_MONGO_URI names no server")
+def test_under_fireworks_attempts_are_logged_failed_ones_too(tiny_library, tmp_path, monkeypatch):
+    pytest.importorskip("fireworks")
+    from fireworks import LaunchPad
+    from fireworks.core.rocket_launcher import rapidfire
+    from jobflow.managers.fireworks import flow_to_workflow
+    from maggma.stores import MongoStore
+
+    uri, name = os.environ["DAO_FLOWS_TEST_MONGO_URI"], f"dao_flows_stage_fw_{os.getpid()}"
+    monkeypatch.chdir(tmp_path)
+    store = JobStore(MongoStore(name, "jobs", uri=uri))
+    pad = LaunchPad(host=f"{uri.rstrip('/')}/{name}", name=name, uri_mode=True, strm_lvl="ERROR")
+    try:
+        pad.reset("", require_password=False)
+        for checkpoint in ("dao-g-tiny", "no-such-checkpoint"):
+            maker = GenerateMaker(checkpoint=checkpoint, predictor=None, candidates=1, z=1, steps=2, device="cpu")
+            pad.add_wf(flow_to_workflow(Flow([maker.make("NaCl")]), store=store))
+        rapidfire(pad, strm_lvl="ERROR")
+        store.connect()
+        (document,) = store.query()
+        ended = {record["outcome"]: record for record in records(store, event="job-end")}
+        assert set(ended) == {"finished", "failed"}
+        assert "no checkpoint called" in ended["failed"]["error"]
+        assert ended["finished"]["result"] == document["output"]["provenance"]["content_hash"]
+        assert ended["finished"]["envelope"] == attempts.envelope(document)
+        assert "fw_id" in document["metadata"]
+    finally:
+        pad.connection.drop_database(name)
+        store.close()
