@@ -180,6 +180,8 @@ def layouts(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> list[dict
                 for name, each in (("build", built), ("build_nothing_new", idle), ("list", listed))
             },
         }
+        told = pad.db.command("collStats", "candidates")
+        found["on_disk"] = {key: int(told[key]) for key in ("size", "storageSize", "totalIndexSize")}
         results.append(found)
         print(
             f"build of {len(rows):,} documents ({found['new_candidates']:,} candidates): {built['seconds']:.1f} s "

@@ -57,12 +57,6 @@ def held(pad: LaunchPad) -> dict[str, dict[str, float]]:
     return found
 
 
-def on_disk(pad: LaunchPad) -> dict[str, int]:
-    """What the server says that it stores, bytes."""
-    told = pad.db.command("dbStats")
-    return {"storage": int(told["storageSize"]), "indexes": int(told["indexSize"])}
-
-
 def run(folder: Path, pad: LaunchPad, planned: Sequence[Planned], modules: Sequence[str] = MODULES) -> dict[str, Any]:
     """Submit flows, have one worker run them, lay the results out, and look at what there is then."""
     clear(pad)
@@ -85,7 +79,6 @@ def summary(pad: LaunchPad, worked: dict[str, Any]) -> dict[str, Any]:
         "job_seconds": seconds.get("job", 0.0),
         "overhead_seconds": sum(seconds.values()) - seconds.get("job", 0.0),
         "collections": held(pad),
-        "on_disk": on_disk(pad),
     }
 
 
