@@ -159,7 +159,7 @@ def run_batches(
 
 def in_blocks(rows: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """All blocks of a batch of `total` that hold one of these rows: their rows, and where among them `rows` lie."""
-    blocks = (rows // ROWS).unique()
-    whole = (blocks[:, None] * ROWS + torch.arange(ROWS, device=rows.device)).flatten()
-    whole = whole[whole < total]
+    held = torch.zeros(-(-total // ROWS), dtype=torch.bool, device=rows.device)
+    held[rows // ROWS] = True
+    whole = held.repeat_interleave(ROWS)[:total].nonzero()[:, 0]
     return whole, torch.searchsorted(whole, rows)
