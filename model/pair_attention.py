@@ -13,7 +13,10 @@ The same function is computed here from features of atoms alone:
   is Σ_j a_ij [sin θ_j, cos θ_j], rotated back: one matrix product a crystal each;
 - sin² + cos² = 1, so that rstd_ij follows from mean_ij, which is such a product too, once for all layers.
 
-Shapes: B crystals, N atoms (padded), H hidden, h heads, d = H / h, K frequencies, W = 3K waves.
+In the smallest cells there are as few pairs as heads, and one large product W n, of features that are formed once,
+takes less time than many small ones: they are computed as published.
+
+Shapes: B crystals, N atoms (padded), H hidden, h heads, d = H / h, K frequencies, W = 3K waves, F = 9 + 2W features.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .crystals import Crystals
 
 NORM_EPS = 1e-5  # of the LayerNorm of the pair features
+SMALL = 5  # atoms; up to here, training is faster with features of pairs
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class PairGeometry:
     """What all layers share of a batch.
 
     angle: (B, N, W), θ, all k of one axis together; sin, cos: of θ, in the precision of the products, no gradient;
-    gram: (B, 9), L Lᵀ; rstd: (B, 1, N, N); padding: (B, 1, 1, N), −∞ on padding and else 0.
+    gram: (B, 9), L Lᵀ; rstd: (B, 1, N, N); padding: (B, 1, 1, N), −∞ on padding and else 0; features: (B, N, N, F),
+    n_ij in the precision of the products, for small cells alone.
     """
 
     angle: Tensor
@@ -44,6 +50,7 @@ class PairGeometry:
     gram: Tensor
     rstd: Tensor
     padding: Tensor
+    features: Tensor | None = None
 
     @classmethod
     def of(cls, crystals: Crystals, frequencies: int, dtype: torch.dtype) -> PairGeometry:
@@ -57,8 +64,22 @@ class PairGeometry:
         squares = gram.square().sum(1)[:, None, None] + 3 * frequencies  # Σ φ_ij²
         rstd = (squares / features - (total / features).square() + NORM_EPS).rsqrt()
         padding = torch.zeros_like(crystals.frac[..., 0]).masked_fill(~crystals.mask, -torch.inf)
+        small = crystals.numbers.shape[1] <= SMALL
+        formed = pair_features(gram, sin, cos).to(dtype) if small else None
         sin, cos = sin.detach().to(dtype), cos.detach().to(dtype)
-        return cls(angle, sin, cos, gram, rstd[:, None], padding[:, None, None])
+        return cls(angle, sin, cos, gram, rstd[:, None], padding[:, None, None], formed)
+
+
+def pair_features(gram: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
+    """(B, N, N, F), n_ij."""
+    (b, n, _), (sin_i, cos_i), (sin_j, cos_j) = (
+        sin.shape,
+        (sin[:, :, None], cos[:, :, None]),
+        (sin[:, None], cos[:, None]),
+    )
+    constant = gram[:, None, None].expand(b, n, n, 9)
+    raw = torch.cat([constant, sin_j * cos_i - cos_j * sin_i, cos_j * cos_i + sin_j * sin_i], dim=-1)
+    return F.layer_norm(raw, raw.shape[-1:], eps=NORM_EPS)
 
 
 def attend(q: Tensor, kv: Tensor, waves: Tensor, constant: Tensor, geometry: PairGeometry, heads: int) -> Tensor:
@@ -68,6 +89,12 @@ def attend(q: Tensor, kv: Tensor, waves: Tensor, constant: Tensor, geometry: Pai
     constant: (B, H), W G. Differentiable once, in all of these, angles and rstd.
     """
     out: Tensor = _Attention.apply(q, kv, waves, constant, geometry.angle, geometry.rstd, geometry, heads)
+    return out
+
+
+def attend_to_features(q: Tensor, kv: Tensor, weight: Tensor, geometry: PairGeometry, heads: int) -> Tensor:
+    """What `attend` gives, from features of pairs. weight: (H, F), W in the precision of q. Differentiable once."""
+    out: Tensor = _FeatureAttention.apply(q, kv, weight, geometry.features, geometry.padding, heads)
     return out
 
 
@@ -199,3 +226,37 @@ class _Attention(torch.autograd.Function):
 def _atoms_first(by_crystal: Tensor, by_head: Tensor) -> Tensor:
     """(B, N, H), the sum of (B, h, N, d) and (h, B, N, d)."""
     return torch.add(by_crystal.transpose(1, 2), by_head.permute(1, 2, 0, 3)).flatten(2)
+
+
+class _FeatureAttention(torch.autograd.Function):
+    """`attend_to_features` with its gradient by hand. Sums over each head, and their adjoint, are matrix products."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, kv: Tensor, weight: Tensor, features: Tensor, padding: Tensor, h: int) -> Tensor:
+        b, n, hidden = q.shape
+        sums = torch.eye(h, dtype=q.dtype, device=q.device).repeat_interleave(hidden // h, 0)  # (H, h)
+        edges = torch.mm(features.flatten(0, 2), weight.mT).view(b, n, n, hidden)
+        k, v = kv.view(b, 1, n, 2, hidden).unbind(3)
+        keys, values = edges + k, edges.add_(v)
+        logits = torch.mm((keys * q[:, :, None]).view(-1, hidden), sums).view(b, n, n, h)
+        a = (logits.to(padding.dtype) + padding.view(b, 1, n, 1)).softmax(2)
+        spread = torch.mm(a.to(q.dtype).view(-1, h), sums.mT).view(b, n, n, hidden)
+        ctx.save_for_backward(q, keys, values, a, spread, sums, weight, features)
+        return (values * spread).sum(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, keys, values, a, spread, sums, weight, features = ctx.saved_tensors
+        b, n, hidden = q.shape
+        q, grad = q[:, :, None], grad[:, :, None]
+        dlogits = torch.mm((values * grad).view(-1, hidden), sums).view(a.shape).to(a.dtype)
+        dlogits.sub_((dlogits * a).sum(2, keepdim=True)).mul_(a)
+        dspread = torch.mm(dlogits.to(q.dtype).view(-1, sums.shape[1]), sums.mT).view(b, n, n, hidden)
+        dq = (dspread * keys).sum(2)
+        dkeys, dvalues = dspread.mul_(q), spread * grad
+        dkv = torch.cat([dkeys.sum(1), dvalues.sum(1)], dim=2)
+        dedges = dvalues.add_(dkeys).view(-1, hidden)
+        dweight = torch.mm(dedges.mT, features.flatten(0, 2)) if ctx.needs_input_grad[2] else None
+        dfeatures = torch.mm(dedges, weight).view(features.shape) if ctx.needs_input_grad[3] else None
+        return dq, dkv, dweight, dfeatures, None, None

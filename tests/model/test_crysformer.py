@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dao_flows.model import pair_attention
 from dao_flows.model.crysformer import Crysformer, CrysformerConfig, time_embedding
 from dao_flows.model.crystals import Crystal, Crystals
 from dao_flows.model.lightning_import import PREFIX, RENAME, UNUSED
-from dao_flows.model.pair_attention import PairGeometry, attend
+from dao_flows.model.pair_attention import PairGeometry, attend, attend_to_features
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = np.load(DATA / "crysformer_reference.npz")
@@ -112,7 +113,8 @@ def test_the_edge_list_gives_the_golden_outputs(reference, edge_list):
     [(torch.float64, False, 1e-10, 1e-10), (torch.float32, False, 1e-4, 1e-3), (torch.float32, True, 0.05, 0.15)],
     ids=["float64", "float32", "bf16"],
 )
-def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, precision, autocast, bound, gradient_bound):
+@pytest.mark.parametrize("sizes", [(1, 2, 7, 12), (1, 2, 3, 5)], ids=["large", "small"])
+def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, sizes, precision, autocast, bound, gradient_bound):
     # errors relative to the norm of each; bf16 keeps 8 bits, and three layers and their gradients add up
     rng = np.random.default_rng(2)
     torch.manual_seed(2)
@@ -124,7 +126,7 @@ def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, precision, 
             torch.nn.init.normal_(parameter, 1.0, 0.3)
     made = Crysformer(exact.config).to(precision)
     made.load_state_dict(exact.state_dict())
-    crystals, t = [crystal(rng, n) for n in (1, 2, 7, 12)], torch.tensor([0.0, 1.0, 300.0, 1000.0])
+    crystals, t = [crystal(rng, n) for n in sizes], torch.tensor([0.0, 1.0, 300.0, 1000.0])
 
     def results(network: Crysformer, forward, batch: Crystals) -> dict[str, torch.Tensor]:
         frac, lattice = batch.frac.clone().requires_grad_(), batch.lattice.clone().requires_grad_()
@@ -151,7 +153,9 @@ def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, precision, 
 
 
 @pytest.mark.parametrize("moving", [False, True])
-def test_the_gradient_of_attention_written_by_hand_is_that_of_differences(moving):
+@pytest.mark.parametrize("small", [0, 5], ids=["waves", "features"])
+def test_the_gradient_of_attention_written_by_hand_is_that_of_differences(monkeypatch, small, moving):
+    monkeypatch.setattr(pair_attention, "SMALL", small)
     torch.manual_seed(0)
     b, n, h, d, frequencies = 2, 3, 2, 2, 2
     numbers = torch.tensor([[1, 2, 3], [4, 5, 0]])
@@ -161,13 +165,16 @@ def test_the_gradient_of_attention_written_by_hand_is_that_of_differences(moving
     )
     inputs = [torch.randn(*shape, h * d, dtype=torch.float64) for shape in ((b, n), (b, n, 2), (b,))]
     q, kv, constant = inputs[0], inputs[1].flatten(2), inputs[2]
-    waves = torch.randn(2, h, d, 3 * frequencies, dtype=torch.float64)
+    shape = (h * d, 9 + 6 * frequencies) if small else (2, h, d, 3 * frequencies)
+    weight = torch.randn(shape, dtype=torch.float64)
 
-    def function(q, kv, waves, constant, frac, lattice):
+    def function(q, kv, weight, constant, frac, lattice):
         pairs = PairGeometry.of(Crystals(numbers, frac, lattice), frequencies, torch.float64)
-        return attend(q, kv, waves, constant, pairs, h)
+        if small:
+            return attend_to_features(q, kv, weight, pairs, h)
+        return attend(q, kv, weight, constant, pairs, h)
 
-    inputs = [x.requires_grad_() for x in (q, kv, waves, constant)]
+    inputs = [x.requires_grad_() for x in (q, kv, weight, constant)]
     inputs += [x.requires_grad_(moving) for x in (frac, lattice)]
     assert torch.autograd.gradcheck(function, inputs)
 
