@@ -155,7 +155,7 @@ class Crysformer(nn.Module):
         """t: (B,) time steps, 0 for a clean crystal. Raises IndexError for an atomic number above 100."""
         mask = crystals.mask
         device, width = crystals.frac.device.type, self.config.hidden
-        w_element, w_time = self.node_in.weight.split([width, self.config.time_width], dim=1)
+        w_element, w_time = self.node_in.weight[:, :width], self.node_in.weight[:, width:]
         table = F.linear(self.element_in(self.element_properties), w_element)  # (101, H), of elements instead of atoms
         time = F.linear(time_embedding(t.to(w_time.dtype), self.config.time_width), w_time, self.node_in.bias)
         x = F.embedding(crystals.numbers, table) + time[:, None]  # (B, N, H)

@@ -88,13 +88,17 @@ def attend(q: Tensor, kv: Tensor, waves: Tensor, constant: Tensor, geometry: Pai
     q: (B, N, H), scaled; kv: (B, N, 2H); waves: (2, h, d, W), W for sines and for cosines, in the precision of q;
     constant: (B, H), W G. Differentiable once, in all of these, angles and rstd.
     """
-    out: Tensor = _Attention.apply(q, kv, waves, constant, geometry.angle, geometry.rstd, geometry, heads)
+    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        q, kv, waves, constant, geometry.angle, geometry.rstd, geometry, heads
+    )
     return out
 
 
 def attend_to_features(q: Tensor, kv: Tensor, weight: Tensor, geometry: PairGeometry, heads: int) -> Tensor:
     """What `attend` gives, from features of pairs. weight: (H, F), W in the precision of q. Differentiable once."""
-    out: Tensor = _FeatureAttention.apply(q, kv, weight, geometry.features, geometry.padding, heads)
+    out: Tensor = _FeatureAttention.apply(  # type: ignore[no-untyped-call]
+        q, kv, weight, geometry.features, geometry.padding, heads
+    )
     return out
 
 
