@@ -141,7 +141,7 @@ def _start(recorded: Recorded, materials: Materials) -> Structure | CalculationD
     sent += [
         Structure.from_dict(d["output"]["sent"])
         for d in materials.jobs.query(criteria, properties=["output.sent"])
-        if d["output"].get("sent")
+        if d.get("output", {}).get("sent")
     ]
     if not sent:
         raise ReplayError(f"its candidate {name} is not in the store any more")

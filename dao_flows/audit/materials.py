@@ -67,7 +67,7 @@ class Materials:
             yield find_checkpoint(sha256)
         criteria = {"output.checkpoint_sha256": sha256}
         for found in self.jobs.query(criteria, properties=["output.path"]):
-            if path := found["output"].get("path"):
+            if path := found.get("output", {}).get("path"):  # an evaluation names one without a path
                 yield Path(path)
         for place in self.places:
             yield from (card.parent for card in [place / "card.json", *place.glob("*/card.json")] if card.is_file())
@@ -85,7 +85,7 @@ class Materials:
 
     def _datasets(self, sha256: str) -> Iterator[Path]:
         for found in self.jobs.query({"output.sha256": sha256}, properties=["output.path"]):
-            if path := found["output"].get("path"):
+            if path := found.get("output", {}).get("path"):  # an evaluation names one without a path
                 yield Path(path)
         if (folder := imported.dataset(sha256)) is not None:
             yield folder
