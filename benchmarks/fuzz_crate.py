@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from dao_flows.crate import CrateError, Limits
+from dao_flows.crate.documents import written
 from dao_flows.crate.layout import MANIFEST, member
 from dao_flows.crate.reader import Crate, open_crate
 from dao_flows.makers.provenance import canonical_json, content_hash, digest
@@ -133,7 +134,7 @@ class Fuzzer:
                 manifest["sha256"] = digest(manifest)
             except (ValueError, TypeError):
                 manifest["sha256"] = self.manifest["sha256"]
-        return packed([*{**self.files, MANIFEST: _json(manifest)}.items()])
+        return packed([*{**self.files, MANIFEST: _canonical(manifest)}.items()])
 
     def _blind(self, data: bytes, at: int) -> bytes:
         pick = self.random
@@ -224,7 +225,15 @@ def _deep(levels: int) -> Any:
 
 
 def _json(value: Any) -> bytes:
-    """Canonical where it can be."""
+    """As a crate has it, where that can be."""
+    try:
+        return written(value)
+    except (ValueError, TypeError, RecursionError):
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _canonical(value: Any) -> bytes:
+    """With its keys sorted, as the manifest."""
     try:
         return canonical_json(value)
     except (ValueError, TypeError, RecursionError):

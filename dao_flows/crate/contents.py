@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.attempts import ENDED
-from dao_flows.makers.provenance import canonical_json
 
 from .archive import CrateError
+from .documents import written
 from .history import Activity, History, Thing, moment
 from .layout import FOLDERS, MANIFEST, document_path
 
@@ -191,9 +191,12 @@ class Contents:
         return sorted(ends, key=lambda record: (record["at"], record["record_id"]))
 
 
-def stored_form(document: dict[str, Any]) -> bytes:
-    """A document of a store as it stands in a crate: without the store's own fields, in canonical form."""
-    return canonical_json({k: v for k, v in document.items() if k not in STORE_FIELDS}, extended=True)
+def stored_form(document: Mapping[str, Any]) -> bytes:
+    """A document of a store as it stands in a crate, without the store's own fields. Raises CrateError."""
+    try:
+        return written({k: v for k, v in document.items() if k not in STORE_FIELDS})
+    except (ValueError, TypeError) as error:
+        raise CrateError(f"the document {document.get('_id')} cannot stand in a crate: {error}") from None
 
 
 def dataset_files(folder: Path) -> list[Path]:

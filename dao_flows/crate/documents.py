@@ -1,8 +1,8 @@
 """Documents out of a crate: plain JSON until it is known to be what it says, and never an object by a name in it.
 
-A document must be canonical JSON, so that nothing of it can be changed and read the same. It may name no classes but
-our own documents, pymatgen's structures and the makers of calculations in their settings: a store's reader turns such
-names into objects, and must meet none that are not meant for it.
+A document has one form in which it may stand, so that nothing of it can be changed and read the same. It may name no
+classes but our own documents, pymatgen's structures and the makers of calculations in their settings: a store's reader
+turns such names into objects, and must meet none that are not meant for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bson import ObjectId
 from bson.errors import InvalidId
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dao_flows.makers.provenance import EPOCH, canonical_json, content_hash, digest
+from dao_flows.makers.provenance import EPOCH, canonical, content_hash, digest
 
 from ..stores import KEYS
 from .archive import Limits
@@ -144,7 +144,7 @@ def parse(data: bytes, bounds: Limits) -> dict[str, Any]:
         if _deeper(raw, bounds.depth):
             raise DocumentError(f"it is nested deeper than DAO_FLOWS_CRATE_DEPTH allows ({bounds.depth})")
         document = _thawed(raw) if b'"$' in data else raw
-        if not isinstance(document, dict) or canonical_json(document, extended=True) != data:
+        if not isinstance(document, dict) or written(document) != data:
             raise DocumentError("it is not in canonical form")
     except RecursionError:
         raise DocumentError(f"it is nested deeper than DAO_FLOWS_CRATE_DEPTH allows ({bounds.depth})") from None
@@ -153,6 +153,15 @@ def parse(data: bytes, bounds: Limits) -> dict[str, Any]:
     except (ValueError, TypeError, OverflowError, InvalidId) as error:
         raise DocumentError(f"it is no JSON that a store could hold: {str(error)[:100]}") from None
     return document
+
+
+def written(document: Mapping[str, Any]) -> bytes:
+    """A document as it stands in a crate: canonical JSON, but with its keys in the order in which the store has them.
+
+    In some documents the order means something: a dataset's columns.
+    """
+    even = canonical(document, extended=True)
+    return json.dumps(even, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _thawed(value: Any) -> Any:

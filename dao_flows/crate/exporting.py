@@ -179,9 +179,9 @@ another store; `ro-crate-metadata.json` describes all files for RO-Crate tools, 
 
 ## Checking it without dao_flows
 `manifest.json` lists the sha256 of every other file. Its own `sha256` is over itself without that field, in canonical
-JSON: keys sorted, no whitespace, UTF-8. The documents are canonical JSON too (values that JSON lacks are written as
-MongoDB's Extended JSON), so that the hash which a job's document states in `provenance.content_hash` can be computed
-again: over `output` without that field.
+JSON: keys sorted, no whitespace, UTF-8. The documents are JSON too (values that JSON lacks are written as MongoDB's
+Extended JSON), so that the hash which a job's document states in `provenance.content_hash` can be computed again: over
+`output` without that field, in canonical JSON.
 
 ```python
 import hashlib, json, pathlib

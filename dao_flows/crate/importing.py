@@ -6,6 +6,7 @@ records of runs, jobs, and at last what is laid out from jobs. After a kill the 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -97,9 +98,16 @@ def _missing(crate: Crate, store: JobStore, name: str, found: list[Found]) -> tu
         for document in chunk:
             if document.key not in held:
                 missing.append(document)
-            elif held[document.key] != crate.read(document.path):
+            elif held[document.key] != crate.read(document.path) and _canonical(held[document.key]) != _canonical(
+                crate.read(document.path)
+            ):
                 different.append(document.key)
     return missing, different
+
+
+def _canonical(data: bytes) -> bytes:
+    """The same whatever the order of the keys."""
+    return json.dumps(json.loads(data), sort_keys=True).encode()
 
 
 def _held(store: JobStore, name: str, chunk: Iterable[Found]) -> Iterator[tuple[str, bytes]]:

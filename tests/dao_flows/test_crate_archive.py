@@ -127,7 +127,7 @@ def test_a_name_with_a_nul():
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_names_that_collide():
-    with pytest.raises(CrateError, match="'a.json' is there twice"):
+    with pytest.raises(CrateError, match=r"'a\.json' is there twice"):
         opened(zipped(("a.json", b"{}"), ("a.json", b"[]")))
     with pytest.raises(CrateError, match=r"'A.json' differs from 'a.json' in case alone"):
         opened(zipped(("a.json", b"{}"), ("A.json", b"[]")))
@@ -161,7 +161,7 @@ def patched(data: bytes, offset: int, layout: str, value: int) -> bytes:
 
 @pytest.mark.parametrize("flag", [0x1, 0x40, 0x2000])
 def test_encrypted_members(flag):
-    with pytest.raises(CrateError, match="'a.json' is encrypted"):
+    with pytest.raises(CrateError, match=r"'a\.json' is encrypted"):
         opened(patched(zipped(("a.json", b"{}")), 8, "<H", flag))
 
 
@@ -206,7 +206,7 @@ def test_a_size_that_is_not_true_is_found():
     content = b"0123456789" * 100
     for declared in (999, 1001, 10):
         archive = opened(patched(zipped(("a.json", content)), 24, "<L", declared))
-        with pytest.raises(CrateError, match="is damaged at 'a.json'"):
+        with pytest.raises(CrateError, match=r"is damaged at 'a\.json'"):
             archive.read("a.json")
 
 

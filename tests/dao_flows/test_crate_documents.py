@@ -10,8 +10,8 @@ from monty.json import jsanitize
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.crate.archive import Limits
-from dao_flows.crate.documents import DOCUMENTS, DocumentError, check, parse
-from dao_flows.makers.provenance import canonical_json, content_hash, digest
+from dao_flows.crate.documents import DOCUMENTS, DocumentError, check, parse, written
+from dao_flows.makers.provenance import content_hash, digest
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 BOUNDS = Limits()
@@ -49,7 +49,7 @@ def sealed(document):
 
 
 def checked(collection, document):
-    return check(collection, canonical_json(document, extended=True), BOUNDS)
+    return check(collection, written(document), BOUNDS)
 
 
 def test_documents_of_ours_pass(candidate, job):
@@ -140,8 +140,8 @@ def test_packages_of_ones_own_may_be_named(job):
     document = json.loads(json.dumps(job))
     settings = {"@module": "my_lab.dft", "@class": "MyMaker"}
     document["output"]["provenance"]["science"]["parameters"]["settings"] = settings
-    data = canonical_json(sealed(document))
-    with pytest.raises(DocumentError, match="'MyMaker' of 'my_lab.dft'"):
+    data = written(sealed(document))
+    with pytest.raises(DocumentError, match=r"'MyMaker' of 'my_lab\.dft'"):
         check("jobs", data, BOUNDS)
     assert check("jobs", data, Limits(modules="other, my_lab")).sealed
     with pytest.raises(DocumentError):
@@ -193,7 +193,6 @@ def test_a_structure_that_is_none(candidate, change):
         (b'{"a":NaN}', "canonical|no JSON"),
         (b'{"a":1e999}', "canonical|no JSON"),
         (b'{"a": 1}', "canonical"),
-        (b'{"b":1,"a":2}', "canonical"),
         (b'{"a":1,"a":1}', "canonical"),
         (b'{"a":1.0e0}', "canonical"),
         (b'{"a":-0.0}', "canonical"),
@@ -236,10 +235,10 @@ json_values = st.recursive(
 @given(st.dictionaries(st.sampled_from("abc"), json_values))
 def test_whatever_a_store_holds_comes_back_the_same(document):
     try:
-        data = canonical_json(document, extended=True)
+        data = written(document)
     except ValueError:
         return  # half a surrogate pair, a NUL in a key: refused when the document is sealed
-    assert canonical_json(parse(data, BOUNDS), extended=True) == data
+    assert written(parse(data, BOUNDS)) == data
 
 
 @settings(max_examples=300, deadline=None)
