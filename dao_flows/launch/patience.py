@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
-from threading import local
+from threading import Event, local
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -43,7 +43,9 @@ REPEATED = (
     "update_many",
     "update_one",
 )
+LAST_WORDS = 15.0  # s for a worker that is being ended
 _state = local()
+_ending = Event()
 
 
 def be_patient(seconds: float = HOUR) -> None:
@@ -58,6 +60,11 @@ def be_patient(seconds: float = HOUR) -> None:
     vars_of.next = vars_of.__next__ = patient
 
 
+def hurry() -> None:
+    """From now on wait for moments only: this process is being ended."""
+    _ending.set()
+
+
 def wait_for(operation: Callable[[], Any], seconds: float, repair: Callable[[], None] = lambda: None) -> Any:
     """The operation's result, repeated after `repair` while the server is away. Raises the driver's error then."""
     from pymongo.errors import ConnectionFailure, PyMongoError
@@ -69,7 +76,8 @@ def wait_for(operation: Callable[[], Any], seconds: float, repair: Callable[[], 
             result = operation()
         except PyMongoError as error:
             away = isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
-            if not away or time.monotonic() - since > seconds:
+            patience = min(seconds, LAST_WORDS) if _ending.is_set() else seconds
+            if not away or time.monotonic() - since > patience:
                 raise
             if not said:
                 reason = one_line(error).split(" (configured")[0]  # pymongo adds its timeouts and its topology

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import explain
 from .launchpad import require_fireworks
-from .patience import be_patient
+from .patience import be_patient, hurry
 
 ROOM = 1 << 16  # bytes that must fit into a job's directory
 
@@ -54,6 +54,7 @@ def _take_care() -> None:
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal ended
         ended = True
+        hurry()
         signal.signal(number, signal.SIG_DFL)  # the second is for real
         if _within(frame, "run_task"):
             raise Stopped("the worker was ended (SIGTERM), as a queue does when the wall time is over")

@@ -269,7 +269,10 @@ def test_a_flow_goes_on_whose_worker_was_killed_between_reporting_and_telling_it
 def test_a_worker_that_is_ended_says_so_of_its_job(project, work, finish, submitted, call, bodies):
     pad = launchpad()
     (flow,) = submit(
-        [Planned("predict", "a" * 64, "lingers", Flow([bodies.linger(str(project / "marker"), 300)]))], *bodies.how
+        [Planned("predict", "a" * 64, "lingers", Flow([bodies.linger(str(project / "marker"), 300)]))],
+        launchpad(),
+        DEFAULTS,
+        "none",
     ).flows
     submit(
         [Planned("predict", "c" * 64, "is next", Flow([bodies.linger(str(project / "other"), 0)]))],
