@@ -59,7 +59,8 @@ class Dao(nn.Module):
         """(B, 1, 1) Å per model unit of length."""
         if not self.config.volume_scaling:
             return torch.ones_like(crystals.lattice[:, :1, :1])
-        sizes = torch.arange(crystals.numbers.shape[1] + 1, device=crystals.lattice.device, dtype=crystals.lattice.dtype)
+        like, largest = crystals.lattice, crystals.numbers.shape[1]
+        sizes = torch.arange(largest + 1, device=like.device, dtype=like.dtype)
         root = sizes ** (1 / 3)  # of all sizes at once: a power rounds by its place in the array
         return root[crystals.n_atoms][:, None, None]
 
