@@ -85,8 +85,10 @@ def _dataset(sha256: str, claims: list[Claim], ledger: Ledger) -> Iterator[Findi
         here.append(str(folder))
     if not here:
         yield _absent("datasets", sha256, list(places.values()) or claims, f"at {next(iter(places))}" if places else "")
-    for path in here:
-        yield from _whole_dataset(Path(path), sha256, "datasets", sha256, ledger.manifests.get(f"{path}/{MANIFEST}"))
+    stated = {path: claim for path in places if (claim := ledger.manifests.get(f"{path}/{MANIFEST}")) is not None}
+    for path in here:  # an imported copy came with the manifest of a place that is named
+        claim = stated.get(path) if path in places else next(iter(stated.values()), None)
+        yield from _whole_dataset(Path(path), sha256, "datasets", sha256, claim)
 
 
 def _whole_dataset(

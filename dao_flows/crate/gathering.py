@@ -32,9 +32,18 @@ def gather(store: JobStore, ids: Sequence[str], weights: bool = False, shards: b
     from ..audit.graph import build
 
     graph = build(store, ids, "back")
-    contents = Contents(list(graph.asked), sorted(graph.edges), weights, shards)
-    _Gathering(store, contents, sorted(graph.nodes)).run()
+    laid_out = set(_laid_out(store, [name for kind, name in graph.nodes if kind == "screening"]))
+    contents = Contents(list(graph.asked), sorted({*graph.edges, *laid_out}), weights, shards)
+    _Gathering(store, contents, sorted({*graph.nodes, *(candidate for _, candidate in laid_out)})).run()
     return contents
+
+
+def _laid_out(store: JobStore, screenings: Sequence[str]) -> Iterator[tuple[Node, Node]]:
+    """Every candidate of these screenings: where only some arrived, the others would count as lost."""
+    job = "screening.execution.job_uuid"
+    for document in _query(collection(store, "candidates"), job, screenings):
+        uuid = document["screening"]["execution"]["job_uuid"]
+        yield ("screening", uuid), ("candidate", document["candidate_id"])
 
 
 class _Gathering:
