@@ -241,9 +241,10 @@ class _Assembly:
                     maker=str(record.get("function") or "").partition(".")[0] or None,
                 )
             self.nodes[node].attempts.append(attempt)
+        for facts in self.nodes.values():
+            facts.attempts.sort(key=lambda attempt: attempt.began or attempt.ended or "")
         for uuid in set(jobs.values()) - set(self.latest):
             facts = self.nodes[self.of_job[uuid]]
-            facts.attempts.sort(key=lambda attempt: attempt.began or "")
             last = facts.attempts[-1]
             facts.state = "failed" if last.outcome == "failed" else "unfinished"
             facts.when, facts.host = last.ended or last.began, last.host

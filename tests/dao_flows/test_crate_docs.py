@@ -26,13 +26,14 @@ def test_the_page_runs_as_it_is_printed(workplace, monkeypatch):
             script.append(f"python block{number}.py")
         else:
             script.append(f"({text})" if "cd opened" in text else text.replace("--steps 50", "--steps 4"))
+    monkeypatch.setenv("COLUMNS", "400")  # so that no line of the output is broken at a long path
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     done = subprocess.run(["bash", "-c", "\n".join(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for words in ("sha256 of its contents", "generate GenerateMaker", "whole: ['candidate:dao-", "records of PROV"):
         assert words in done.stdout
     assert "nothing to do: all" in done.stdout
-    assert re.search(r"\d+ runs, 2 jobs, 1 candidate added to .*theirs", done.stdout)
+    assert re.search(r"\d+ runs, 2 jobs, 2 candidates added to .*theirs", done.stdout)
     with zipfile.ZipFile(workplace / "NaCl.zip") as archive:
         for name in archive.namelist():
             assert name.split("/")[0].rstrip("/") in PAGE

@@ -21,7 +21,7 @@ EXAMPLE = {
     "uri": "mongodb://user:password@db.example.org:27017/",
     "work_dir": "/scratch/me/dao",
     "queues": {"gpu": "gpu", "dft": "cpu", "cpu": "cpu"},
-    "environment": "/home/me/env/bin",
+    "environment": "/scratch/me/env/bin",
     "host": "login.example.org",
 }
 MISSING = importlib.util.find_spec("jobflow_remote") is None

@@ -111,3 +111,15 @@ def random_dataset(tmp_path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def materials_project_at(monkeypatch) -> Callable[[str], None]:
+    """Points the Materials Project's client to an address: it reads its variable once, when it is imported."""
+
+    def point(url: str) -> None:
+        settings = pytest.importorskip("mp_api.client.core.settings", reason="mp-api is not installed")
+        monkeypatch.setenv("MP_API_ENDPOINT", url)
+        monkeypatch.setattr(settings.MAPI_CLIENT_SETTINGS, "ENDPOINT", url)
+
+    return point

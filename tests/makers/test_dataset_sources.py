@@ -267,7 +267,7 @@ def test_what_does_not_answer_as_a_provider(serve):
         open_source("optimade:https://user:word@example.org")
 
 
-def test_materials_project(crystals, monkeypatch, serve):
+def test_materials_project(crystals, monkeypatch, serve, materials_project_at):
     from dao_flows.makers.datasets import materials_project
 
     entries = [
@@ -291,7 +291,7 @@ def test_materials_project(crystals, monkeypatch, serve):
         return {"data": entries[first : first + size], "meta": {"total_doc": len(entries)}}
 
     monkeypatch.setattr(materials_project, "PAGE", 2)
-    monkeypatch.setenv("MP_API_ENDPOINT", serve(answer) + "/")
+    materials_project_at(serve(answer) + "/")
     monkeypatch.delenv("MP_API_KEY", raising=False)
     with pytest.raises(SourceError, match="MP_API_KEY"):
         open_source("mp:").identity()

@@ -396,7 +396,7 @@ def test_a_running_job_takes_its_own_store(verified):
 
 
 @pytest.fixture
-def materials_project(monkeypatch, tmp_path) -> Iterator[list[str]]:
+def materials_project(monkeypatch, tmp_path, materials_project_at) -> Iterator[list[str]]:
     """A server that answers as the Materials Project's does, for iron and oxygen. Gives the paths asked for."""
     asked: list[str] = []
     entries = MaterialsProject2020Compatibility().process_entries(irons())
@@ -426,7 +426,7 @@ def materials_project(monkeypatch, tmp_path) -> Iterator[list[str]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.state = set()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("MP_API_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}/")
+    materials_project_at(f"http://127.0.0.1:{server.server_address[1]}/")
     monkeypatch.setenv("MP_API_KEY", "k" * 32)
     monkeypatch.setenv("DAO_FLOWS_RUN_DIR", str(tmp_path / "runs"))
     yield asked
@@ -435,7 +435,6 @@ def materials_project(monkeypatch, tmp_path) -> Iterator[list[str]]:
 
 
 def test_the_materials_project_is_asked_once_for_a_chemical_system(materials_project, tmp_path):
-    pytest.importorskip("mp_api.client", reason="mp-api is not installed")
     hull = hull_energy(reference_set("mp:"), WUSTITE, -13.1, VASP)
     own = hull_energy(reference_set(write(tmp_path / "own.json", irons())), WUSTITE, -13.1, VASP)
     assert hull.energy_above_hull == pytest.approx(own.energy_above_hull) and hull.scheme == MP2020
@@ -462,10 +461,9 @@ def test_energies_of_other_codes_are_never_put_beside_the_materials_projects(mat
         reference_set("mp:Water!")
 
 
-def test_a_materials_project_that_does_not_answer_is_told_without_the_key(monkeypatch, tmp_path):
-    pytest.importorskip("mp_api.client", reason="mp-api is not installed")
+def test_a_materials_project_that_does_not_answer_is_told_without_the_key(monkeypatch, tmp_path, materials_project_at):
     monkeypatch.setenv("MP_API_KEY", "s" * 32)
-    monkeypatch.setenv("MP_API_ENDPOINT", "http://127.0.0.1:9/")
+    materials_project_at("http://127.0.0.1:9/")
     monkeypatch.setenv("DAO_FLOWS_RUN_DIR", str(tmp_path))
     with pytest.raises(ReferenceSetError, match="Materials Project") as caught:
         hull_energy(reference_set("mp:"), WUSTITE, -13.1, VASP)
