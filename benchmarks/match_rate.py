@@ -25,13 +25,14 @@ from dao_flows.makers.match_rate import match
 from dao_flows.model.checkpoint import CheckpointError, load, verify
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
+from dao_flows.model.dao_p import DaoP
 from dao_flows.model.data import read_crystals
 from dao_flows.model.dataset import DataError
 from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
-from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
+from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
 
-SAMPLER = ("steps", "corrector", "order", "churn", "bf16")
+SAMPLER = ("steps", "corrector", "order", "churn", "bf16", "predictor", "guidance")
 
 
 class BenchmarkError(ValueError):
@@ -63,9 +64,13 @@ def progress_bar() -> Progress:
 def generate(args: argparse.Namespace, references: list[Crystal], rows: np.ndarray) -> list[Crystal]:
     """Draw k samples of each reference's composition, one reference after the other."""
     torch.set_num_threads(args.threads)
-    model, card = load(find(args.checkpoint), "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, card = load(find(args.checkpoint), device)
     if not isinstance(model, DaoG):
         raise CheckpointError(f"{card.name} is a {card.kind} checkpoint; crystals are drawn from DAO-G")
+    predictor = load(find(args.predictor), device)[0] if args.predictor else None
+    if predictor is not None and not isinstance(predictor, DaoP):
+        raise CheckpointError(f"{args.predictor} is no dao-p checkpoint; guidance follows DAO-P's energy")
     requests = [
         Request(reference.numbers, (int(row), k))
         for row, reference in zip(rows, references, strict=True)
@@ -78,6 +83,8 @@ def generate(args: argparse.Namespace, references: list[Crystal], rows: np.ndarr
             requests,
             args.seed,
             SamplerConfig(args.steps, args.corrector, order=args.order, churn=args.churn, bf16=args.bf16),
+            predictor=predictor,
+            guidance=Guidance(args.guidance, args.guidance) if predictor else None,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 
@@ -188,6 +195,8 @@ def main() -> int:
     p.add_argument("--order", type=int, default=1, choices=(1, 2))
     p.add_argument("--churn", type=float, default=0.0)
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
+    p.add_argument("--predictor", help="DAO-P whose energy guides; without it, no guidance")
+    p.add_argument("--guidance", type=float, default=20.0, help="its strength, for coordinates and lattice")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=positive, default=2)
     p.add_argument("--quick", action="store_true", help="20 rows, 20 steps: to see that it runs")
@@ -195,6 +204,8 @@ def main() -> int:
     args = p.parse_args()
     if args.quick:
         args.limit, args.steps = 20, 20
+    if not args.predictor:
+        args.guidance = None
     if args.out and args.out.suffix == ".json":
         args.out = args.out.with_suffix("")
     try:

@@ -135,7 +135,8 @@ def wilson(hits: int, n: int) -> Interval:
     """95 % interval of a share."""
     z, p = 1.96, hits / n
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
+    low, high = float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
+    return max(0.0, low), min(1.0, high)  # rounding may leave the share's range
 
 
 def bootstrap(values: np.ndarray, resamples: int = 1000) -> Interval:

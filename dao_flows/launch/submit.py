@@ -33,6 +33,7 @@ MAX_SPEC = 1_000_000  # bytes; MongoDB takes 16 MB, but every claim of a job rea
 URI = re.compile(r"mongodb(\+srv)?://|\w://[^\s/\"']+:[^\s/\"']+@")
 SECRET_VARIABLE = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|MONGO\w*URI)$")
 FIELDS = {"nodes": 1, "state": 1, "created_on": 1, "metadata": 1}
+DUPLICATE_KEY = 11000  # of MongoDB's errors
 ON_ITS_WAY = 60  # s after which a submission that is not whole was killed
 SHORTEST_SECRET = 8  # characters of a secret variable's value that are looked for
 
@@ -116,7 +117,7 @@ def _secrets() -> Iterator[tuple[str, str]]:
 
 
 def _add(planned: Planned, workflow: Workflow, pad: LaunchPad, again: bool) -> Submitted:
-    from pymongo.errors import DuplicateKeyError
+    from pymongo.errors import BulkWriteError
 
     while True:
         earlier = _earlier(planned.key, pad)
@@ -127,7 +128,9 @@ def _add(planned: Planned, workflow: Workflow, pad: LaunchPad, again: bool) -> S
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # a bar of progress
                 pad.bulk_add_wfs([workflow])  # the workflow first: nobody takes a job that no workflow knows
-        except DuplicateKeyError:
+        except BulkWriteError as error:
+            if any(each.get("code") != DUPLICATE_KEY for each in error.details["writeErrors"]):
+                raise
             continue  # somebody else was quicker
         stored = pad.workflows.find_one({SUBMISSION: workflow.metadata["dao_flows"]["submission"]}, FIELDS)
         return _told(stored, new=True)

@@ -94,6 +94,13 @@ def test_figures_are_of_the_best_sample_over_the_whole_set(rows):
         assert result.rmse is result.rmse_95 is None
 
 
+@given(st.data(), st.integers(1, 10_000))
+def test_wilsons_interval_is_one_of_shares(data, n):
+    hits = data.draw(st.integers(0, n))
+    low, high = wilson(hits, n)
+    assert 0 <= low <= hits / n + 1e-12 and hits / n - 1e-12 <= high <= 1
+
+
 def test_wilsons_interval_holds_the_true_share_about_95_times_in_100():
     rng = np.random.default_rng(0)
     for share in (0.05, 0.3, 0.8):
