@@ -1,6 +1,8 @@
 """Crystals per second of training on this device: `python benchmarks/training.py --help`.
 
 Times optimiser steps on random crystals whose sizes are those of a dataset, or all the same (--atoms), in one process.
+With --diffcsp, a checkout of DiffCSP (PEERS.md), its network of published size trains on crystals of the same sizes, in
+turns with ours, and the ratio is the median over the rounds, of wall time.
 """
 
 from __future__ import annotations
@@ -8,10 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import peers
 
 from dao_flows.model.checkpoint import KINDS
 from dao_flows.model.crysformer import CrysformerConfig
@@ -19,10 +28,40 @@ from dao_flows.model.dao import DaoConfig
 from dao_flows.model.data import read_crystals
 from dao_flows.model.dataset import DataError
 from dao_flows.model.memory import keep_freed_memory
-from dao_flows.model.throughput import throughput
+from dao_flows.model.throughput import Throughput, throughput
 from dao_flows.model.train_config import TrainingError
 
 QUICK = {"hidden": 32, "layers": 2, "heads": 4, "frequencies": 8, "time_width": 32}
+
+
+def ours(args: argparse.Namespace, architecture: dict[str, Any], sizes: list[int], seconds: float) -> Throughput:
+    """Our training, for so long."""
+    options = {"batch_size": args.batch_size, "bf16": args.bf16, "seconds": seconds}
+    return throughput(args.kind, architecture, sizes, args.device, **options)
+
+
+def beside(args: argparse.Namespace, architecture: dict[str, Any], sizes: list[int], seconds: float) -> dict[str, Any]:
+    """Ours and DiffCSP's crystals per second in each round, and the median of the ratios."""
+    peer, rng = peers.diffcsp(args.diffcsp), np.random.default_rng(0)
+    step = peer.trainer()
+    rounds: list[dict[str, float]] = []
+    for number in range(args.rounds):
+        found = ours(args, architecture, sizes, seconds)
+        took: list[float] = []
+        while len(took) < 4 or sum(took) < seconds:  # the first one is slower
+            crystals = peers.batch(rng.choice(sizes, args.batch_size).tolist(), seed=len(took))
+            began = time.perf_counter()
+            step(crystals)
+            took.append(time.perf_counter() - began)
+        theirs = args.batch_size * (len(took) - 1) / sum(took[1:])
+        rounds.append({"ours": found.crystals_per_s, "diffcsp": theirs, "ratio": found.crystals_per_s / theirs})
+        print(f"round {number + 1} of {args.rounds}: {rounds[-1]}", file=sys.stderr)
+    return {
+        "rounds": rounds,
+        **{name: median(r[name] for r in rounds) for name in ("ours", "diffcsp", "ratio")},
+        "commit": peer.commit,
+        "parameters": peer.parameters,
+    }
 
 
 def main() -> int:
@@ -38,11 +77,15 @@ def main() -> int:
     p.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
     p.add_argument("--seconds", type=float, default=30.0, help="how long to measure")
     p.add_argument("--steps", type=int, help="of a run whose time is asked for")
+    p.add_argument("--diffcsp", type=Path, help="a checkout of DiffCSP to compare with")
+    p.add_argument("--rounds", type=int, default=3, help="of both, with --diffcsp; each takes a share of --seconds")
     p.add_argument("--quick", action="store_true", help="a small network and a second, to see that it runs")
     p.add_argument("--out", type=Path, help="write the figures as JSON")
     for name, default in asdict(CrysformerConfig()).items():
         p.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     args = p.parse_args()
+    if args.diffcsp and (args.device != "cpu" or args.kind != "dao-g"):
+        p.error("--diffcsp compares with dao-g, on a CPU")
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == "cpu":
@@ -53,28 +96,28 @@ def main() -> int:
         sizes = [args.atoms]
         if args.data:
             sizes = [len(crystal) for crystal in read_crystals(args.data, None, args.max_atoms).crystals]
-        measured = throughput(
-            args.kind,
-            architecture,
-            sizes,
-            args.device,
-            batch_size=args.batch_size,
-            bf16=args.bf16,
-            seconds=1.0 if args.quick else args.seconds,
-        )
+        seconds = 1.0 if args.quick else args.seconds
+        if args.diffcsp:
+            compared = beside(args, architecture, sizes, seconds / args.rounds)
+            rate = compared["ours"]
+            found: dict[str, Any] = {"crystals_per_s": rate, "diffcsp": compared}
+        else:
+            measured = ours(args, architecture, sizes, seconds)
+            rate, found = measured.crystals_per_s, asdict(measured)
     except (DataError, TrainingError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     device = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "cpu"
-    found = asdict(measured) | {"device": device, "threads": torch.get_num_threads(), "network": network}
+    found |= {"device": device, "threads": torch.get_num_threads(), "network": network}
     found |= {"kind": args.kind, "batch_size": args.batch_size, "bf16": args.bf16, "torch": torch.__version__}
     found |= {"data": args.data.name if args.data else f"{args.atoms} atoms", "mean_atoms": sum(sizes) / len(sizes)}
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     hours = ""
     if args.steps:
-        hours = f"; {args.steps} steps: {args.steps * args.batch_size / measured.crystals_per_s / 3600:.2f} h"
-    print(f"{measured.crystals_per_s:.1f} crystals/s ({found['mean_atoms']:.1f} atoms each) on {device}{hours}")
+        hours = f"; {args.steps} steps: {args.steps * args.batch_size / rate / 3600:.2f} h"
+    ratio = f", {found['diffcsp']['ratio']:.3g}× DiffCSP" if args.diffcsp else ""
+    print(f"{rate:.1f} crystals/s ({found['mean_atoms']:.1f} atoms each) on {device}{ratio}{hours}")
     return 0
 
 

@@ -10,14 +10,13 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
 
 from .stand_ins import standing_in
 
@@ -58,7 +57,7 @@ class Peer:
     """
 
     name: str
-    model: nn.Module
+    model: Any  # its Lightning module
     published: int
     commit: str
 
@@ -71,9 +70,21 @@ class Peer:
         """Its own sampler, for so many steps."""
         if self.name == "DiffCSP":
             self.model.beta_scheduler.timesteps = steps  # where its loop begins
-            self.model.sample(crystals)  # type: ignore[operator]
+            self.model.sample(crystals)
         else:
-            self.model.sample(crystals, N=steps)  # type: ignore[operator]
+            self.model.sample(crystals, N=steps)
+
+    def trainer(self) -> Callable[[SimpleNamespace], None]:
+        """What takes a training step on a batch, as its configuration says: Adam, values of gradients clipped."""
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+
+        def step(crystals: SimpleNamespace) -> None:
+            optimizer.zero_grad()
+            self.model(crystals)["loss"].backward()
+            torch.nn.utils.clip_grad_value_(self.model.parameters(), 0.5)
+            optimizer.step()
+
+        return step
 
 
 def diffcsp(checkout: Path) -> Peer:
@@ -86,10 +97,10 @@ def crystalflow(checkout: Path) -> Peer:
     return _load("CrystalFlow", checkout, "diffcsp.pl_modules.flow", "CSPFlow", CRYSTALFLOW, 100)
 
 
-def batch(sizes: list[int], seed: int = 0, volume: float = 20.0) -> SimpleNamespace:
+def batch(sizes: Sequence[int], seed: int = 0, volume: float = 20.0) -> SimpleNamespace:
     """Random atoms in cubes of `volume` Å³ an atom, one crystal for each of the sizes, in the peers' layout."""
     random = torch.Generator().manual_seed(seed)
-    num_atoms = torch.tensor(sizes)
+    num_atoms = torch.tensor(list(sizes))
     total = int(num_atoms.sum())
     return SimpleNamespace(
         num_graphs=len(sizes),
@@ -109,11 +120,11 @@ def _load(name: str, checkout: Path, module: str, kind: str, config: dict[str, A
         raise PeerError(f"{checkout} is no checkout of {name}: benchmarks/PEERS.md says where to get one")
     try:
         with _at(checkout), standing_in():
-            found = importlib.import_module(module)
+            found: Any = importlib.import_module(module)
             model = getattr(found, kind)(**config).eval()
     except (ImportError, AttributeError, TypeError, NotImplementedError) as error:
         raise PeerError(f"{name} in {checkout} does not run: {error}; benchmarks/PEERS.md names a commit") from error
-    found.tqdm = lambda steps, **_: steps  # type: ignore[attr-defined]  # no bars
+    found.tqdm = lambda steps, **_: steps  # no bars
     return Peer(name, model, published, _commit(checkout))
 
 

@@ -131,11 +131,11 @@ def standing_in() -> Iterator[None]:
     """Imports inside find the stand-ins; afterwards the modules are as they were."""
     importlib.import_module("pymatgen.analysis.local_env")  # what is imported for real gets real libraries
     finder, before = _Finder(), {name: sys.modules.pop(name) for name in STAND_INS if name in sys.modules}
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(finder)
         for name in STAND_INS:
             sys.modules.pop(name, None)
         sys.modules.update(before)
