@@ -26,7 +26,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
 
-from dao_flows.model.checkpoint import CheckpointError, load
+from dao_flows.model.checkpoint import CheckpointError, build, load
+from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.library import find
 from dao_flows.model.memory import keep_freed_memory
@@ -42,6 +43,19 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be positive, not {number}")
     return number
+
+
+def generator(args: argparse.Namespace) -> tuple[DaoG, tuple[int, ...], dict[str, Any]]:
+    """Our model, the elements it draws, and what to record of it."""
+    if args.published_size:
+        model, elements = build("dao-g", asdict(DaoConfig(volume_scaling=True))).eval(), tuple(range(1, 95))
+        about: dict[str, Any] = {"checkpoint": None}
+    else:
+        model, card = load(find(args.checkpoint))
+        elements, about = tuple(card.elements), {"checkpoint": card.name, "checkpoint_sha256": card.sha256}
+    if not isinstance(model, DaoG):
+        raise CheckpointError(f"{card.name} is a {card.kind} checkpoint; crystals are drawn from DAO-G")
+    return model, elements, about | {"parameters": sum(weights.numel() for weights in model.parameters())}
 
 
 def our_sampler(
@@ -112,6 +126,7 @@ def main() -> int:
     default = SamplerConfig()
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--checkpoint", default="dao-g-base")
+    p.add_argument("--published-size", action="store_true", help="12 × 384 with random weights instead of a checkpoint")
     p.add_argument("--diffcsp", type=Path, help="a checkout of DiffCSP to compare with")
     p.add_argument("--crystalflow", type=Path, help="a checkout of CrystalFlow to compare with")
     p.add_argument("--atoms", type=positive, nargs="+", default=[5, 10], help="cell sizes: perov-5's, MP-20's mean")
@@ -132,20 +147,17 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     try:
-        model, card = load(find(args.checkpoint))
-        if not isinstance(model, DaoG):
-            raise CheckpointError(f"{card.name} is a {card.kind} checkpoint; crystals are drawn from DAO-G")
+        model, elements, about = generator(args)
         config = SamplerConfig(args.steps, args.corrector, order=args.order, churn=args.churn, bf16=args.bf16)
         walk_for(model, config).times()  # settings that do not fit are refused before anything is timed
         rivals = [peers.diffcsp(args.diffcsp)] if args.diffcsp else []
         rivals += [peers.crystalflow(args.crystalflow)] if args.crystalflow else []
-        records = compare(args, model, tuple(card.elements), config, rivals)
+        records = compare(args, model, elements, config, rivals)
     except (CheckpointError, SamplingError, peers.PeerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.out:
-        about: dict[str, Any] = {"checkpoint": card.name, "checkpoint_sha256": card.sha256, "sampler": asdict(config)}
-        about |= {"parameters": sum(weights.numel() for weights in model.parameters()), "threads": args.threads}
+        about |= {"sampler": asdict(config), "threads": args.threads}
         about |= {"torch": torch.__version__, "rounds": args.rounds, "peer_steps": args.peer_steps}
         about["peers"] = [
             {"name": r.name, "commit": r.commit, "parameters": r.parameters, "steps": r.published} for r in rivals
