@@ -72,8 +72,9 @@ def wait_for(operation: Callable[[], Any], seconds: float, repair: Callable[[], 
     since, pause = time.monotonic(), PAUSE
     said = False
     while True:
+        away = False
         try:
-            result = operation()
+            return operation()
         except PyMongoError as error:
             away = isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
             patience = min(seconds, LAST_WORDS) if _ending.is_set() else seconds
@@ -86,10 +87,9 @@ def wait_for(operation: Callable[[], Any], seconds: float, repair: Callable[[], 
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             repair()
-        else:
-            if said:
+        finally:
+            if said and not away:  # an error is an answer too, and so is the end of a cursor
                 _say(f"the database answers again after {time.monotonic() - since:.0f} s")
-            return result
 
 
 def _patient(method: Callable[..., Any], seconds: float) -> Callable[..., Any]:

@@ -390,3 +390,8 @@ def test_only_a_server_that_is_away_is_waited_for_and_not_for_ever(capsys):
         with pytest.raises(type(error)):
             wait_for(operation, seconds)
         answers.clear()
+    capsys.readouterr()
+    answers += [away, StopIteration()]  # a cursor without documents
+    with pytest.raises(StopIteration):
+        wait_for(operation, 60)
+    assert "answers again" in capsys.readouterr().err
