@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from dao_flows.makers.checkpoints import card, pick_device
 from dao_flows.makers.pretrain import CONTROL, CPU, GPU, STAGE_ONE, STAGE_TWO
+from dao_flows.makers.sampler import sampler_config
 from dao_flows.makers.train import TrainMaker
 
 from .errors import InputError
@@ -74,7 +75,6 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
     Measures the throughput of training, relaxation and sampling of the configured networks on this device first, some
     seconds each. Raises InputError where the number of crystals cannot be told without building the dataset.
     """
-    from dao_flows.model.sample import SamplerConfig
     from dao_flows.model.throughput import relaxation_throughput, sampling_throughput, throughput
 
     maker = config.maker()
@@ -97,8 +97,7 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
         if trainer.kind == "dao-p":
             speed["relax"] = relaxation_throughput(architecture, data.sizes, device, maker.relax.iterations, MEASURE_S)
         elif maker.evaluate is not None:
-            steps = SamplerConfig().steps if maker.evaluate.steps is None else maker.evaluate.steps
-            sampler = SamplerConfig(steps, maker.evaluate.corrector)
+            sampler = sampler_config(maker.evaluate)
             speed["sample"] = sampling_throughput(architecture, data.sizes, device, sampler, MEASURE_S)
     plans = []
     for rows in (data.rows, CRYSDB):
@@ -155,12 +154,10 @@ def plan_training(maker: TrainMaker, data: Path, card: Card) -> Plan:
 
 def plan_evaluation(maker: EvaluateMaker, held: Held, card: Card) -> Plan:
     """The plan of one evaluation."""
-    from dao_flows.model.sample import SamplerConfig
     from dao_flows.model.throughput import sampling_throughput
 
     device, sizes = pick_device(maker.device), [len(crystal) for crystal in held.crystals]
-    sampler = SamplerConfig(SamplerConfig().steps if maker.steps is None else maker.steps, maker.corrector)
-    speed = sampling_throughput(card.architecture, sizes, device, sampler, MEASURE_S)
+    speed = sampling_throughput(card.architecture, sizes, device, sampler_config(maker), MEASURE_S)
     drawn = len(sizes) * maker.samples
     job = PlannedJob(name=maker.name, route=GPU, seconds=drawn / speed, stored=BYTES_A_SAMPLE * drawn)
     return Plan(crystals=len(sizes), device=device, jobs=[job], throughput={"sample": speed})

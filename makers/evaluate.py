@@ -18,6 +18,7 @@ from .progress import report
 from .provenance import execution_record, provenance
 from .reuse import reusable
 from .run_folder import run_folder
+from .sampler import sampler_config, sampler_parameters
 from .schemas import SCHEMA_VERSION, Provenance, Science
 from .stage import stage
 
@@ -80,11 +81,11 @@ class Held(NamedTuple):
 class EvaluateMaker(Maker):
     """Draws k samples for the composition of each held-out crystal, and measures them.
 
-    predictor: DAO-P whose energies the samples are judged by (None: no energies), and whose energy guides them with
-    the two strengths (0: no guidance). split: rows of this split alone (None: all); limit: a random subset, always the
+    predictor: DAO-P whose energies the samples are judged by (None: no energies), and whose energy guides them with the
+    two strengths (0: no guidance). split: rows of this split alone (None: all); limit: a random subset, always the
     same; max_atoms: larger cells are left out (None: what the checkpoint covers). samples: k for each crystal; steps,
-    corrector, seed: as in GenerateMaker. chunk: crystals drawn at a time; finished chunks survive a kill, and stay in
-    the run's folder (see run_folder), from which the same evaluation takes them again.
+    corrector, order, churn, double, bf16, seed: as in GenerateMaker. chunk: crystals drawn at a time; finished chunks
+    survive a kill, and stay in the run's folder (see run_folder), from which the same evaluation takes them again.
     """
 
     name: str = "evaluate"
@@ -96,7 +97,11 @@ class EvaluateMaker(Maker):
     max_atoms: int | None = None
     samples: int = 1
     steps: int | None = None
-    corrector: bool = True
+    corrector: bool = False
+    order: int = 1
+    churn: float = 0.0
+    double: bool = False
+    bf16: bool = False
     seed: int = 0
     chunk: int = 200
     device: str = "auto"
@@ -171,15 +176,12 @@ class EvaluateMaker(Maker):
 
     def science(self, checkpoint: str, predictor: str | None, held: Held) -> Science:
         """All that decides the result."""
-        from dao_flows.model.sample import SamplerConfig
-
         checkpoints = {"generator": card(checkpoint, "dao-g").sha256}
         if predictor:
             checkpoints["predictor"] = card(predictor, "dao-p").sha256
         parameters: dict[str, Any] = {
             "samples": self.samples,
-            "steps": SamplerConfig().steps if self.steps is None else self.steps,
-            "corrector": self.corrector,
+            **sampler_parameters(self),
             "chunk": self.chunk,
             "split": self.split,
             "limit": self.limit,
@@ -198,9 +200,8 @@ class EvaluateMaker(Maker):
 
     def _draw(self, held: Held, folder: Path, generator: Any, predictor: Any) -> tuple[list[Crystal], float]:
         """The samples, k of the first reference, then of the next, and the seconds that drawing them took."""
-        from dao_flows.model.sample import Guidance, Request, SamplerConfig, sample
+        from dao_flows.model.sample import Guidance, Request, sample
 
-        config = SamplerConfig(SamplerConfig().steps if self.steps is None else self.steps, self.corrector)
         guidance = Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None
         requests = [
             Request(reference.numbers, (int(row), k))
@@ -225,7 +226,7 @@ class EvaluateMaker(Maker):
                     generator,
                     part,
                     self.seed,
-                    config,
+                    sampler_config(self),
                     predictor=predictor if guidance else None,
                     guidance=guidance,
                     progress=progress,

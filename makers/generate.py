@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jobflow.core.maker import Maker
@@ -26,6 +26,7 @@ from .chemistry import (
 from .progress import report
 from .provenance import digest, execution_record, provenance
 from .reuse import reusable
+from .sampler import sampler_config, sampler_parameters
 from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
 from .stage import stage
 from .structures import to_structure
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES, MAX_ATOMS = 2_000, 20_000  # in one job: relaxed, all distinct, they are a document of 13 MB (limit: 16)
 MAX_SEED = 2**63
+NOISE = {"noise": None, "volume_scaling": None, "objective": "diffusion"}  # what cards say of it; older ones less
 
 
 @dataclass
@@ -43,11 +45,11 @@ class GenerateMaker(Maker):
 
     checkpoint: DAO-G by name, path or sha256. predictor: DAO-P whose energy guides, with a strength for coordinates and
     one for the lattice; None, or both strengths 0: no guidance. steps: times visited (None: the sampler's default);
-    corrector: a second network call a step; double: in float64, slower: over many hundred steps float32 rounding makes
-    a candidate depend on its batch. candidates: per composition. z: formula units per cell; 'auto' deals the
-    candidates round-robin over all Z that fit into max_atoms (None: what the checkpoints cover), smallest first. A
-    formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell. seed: candidate k of a formula and a Z is
-    the same in any batch, and when more are asked for.
+    corrector: a second network call a step, as published (with steps=1000); order, churn: of a sampler for few steps
+    (docs/sampling.md); double: in float64, slower; bf16: matrix products in bfloat16. candidates: per composition. z:
+    formula units per cell; 'auto' deals the candidates round-robin over all Z that fit into max_atoms (None: what the
+    checkpoints cover), smallest first. A formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell.
+    seed: candidate k of a formula and a Z is the same in any batch, and when more are asked for.
     """
 
     name: str = "generate"
@@ -56,8 +58,11 @@ class GenerateMaker(Maker):
     guidance_coordinates: float = 20.0
     guidance_lattice: float = 20.0
     steps: int | None = None
-    corrector: bool = True
+    corrector: bool = False
+    order: int = 1
+    churn: float = 0.0
     double: bool = False
+    bf16: bool = False
     candidates: int = 20
     z: Z = "auto"
     max_atoms: int | None = None
@@ -71,7 +76,7 @@ class GenerateMaker(Maker):
         Raises CompositionError, SettingError and CheckpointError as `check` does.
         """
         from dao_flows.model.batching import BatchLog
-        from dao_flows.model.sample import Guidance, Request, SamplerConfig, sample
+        from dao_flows.model.sample import Guidance, Request, sample
 
         started, device = datetime.now(UTC), pick_device(self.device)
         plan, science = self.check(compositions), self.science(compositions)
@@ -93,7 +98,7 @@ class GenerateMaker(Maker):
             generator,
             [Request(np.array(atomic_numbers(f, z)), (formula_key(f), z, index)) for f, z, index in draws],
             self.seed,
-            SamplerConfig(science.parameters["steps"], self.corrector, self.double),
+            sampler_config(self),
             predictor=predictor,
             guidance=Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None,
             progress=lambda done, total: report(done, total, "generate"),
@@ -126,7 +131,7 @@ class GenerateMaker(Maker):
         cards = {"generator": card(self.checkpoint, "dao-g")}
         if self.guided:
             cards["predictor"] = card(str(self.predictor), "dao-p")
-            ours, theirs = ([c.architecture.get(key) for key in ("noise", "volume_scaling")] for c in cards.values())
+            ours, theirs = ([c.architecture.get(key, usual) for key, usual in NOISE.items()] for c in cards.values())
             if ours != theirs:
                 raise SettingError(
                     f"{cards['generator'].name} and {cards['predictor'].name} were trained with different noise: "
@@ -179,14 +184,8 @@ class GenerateMaker(Maker):
 
     def science(self, compositions: str | list[str] | list[CompositionPlan]) -> Science:
         """All that decides the result, known before the run. Raises as `check` does."""
-        from dao_flows.model.sample import SamplerConfig
-
         plan, cards = self.check(compositions), self.cards()
-        parameters: dict[str, Any] = {
-            "steps": SamplerConfig().steps if self.steps is None else self.steps,
-            "corrector": self.corrector,
-            "double": self.double,
-        }
+        parameters = sampler_parameters(self)
         if self.guided:
             parameters["guidance_coordinates"] = float(self.guidance_coordinates)
             parameters["guidance_lattice"] = float(self.guidance_lattice)
@@ -216,6 +215,7 @@ class GenerateMaker(Maker):
             raise SettingError(f"z must be 'auto' or at least 1, not {self.z}")
         if self.guidance_coordinates < 0 or self.guidance_lattice < 0:
             raise SettingError("guidance strengths must not be negative")
+        sampler_config(self)
         cards = self.cards()
         last = cards["generator"].architecture["noise"]["steps"]
         if self.steps is not None and not 1 <= self.steps <= last:

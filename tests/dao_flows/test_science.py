@@ -41,14 +41,15 @@ TABLE = {
         parameters.max_volume_ratio parameters.min_distance_ratio parameters.min_volume_ratio parameters.unlabelled""",
     "MergeShardsMaker": "inputs.dataset inputs.shards parameters.dataset_name",
     "EvaluateMaker": """
-        checkpoints.generator checkpoints.predictor inputs.data parameters.chunk parameters.corrector
-        parameters.guidance_coordinates parameters.guidance_lattice parameters.limit parameters.max_atoms
-        parameters.samples parameters.split parameters.steps""",
+        checkpoints.generator checkpoints.predictor inputs.data parameters.bf16 parameters.chunk parameters.churn
+        parameters.corrector parameters.double parameters.guidance_coordinates parameters.guidance_lattice
+        parameters.limit parameters.max_atoms parameters.order parameters.samples parameters.split parameters.steps""",
     "CompareStagesMaker": "checkpoints.stage-1 inputs.evaluations parameters.labels",
     "GenerateMaker": """
         checkpoints.generator checkpoints.predictor inputs.compositions.*.cells.*.candidates
-        inputs.compositions.*.cells.*.z inputs.compositions.*.formula parameters.corrector parameters.double
-        parameters.guidance_coordinates parameters.guidance_lattice parameters.steps""",
+        inputs.compositions.*.cells.*.z inputs.compositions.*.formula parameters.bf16 parameters.churn
+        parameters.corrector parameters.double parameters.guidance_coordinates parameters.guidance_lattice
+        parameters.order parameters.steps""",
     "ScreenMaker": """
         checkpoints.predictor inputs.generation parameters.angle_tol parameters.ltol parameters.max_volume_per_atom
         parameters.min_distance parameters.min_distance_ratio parameters.min_volume_per_atom

@@ -90,15 +90,35 @@ def test_what_does_not_decide_the_result_does_not_change_its_hash_or_ids():
     different = [
         maker(seed=1),
         maker(steps=11),
-        maker(corrector=False),
+        maker(corrector=True),
         maker(double=True),
+        maker(order=2),
+        maker(order=2, churn=0.5),
+        maker(bf16=True),
         maker(candidates=5),
         maker(z=2),
         maker(guidance_lattice=1),
         maker(predictor=None),
     ]
     hashes = {science_hash(m.science(["Cr3Os", "NaCl"])) for m in different}
-    assert len(hashes | {science_hash(base)}) == 9
+    assert len(hashes | {science_hash(base)}) == 12
+
+
+def test_samplers_that_exclude_each_other_are_said_before_anything_runs():
+    for settings, words in (
+        ({"order": 3}, "order"),
+        ({"churn": -1}, "churn"),
+        ({"double": True, "bf16": True}, "double"),
+    ):
+        with pytest.raises(SettingError, match=words):
+            maker(**settings).check("NaCl")
+
+
+@pytest.mark.parametrize("settings", [{"order": 2, "churn": 0.5}, {"bf16": True}, {"corrector": True}])
+def test_every_sampler_gives_a_candidate_that_is_the_same_in_any_batch(settings, job_store):
+    alone = {c.candidate_id: c.structure for c in generate(job_store, "NaCl", **settings).candidates}
+    batch = {c.candidate_id: c.structure for c in generate(job_store, ["Si", "NaCl"], **settings).candidates}
+    assert alone and all(batch[candidate_id] == structure for candidate_id, structure in alone.items())
 
 
 def test_no_guidance_is_the_same_however_it_is_said(job_store):

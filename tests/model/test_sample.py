@@ -52,7 +52,7 @@ def test_impossible_step_counts_are_refused(steps):
 def test_the_same_batch_gives_the_same_crystals_bit_for_bit(guided):
     model = build(DaoG)
     extra = {"predictor": build(DaoP, 1), "guidance": Guidance(5.0, 5.0)} if guided else {}
-    first, second = (sample(model, requests(), 3, SamplerConfig(20), **extra) for _ in range(2))
+    first, second = (sample(model, requests(), 3, SamplerConfig(20, corrector=True), **extra) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert np.array_equal(a.frac, b.frac)
         assert np.array_equal(a.lattice, b.lattice)
@@ -60,9 +60,9 @@ def test_the_same_batch_gives_the_same_crystals_bit_for_bit(guided):
 
 def test_a_candidate_does_not_depend_on_its_batch_or_its_place():
     model, wanted = build(DaoG), requests()
-    together = sample(model, wanted, 3, SamplerConfig(100))
-    reversed_ = sample(model, wanted[::-1], 3, SamplerConfig(100), max_batch_atoms=10)[::-1]
-    alone = [sample(model, [request], 3, SamplerConfig(100))[0] for request in wanted]
+    together = sample(model, wanted, 3, SamplerConfig(100, corrector=True))
+    reversed_ = sample(model, wanted[::-1], 3, SamplerConfig(100, corrector=True), max_batch_atoms=10)[::-1]
+    alone = [sample(model, [request], 3, SamplerConfig(100, corrector=True))[0] for request in wanted]
     for a, b, c in zip(together, reversed_, alone, strict=True):
         assert distance(a, b) < 1e-3
         assert distance(a, c) < 1e-3
