@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from fireworks.scripts.qlaunch_run import qlaunch
     from fireworks.scripts.rlaunch_run import rlaunch
 
+    warnings.filterwarnings("ignore", "cd is deprecated", FutureWarning)  # monty's, which FireWorks raises at every job
     be_patient()
     if name == "rlaunch":
         _take_care()
