@@ -4,7 +4,8 @@ Errors are given apart for energies from the source's own hull (dft) and from a 
 (approx, a lower bound), beside those of a model that always says the training mean. Ranking is what a search needs of
 DAO-P: Spearman's rank correlation over all held-out rows, and within polymorphs, the rows of one formula. Few formulas
 have two held-out rows, so a held-out row is also compared with the training rows of its formula; as DAO-P has seen
-those, the two figures stand apart, and two training rows are never compared.
+those, the two figures stand apart, and two training rows are never compared. Perturbed copies of held-out crystals near
+the hull, atoms displaced at random by more and more, ought to rise in energy with the displacement.
 Intervals are 95 % bootstrap intervals, over rows or, for polymorphs, over formulas.
 """
 
@@ -29,6 +30,8 @@ from dao_flows.model.library import find
 
 RESAMPLES = 2000
 ENOUGH_TO_RESAMPLE = 10
+DISPLACEMENTS = (0.0, 0.03, 0.06, 0.12, 0.25, 0.5)  # Å along each axis, standard deviation
+NEAR_HULL = 0.08  # eV/atom; crystals that are perturbed lie below
 COLUMNS = {"numbers", "frac", "lattice", "e_above_hull", "reduced_formula"}
 
 
@@ -102,6 +105,28 @@ def polymorphs(rows: pd.DataFrame, split: str) -> dict[str, Any]:
     return {"held_out": among, "against_training_rows": in_order(formulas, [h[:, None] ^ h for h in held])}
 
 
+def perturbed(model: DaoP, crystals: list[Crystal]) -> dict[str, Any]:
+    """Mean over crystals of Spearman's correlation of DAO-P's energy with the displacement of its copies' atoms.
+
+    rise_ev_per_atom: mean energy of the copies of each displacement above that of the crystals themselves.
+    """
+    rng = np.random.default_rng(0)
+    copies = [
+        Crystal(c.numbers, (c.frac + d * rng.normal(size=c.frac.shape) @ np.linalg.inv(c.lattice)) % 1, c.lattice)
+        for c in crystals
+        for d in DISPLACEMENTS
+    ]
+    energies = np.asarray(predict_energy(model, copies)).reshape(len(crystals), len(DISPLACEMENTS))
+    rhos = np.array([spearman(np.array(DISPLACEMENTS), row) for row in energies])
+    rise = (energies - energies[:, :1]).mean(0)
+    return {
+        "crystals": len(crystals),
+        "displacements_angstrom": list(DISPLACEMENTS),
+        "rise_ev_per_atom": [float(value) for value in rise],
+        "spearman": with_interval(lambda i: float(rhos[i].mean()), len(rhos)),
+    }
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Predict every row that the checkpoint covers, and gather the figures."""
     import torch
@@ -134,10 +159,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.data} has no row with a known energy of split {args.split!r} that {card.name} covers"
         )
     crystals = [
-        Crystal(r.numbers, np.reshape(r.frac, (-1, 3)), np.reshape(r.lattice, (3, 3))) for r in rows.itertuples()
+        Crystal(np.array(r.numbers), np.reshape(r.frac, (-1, 3)), np.reshape(r.lattice, (3, 3)))
+        for r in rows.itertuples()
     ]
     rows["predicted"] = predict_energy(model, crystals)
     mean = model.config.energy_mean
+    near = [
+        crystal
+        for crystal, is_held, energy in zip(crystals, held, rows.e_above_hull, strict=True)
+        if is_held and energy < NEAR_HULL and len(crystal) > 1
+    ]
     kinds = sorted(set(rows.e_above_hull_kind[held].dropna())) if "e_above_hull_kind" in rows else []
     return {
         "command": shlex.join(["python", *sys.argv]),
@@ -148,6 +179,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "all": errors(rows[held], mean),
         "by_kind": {kind: errors(rows[held & (rows.e_above_hull_kind == kind)], mean) for kind in kinds},
         "polymorphs": polymorphs(rows, args.split),
+        "perturbed": perturbed(model, near) if near else {"crystals": 0},
     }
 
 
@@ -182,6 +214,15 @@ def main() -> int:
     for kind, figures in result["by_kind"].items():
         mae, mean = said(figures["mae_ev_per_atom"]), figures["mae_of_training_mean_ev_per_atom"]
         print(f"{kind}: MAE {mae} eV/atom (n = {figures['rows']}; training mean: {mean:.4f})")
+    if (copies := result["perturbed"])["crystals"]:
+        rises = ", ".join(
+            f"{d:g} Å {rise:+.3f}"
+            for d, rise in zip(copies["displacements_angstrom"], copies["rise_ev_per_atom"], strict=True)
+        )
+        print(
+            f"perturbed copies of {copies['crystals']} crystals: mean Spearman {said(copies['spearman'])}, rise "
+            f"in eV/atom: {rises}"
+        )
     every = result["all"]
     for which, ranked in result["polymorphs"].items():
         of = f"polymorphs, {which.replace('_', ' ')}:"
