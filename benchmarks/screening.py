@@ -76,7 +76,7 @@ def batches(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:
 
 
 def processes() -> list[Path]:
-    """This process and its children, as folders of /proc."""
+    """Folders of /proc of this process and its children."""
     children = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
     return [Path("/proc/self"), *(Path("/proc", child) for child in children.split())]
 
