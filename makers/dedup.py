@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
 from .parallel import parallel_map
@@ -116,9 +117,23 @@ def first_match(
     limit = match_limit(len(candidate.structure), tolerance) if screened else np.inf
     near = np.abs(known - candidate.fingerprint).mean(axis=1) <= limit
     for place, cell in (entry for entry, tried in zip(kept, near, strict=True) if tried):
+        if not lattices_fit(cell.structure.lattice, candidate.structure.lattice, tolerance):
+            continue
         if matcher.fit(cell.structure, candidate.structure, skip_structure_reduction=True):
             return place
     return None
+
+
+def lattices_fit(first: Lattice, second: Lattice, tolerance: Tolerance) -> bool:
+    """Whether StructureMatcher would find a setting of the first lattice that is close to the second one.
+
+    Its own first step, at the same volumes, spared the copies of both structures that it makes before: where there is
+    no such setting, cells of as many atoms do not match.
+    """
+    ratio = (second.volume / first.volume) ** (1 / 6)
+    scaled, target = Lattice(first.matrix * ratio), Lattice(second.matrix / ratio)
+    mappings = scaled.find_all_mappings(target, tolerance.ltol, tolerance.angle_tol, skip_rotation_matrix=True)
+    return any(math.isclose(abs(np.linalg.det(setting)), 1, abs_tol=0.5, rel_tol=0) for _, _, setting in mappings)
 
 
 def match_limit(n_atoms: int, tolerance: Tolerance) -> float:

@@ -13,6 +13,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from .dedup import Tolerance, lattices_fit
 from .schemas import Symmetry
 from .structures import compact, primitive_niggli
 
@@ -61,10 +62,18 @@ def prototype(structure: Structure) -> str | None:
     match, the tolerances shrink until one is left. Source: Mehl et al., Comput. Mater. Sci. 136, S1 (2017).
     """
     cell = primitive_niggli(structure)
-    found, tolerance = _cells(structure.composition.anonymized_formula), 1.0
+    # cells of another number of atoms never match; sorting them out here spares the matcher's copies of both
+    found = [e for e in _cells(structure.composition.anonymized_formula) if len(e[1]) == len(cell)]
+    tolerance = 1.0
     while found:
-        matcher = StructureMatcher(ltol=0.2 * tolerance, stol=0.3 * tolerance, angle_tol=5 * tolerance)
-        closer = [e for e in found if matcher.fit_anonymous(e[1], cell, skip_structure_reduction=True)]
+        limits = Tolerance(ltol=0.2 * tolerance, stol=0.3 * tolerance, angle_tol=5 * tolerance)
+        matcher = StructureMatcher(ltol=limits.ltol, stol=limits.stol, angle_tol=limits.angle_tol)
+        closer = [
+            e
+            for e in found
+            if lattices_fit(e[1].lattice, cell.lattice, limits)
+            and matcher.fit_anonymous(e[1], cell, skip_structure_reduction=True)
+        ]
         if tolerance < 1 and not closer:
             break
         found, tolerance = closer, tolerance * 0.8

@@ -9,7 +9,8 @@ from pymatgen.core import Structure
 
 from dao_flows.makers import dedup
 from dao_flows.makers.chemistry import formula_of
-from dao_flows.makers.dedup import Tolerance, find_duplicates, fingerprint
+from dao_flows.makers.dedup import Tolerance, find_duplicates, fingerprint, lattices_fit
+from dao_flows.makers.structures import primitive_niggli
 
 from .conftest import CRYSTALS
 
@@ -49,6 +50,19 @@ def test_blocking_changes_no_group(seed):
     found = find_duplicates(structures, formulas(structures), Tolerance())
     assert found == by_brute_force(structures)
     assert 5 <= sum(place is None for place in found) < 36
+
+
+def test_lattices_are_turned_away_exactly_where_the_matcher_finds_no_setting():
+    rng = np.random.default_rng(2)
+    matcher, found = StructureMatcher(), set()
+    for _ in range(60):
+        pair = [CRYSTALS[str(rng.choice(["rock salt", "quartz", "A15", "rutile"]))] for _ in range(2)]
+        first, second = (primitive_niggli(distorted(s.get_primitive_structure(), rng, 0.3)) for s in pair)
+        one, other, fu, _ = matcher._preprocess(first, second, skip_structure_reduction=True)
+        expected = next(matcher._get_lattices(other.lattice, one, fu), None) is not None
+        assert lattices_fit(first.lattice, second.lattice, Tolerance()) is expected
+        found.add(expected)
+    assert found == {True, False}
 
 
 def test_random_structures_get_the_same_groups_as_brute_force():

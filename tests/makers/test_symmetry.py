@@ -1,9 +1,12 @@
 """Space groups and prototypes of known crystals."""
 
+import numpy as np
 import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers.symmetry import prototype, space_group
+from dao_flows.makers.structures import primitive_niggli
+from dao_flows.makers.symmetry import _cells, prototype, space_group
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,33 @@ def test_what_has_no_name_has_none():
     )
     on_top = Structure(Lattice.cubic(4), ["Na", "Na"], [[0, 0, 0], [1e-4, 0, 0]])
     assert space_group(on_top, 0.1) == (None, None)
+
+
+def by_the_matcher_alone(structure: Structure) -> str | None:
+    """The prototype, every pair of cells given to StructureMatcher."""
+    cell, tolerance = primitive_niggli(structure), 1.0
+    found = _cells(structure.composition.anonymized_formula)
+    while found:
+        matcher = StructureMatcher(ltol=0.2 * tolerance, stol=0.3 * tolerance, angle_tol=5 * tolerance)
+        closer = [e for e in found if matcher.fit_anonymous(e[1], cell, skip_structure_reduction=True)]
+        if tolerance < 1 and not closer:
+            break
+        found, tolerance = closer, tolerance * 0.8
+        if len(found) == 1 or tolerance < 0.05:
+            break
+    return found[0][0] if found else None
+
+
+def test_sorting_cells_out_beforehand_changes_no_name(crystals):
+    rng, found, expected = np.random.default_rng(0), [], []
+    for name in ("rock salt", "caesium chloride", "zinc blende", "rutile", "A15"):
+        for size in (0.0, 0.1, 0.3, 0.6):
+            primitive = crystals[name].get_primitive_structure()
+            lattice = primitive.lattice.matrix @ (np.eye(3) + rng.normal(0, size / 5, (3, 3)))
+            structure = Structure(lattice, primitive.species, primitive.frac_coords)
+            structure.perturb(size)
+            found.append(prototype(structure))
+            expected.append(by_the_matcher_alone(structure))
+    assert found == expected
+    assert None in found
+    assert len(set(found)) > 4
