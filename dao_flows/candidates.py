@@ -60,7 +60,7 @@ class CandidateBuilder(Builder):
             if fresh:
                 clean = [jsanitize(document, strict=True) for document in fresh]
                 sealed = [{"_id": d["candidate_id"], **d, "content_hash": content_hash(d)} for d in clean]
-                self.candidates.update(sealed, key="candidate_id")
+                self.candidates.update(sealed, key="_id")
 
     def build(self) -> None:
         """What `run` does, without its logging and with the stores left open."""

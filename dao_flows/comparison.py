@@ -77,7 +77,7 @@ class ComparisonBuilder(Builder):
         if fresh:
             clean = [jsanitize(document, strict=True) for document in fresh]
             sealed = [{"_id": d["comparison_id"], **d, "content_hash": content_hash(d)} for d in clean]
-            self.comparisons.update(sealed, key="comparison_id")
+            self.comparisons.update(sealed, key="_id")
 
     def build(self) -> None:
         """What `run` does, without its logging and with the stores left open."""

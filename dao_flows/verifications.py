@@ -60,7 +60,7 @@ class VerificationBuilder(Builder):
         clean = [jsanitize(document, strict=True) for document in items]
         fresh = [d for d in clean if _weight(d) > there.get(d["verification_id"], (False, ""))]
         if fresh:
-            self.verifications.update([{"_id": d["verification_id"], **d} for d in fresh], key="verification_id")
+            self.verifications.update([{"_id": d["verification_id"], **d} for d in fresh], key="_id")
 
     def build(self) -> None:
         """What `run` does, without its logging and with the stores left open."""

@@ -174,7 +174,7 @@ def parts(output: Any) -> dict[str, str]:
 def append(runs: Store, record: dict[str, Any]) -> None:
     """Add a record with its content hash."""
     record = {**record, "content_hash": content_hash(record)}
-    runs.update([{"_id": record[RECORD_ID], **record}], key=RECORD_ID)
+    runs.update([{"_id": record[RECORD_ID], **record}], key="_id")
 
 
 def who() -> str | None:

@@ -127,7 +127,7 @@ def _write(store: JobStore, name: str, documents: list[dict[str, Any]]) -> None:
         store.update(documents, key=["uuid", "index"])
         return
     key = KEYS[name]
-    collection(store, name).update([{"_id": document[key], **document} for document in documents], key=key)
+    collection(store, name).update([{"_id": document[key], **document} for document in documents], key="_id")
 
 
 class _Folders:
