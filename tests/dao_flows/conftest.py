@@ -92,7 +92,7 @@ def stored_home(tmp_path_factory, tiny_checkpoints) -> Path:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, home, tiny_checkpoints)
-        assert run(["predict", "NaCl", "Cr3Os", "-n", "8", "--z", "2", "--steps", "4", "--out", "cif"]) == 0
+        assert run(["predict", "NaCl", "Cr3Os", "-n", "24", "--z", "2", "--steps", "4", "--out", "cif"]) == 0
     return home
 
 
