@@ -21,7 +21,7 @@ def architecture(kind):
 def test_larger_cells_take_longer_and_a_mixture_lies_between():
     small, mixed, large = (
         throughput("dao-p", asdict(DaoConfig(NETWORK)), sizes, batch_size=32, seconds=0.1)
-        for sizes in ([2], [2] * 5 + [120] * 5, [120])
+        for sizes in ([2], [2] * 5 + [64] * 5, [64])
     )
     assert small.crystals_per_s > 2 * large.crystals_per_s
     assert small.crystals_per_s > 1.2 * mixed.crystals_per_s
