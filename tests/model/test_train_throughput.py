@@ -1,8 +1,10 @@
 """The measured throughput depends on what a step costs, and impossible sizes get one line."""
 
+import time
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from dao_flows.model.checkpoint import KINDS, architecture_of
 from dao_flows.model.crysformer import CrysformerConfig
@@ -12,6 +14,16 @@ from dao_flows.model.throughput import relaxation_throughput, sampling_throughpu
 from dao_flows.model.train_config import TrainingError
 
 NETWORK = CrysformerConfig(hidden=16, layers=1, heads=2, frequencies=16, time_width=8)
+
+
+@pytest.fixture(autouse=True)
+def processor_time(monkeypatch):
+    """Other work on the machine counts for nothing, and no thread waits busily for another."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def architecture(kind):
