@@ -33,6 +33,7 @@ EXHAUSTED = (  # what allocators say in a plain RuntimeError
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "could not create a primitive",  # oneDNN, where it cannot have memory for code or scratch
 )
 
 

@@ -109,6 +109,7 @@ def test_what_is_not_about_memory_is_raised_as_it_is():
         Batches([3], [0], 100).run(compute)
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
