@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .crystals import Crystal
+from .memory import release_freed_memory
 
 Result = TypeVar("Result")
 Block = list[int | None]  # crystals by slot; None: nobody's
@@ -141,6 +142,7 @@ class Batches:
             if not is_out_of_memory(error):
                 raise
         gc.collect()
+        release_freed_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None

@@ -216,7 +216,7 @@ rng = np.random.default_rng(0)
 crystals = [Crystal(rng.integers(1, 84, 20), rng.random((20, 3)), 5 * np.eye(3)) for _ in range(600)]
 expected = predict_energy(predictor, crystals, 400)  # threads and libraries are up
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + 60_000_000,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (size + 110_000_000,) * 2)
 log = BatchLog()
 found = predict_energy(predictor, crystals, 12_000, log=log)
 print(log.splits, max(rows for rows, _ in log.batches), bool(np.array_equal(found, expected)))
