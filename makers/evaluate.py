@@ -97,7 +97,7 @@ class EvaluateMaker(Maker):
     max_atoms: int | None = None
     samples: int = 1
     steps: int | None = None
-    corrector: bool = False
+    corrector: bool = True
     order: int = 1
     churn: float = 0.0
     double: bool = False

@@ -45,7 +45,7 @@ class GenerateMaker(Maker):
 
     checkpoint: DAO-G by name, path or sha256. predictor: DAO-P whose energy guides, with a strength for coordinates and
     one for the lattice; None, or both strengths 0: no guidance. steps: times visited (None: the sampler's default);
-    corrector: a second network call a step, as published (with steps=1000); order, churn: of a sampler for few steps
+    corrector: a second network call a step, as published (with steps=1000); order, churn: of a sampler of second order
     (docs/sampling.md); double: in float64, slower; bf16: matrix products in bfloat16. candidates: per composition. z:
     formula units per cell; 'auto' deals the candidates round-robin over all Z that fit into max_atoms (None: what the
     checkpoints cover), smallest first. A formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell.
@@ -54,11 +54,11 @@ class GenerateMaker(Maker):
 
     name: str = "generate"
     checkpoint: str = "dao-g-base"
-    predictor: str | None = "dao-p-base"
+    predictor: str | None = None
     guidance_coordinates: float = 20.0
     guidance_lattice: float = 20.0
     steps: int | None = None
-    corrector: bool = False
+    corrector: bool = True
     order: int = 1
     churn: float = 0.0
     double: bool = False

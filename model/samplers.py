@@ -36,7 +36,7 @@ class SamplingError(ValueError):
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How to walk from noise to a crystal; `SamplerConfig(steps=1000, corrector=True)` is the published sampler.
+    """How to walk from noise to a crystal; `SamplerConfig(steps=1000)` is the published sampler.
 
     steps: times visited, at most the schedule's T. order: 1 or 2; of second order each step but the last calls the
     network twice. corrector: a second network call a step (diffusion, first order). churn: noise given back before each
@@ -45,8 +45,8 @@ class SamplerConfig:
     not. bf16: the generator's matrix products in bfloat16, which some processors and all recent GPUs do faster.
     """
 
-    steps: int = 50
-    corrector: bool = False
+    steps: int = 25
+    corrector: bool = True
     double: bool = False
     order: int = 1
     churn: float = 0.0

@@ -98,7 +98,7 @@ def evaluate(
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger cells out.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Crystals drawn for each composition.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
-    corrector: Annotated[bool, typer.Option(help="A second network call a step, as published.")] = False,
+    corrector: Annotated[bool, typer.Option(help="A second network call a step, as published.")] = True,
     order: Annotated[int, typer.Option(min=1, max=2, help="Of the sampler; 2: two network calls a step.")] = 1,
     churn: Annotated[float, typer.Option(min=0, help="Noise given back before a step of second order.")] = 0.0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16.")] = False,

@@ -90,7 +90,7 @@ def test_what_does_not_decide_the_result_does_not_change_its_hash_or_ids():
     different = [
         maker(seed=1),
         maker(steps=11),
-        maker(corrector=True),
+        maker(corrector=False),
         maker(double=True),
         maker(order=2),
         maker(order=2, churn=0.5),
@@ -114,7 +114,7 @@ def test_samplers_that_exclude_each_other_are_said_before_anything_runs():
             maker(**settings).check("NaCl")
 
 
-@pytest.mark.parametrize("settings", [{"order": 2, "churn": 0.5}, {"bf16": True}, {"corrector": True}])
+@pytest.mark.parametrize("settings", [{"order": 2, "churn": 0.5}, {"bf16": True}, {"corrector": False}])
 def test_every_sampler_gives_a_candidate_that_is_the_same_in_any_batch(settings, job_store):
     alone = {c.candidate_id: c.structure for c in generate(job_store, "NaCl", **settings).candidates}
     batch = {c.candidate_id: c.structure for c in generate(job_store, ["Si", "NaCl"], **settings).candidates}

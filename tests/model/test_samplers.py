@@ -15,8 +15,8 @@ from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingErr
 
 NETWORK = CrysformerConfig(hidden=16, layers=2, heads=2, frequencies=3, time_width=8)
 WAYS = {
-    "published": ("diffusion", SamplerConfig(40, corrector=True)),
-    "ancestral": ("diffusion", SamplerConfig(40)),
+    "published": ("diffusion", SamplerConfig(40)),
+    "ancestral": ("diffusion", SamplerConfig(40, corrector=False)),
     "second order": ("diffusion", SamplerConfig(20, order=2)),
     "with churn": ("diffusion", SamplerConfig(20, order=2, churn=0.5)),
     "flow": ("flow", SamplerConfig(20)),
