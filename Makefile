@@ -29,7 +29,7 @@ $(VENV)/dev.stamp: $(VENV)/torch.stamp pyproject.toml
 	touch $@ $(VENV)/run.stamp
 
 demo: $(VENV)/run.stamp
-	$(BIN)/dao-flows predict Cr6Os2 -n 12 --seed 0 --out demo
+	$(BIN)/dao-flows predict Cr6Os2 -n 40 --top 10 --seed 0 --out demo
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --numprocesses auto --durations 10

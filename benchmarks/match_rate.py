@@ -26,7 +26,7 @@ from dao_flows.model.checkpoint import CheckpointError, load, verify
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
-from dao_flows.model.data import read_crystals
+from dao_flows.model.data import CrystalTable, read_crystals
 from dao_flows.model.dataset import DataError
 from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
@@ -138,7 +138,7 @@ def draw(
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Sample, match, and gather the figures."""
     table = read_crystals(args.data, args.split, args.max_atoms)
-    rows = np.sort(np.random.default_rng(0).permutation(len(table))[: args.limit])
+    rows = chosen_rows(table, args.limit)
     references = [table.crystals[i] for i in rows]
     identity = {
         "checkpoint": None if args.baseline else verify(find(args.checkpoint)).sha256,
@@ -170,6 +170,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "all": matching.all.model_dump(),
         "valid_only": matching.valid_only.model_dump(),
     }
+
+
+def chosen_rows(table: CrystalTable, limit: int | None) -> np.ndarray:
+    """A random subset of the rows, ascending, always the same."""
+    return np.sort(np.random.default_rng(0).permutation(len(table))[:limit])
 
 
 def positive(text: str) -> int:
