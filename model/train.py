@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--steps", type=int, required=True)
     helps = {
         "batch_size": "crystals of a step, over all processes",
+        "coordinate_weight": "of the coordinates' loss beside the others' 1; more makes candidates more precise",
         "spike": "diverging: the loss of 100 steps is beyond so many times the running level (0: never)",
         "snapshot_every": "steps between the states that a diverging run goes back to",
         "max_rollbacks": "how often it goes back, each time to half the rate, before it stops",

@@ -16,10 +16,12 @@ class TrainConfig:
     """How to train. Rates are Adam's; constant: share of the run at the peak rate before the cosine begins.
 
     batch_size: crystals of a step, over all processes together. gate_rate: rate of the residual gates relative to the
-    others'. At the full rate they saturate within some thousand steps and shut whole layers off for good. Gradients are
-    clipped by value, as published, then by norm. spike: a window of 100 steps diverges if its mean loss is beyond this
-    multiple of the running level (`model.divergence`; 0: only a loss that is not finite counts). snapshot_every: steps
-    between the states that a diverging run goes back to, at half the rate, max_rollbacks times at most.
+    others'. At the full rate they saturate within some thousand steps and shut whole layers off for good.
+    coordinate_weight: of the coordinates' term in the loss that is descended (published: 1); terms are reported without
+    it. Gradients are clipped by value, as published, then by norm. spike: a window of 100 steps diverges if its mean
+    loss is beyond this multiple of the running level (`model.divergence`; 0: only a loss that is not finite counts).
+    snapshot_every: steps between the states that a diverging run goes back to, at half the rate, max_rollbacks times at
+    most.
     """
 
     steps: int
@@ -30,6 +32,7 @@ class TrainConfig:
     constant: float = 0.0
     weight_decay: float = 0.0
     gate_rate: float = 0.1
+    coordinate_weight: float = 1.0
     clip_value: float = 0.5
     clip_norm: float = 1.0
     ema: float = 0.999
@@ -44,7 +47,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = (
             *("steps", "batch_size", "rate", "final_rate", "clip_value", "clip_norm", "validate_every"),
-            "snapshot_every",
+            *("snapshot_every", "coordinate_weight"),
         )
         shares = ("constant", "gate_rate", "ema")
         at_least_zero = ("warm_up", "weight_decay", "seed", "save_every_s", "spike", "max_rollbacks")

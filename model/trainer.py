@@ -229,7 +229,8 @@ class Trainer:
         key = (1, self.step, len(self.rollbacks)) if self.rollbacks else (1, self.step)
         losses = self._losses(self.batches, bucket, rows, key)
         self.optimizer.zero_grad()
-        sum(losses.values()).backward()  # type: ignore[union-attr]
+        weights = {"coordinate": self.config.coordinate_weight}
+        sum(weights.get(name, 1.0) * loss for name, loss in losses.items()).backward()  # type: ignore[union-attr]
         self.group.add_gradients(self.parameters)
         torch.nn.utils.clip_grad_value_(self.parameters, self.config.clip_value)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)

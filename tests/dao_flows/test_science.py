@@ -29,9 +29,9 @@ TABLE = {
         parameters.name parameters.primitive parameters.properties parameters.rows_per_shard parameters.val_share""",
     "TrainMaker": """
         inputs.dataset parameters.batch_size parameters.bf16 parameters.clip_norm parameters.clip_value
-        parameters.constant parameters.ema parameters.feed_forward parameters.final_rate parameters.fit_all
-        parameters.freeze_backbone parameters.frequencies parameters.gate_rate parameters.heads parameters.hidden
-        parameters.kind parameters.layers parameters.log parameters.max_atoms parameters.max_energy
+        parameters.constant parameters.coordinate_weight parameters.ema parameters.feed_forward parameters.final_rate
+        parameters.fit_all parameters.freeze_backbone parameters.frequencies parameters.gate_rate parameters.heads
+        parameters.hidden parameters.kind parameters.layers parameters.log parameters.max_atoms parameters.max_energy
         parameters.max_rollbacks parameters.objective parameters.property parameters.rate parameters.seed
         parameters.snapshot_every parameters.spike parameters.steps parameters.time_width parameters.validate_every
         parameters.volume_scaling parameters.warm_up parameters.weight_decay""",

@@ -13,9 +13,14 @@ import pytest
 import torch
 
 from dao_flows.model.checkpoint import load, read_card, verify
+from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.dao import DaoConfig
+from dao_flows.model.dao_g import DaoG
+from dao_flows.model.data import read_crystals
 from dao_flows.model.metrics import METRICS, loss_curve, take_back
 from dao_flows.model.train import main
 from dao_flows.model.train_config import TrainConfig, TrainingError
+from dao_flows.model.trainer import Trainer
 from dao_flows.model.training_state import STATE
 
 TINY = ["--hidden", "8", "--layers", "1", "--heads", "2", "--frequencies", "2", "--time-width", "8"]
@@ -107,6 +112,22 @@ def test_averaged_weights_follow_the_raw_ones(parquet, tmp_path):
     name = "network.score_out.weight"
     assert torch.equal(raw[name], state[f"model/{name}"])  # averaging does not touch the training
     assert not torch.equal(averaged[name], raw[name])
+
+
+def test_the_weight_of_the_coordinates_scales_their_gradient_and_not_what_is_reported(parquet, tmp_path):
+    table = read_crystals(parquet(), "train")
+    gradients, reported = [], []
+    for weight in (1.0, 2.0, 4.0):
+        torch.manual_seed(0)
+        network = CrysformerConfig(hidden=8, layers=1, heads=2, frequencies=2, time_width=8)
+        config = TrainConfig(steps=1, batch_size=8, coordinate_weight=weight, clip_value=1e9, clip_norm=1e9)
+        trainer = Trainer(DaoG(DaoConfig(network)), config, table, None, tmp_path / f"weight-{weight}")
+        reported.append(trainer.take_step(*trainer.batches.epoch(0)[0]))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None]))
+    of_coordinates = gradients[1] - gradients[0]
+    assert of_coordinates.norm() > 0.01
+    assert torch.allclose(gradients[2] - gradients[1], 2 * of_coordinates, atol=1e-5)
+    assert reported[0] == reported[1] == reported[2]
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
