@@ -120,11 +120,12 @@ def atomic_numbers(formula: str, z: int) -> list[int]:
     return [number for number, count in counts for _ in range(count)]
 
 
-def formula_units(composition: Composition, max_atoms: int, z: Z = "auto") -> list[int]:
+def formula_units(composition: Composition, max_atoms: int, z: Z = "auto", auto_atoms: int | None = None) -> list[int]:
     """The Z (formula units of the reduced formula per cell) to generate, ascending.
 
-    An explicit z is taken as it is. 'auto' means all Z whose cells have at most max_atoms atoms, and for a composition
-    that is not reduced the one Z that was written. Raises CompositionError if nothing fits.
+    An explicit z is taken as it is. 'auto' means all Z whose cells have at most auto_atoms atoms (None: max_atoms), or
+    one formula unit where that is larger, and for a composition that is not reduced the one Z that was written. Raises
+    CompositionError if a cell would have more than max_atoms.
     """
     formula = formula_of(composition)
     if z != "auto":
@@ -134,7 +135,7 @@ def formula_units(composition: Composition, max_atoms: int, z: Z = "auto") -> li
     elif formula.units > 1:
         wanted = [formula.units]
     else:
-        wanted = list(range(1, max_atoms // formula.atoms + 1)) or [1]
+        wanted = list(range(1, (auto_atoms or max_atoms) // formula.atoms + 1)) or [1]
     if wanted[-1] * formula.atoms > max_atoms:
         raise CompositionError(
             f"{formula.name}: {wanted[-1]} formula unit{'s' * (wanted[-1] > 1)} per cell need "

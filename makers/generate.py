@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
 
 MAX_CANDIDATES, MAX_ATOMS = 2_000, 20_000  # in one job: relaxed, all distinct, they are a document of 13 MB (limit: 16)
+AUTO_ATOMS = 20  # in a cell that nobody asked for: with more, every Z would get fewer candidates
 MAX_SEED = 2**63
 NOISE = {"noise": None, "volume_scaling": None, "objective": "diffusion"}  # what cards say of it; older ones less
 
@@ -47,8 +48,9 @@ class GenerateMaker(Maker):
     one for the lattice; None, or both strengths 0: no guidance. steps: times visited (None: the sampler's default);
     corrector: a second network call a step, as published (with steps=1000); order, churn: of a sampler of second order
     (docs/sampling.md); double: in float64, slower; bf16: matrix products in bfloat16. candidates: per composition. z:
-    formula units per cell; 'auto' deals the candidates round-robin over all Z that fit into max_atoms (None: what the
-    checkpoints cover), smallest first. A formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell.
+    formula units per cell; 'auto' deals the candidates round-robin over all Z that fit into max_atoms (None: into 20,
+    or one formula unit where that is larger), smallest first. A formula that is not reduced (Cr6Os2) means with 'auto'
+    exactly this cell. No cell is larger than what the checkpoints cover.
     seed: candidate k of a formula and a Z is the same in any batch, and when more are asked for.
     """
 
@@ -147,12 +149,17 @@ class GenerateMaker(Maker):
         """
         cards = self._check_settings()
         smallest = min(cards.values(), key=lambda c: c.max_atoms)
-        max_atoms = smallest.max_atoms if self.max_atoms is None else self.max_atoms
+        max_atoms, auto_atoms = smallest.max_atoms, min(smallest.max_atoms, AUTO_ATOMS)
+        if self.max_atoms is not None:
+            max_atoms = auto_atoms = self.max_atoms
+
+        def units(composition: Composition) -> list[int]:
+            return formula_units(composition, max_atoms, self.z, auto_atoms)
 
         def check(composition: Composition) -> None:
             for found in cards.values():
                 check_coverage(composition, found, self.z)
-            formula_units(composition, max_atoms, self.z)
+            units(composition)
 
         if planned := [entry for entry in compositions if isinstance(entry, CompositionPlan)]:
             for entry in planned:
@@ -167,7 +174,7 @@ class GenerateMaker(Maker):
             formula = formula_of(composition).name
             asked.setdefault(formula, []).append(text)
             known = counts.setdefault(formula, {})
-            for z, count in deal(self.candidates, formula_units(composition, max_atoms, self.z)).items():
+            for z, count in deal(self.candidates, units(composition)).items():
                 known[z] = max(count, known.get(z, 0))
         plan = [
             CompositionPlan(formula=formula, asked=asked[formula], cells=_cells(formula, dealt))

@@ -51,7 +51,10 @@ def predict(
     ] = None,
     reference: Annotated[str | None, typer.Option(help=REFERENCE_HELP)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
-    max_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms in a cell.")] = None,
+    max_atoms: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most atoms in a cell (otherwise 20, or a formula unit if it has more)."),
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="DAO-G: name, path or sha256.")] = None,
     predictor: Annotated[str | None, typer.Option(help="DAO-P: name, path or sha256.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0.")] = None,

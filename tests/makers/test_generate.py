@@ -16,6 +16,7 @@ from dao_flows.makers.schemas import GenerationDoc
 from dao_flows.makers.structures import to_crystal, to_structure
 from dao_flows.model.checkpoint import CheckpointError, load, save
 from dao_flows.model.crystals import Crystal
+from dao_flows.model.library import find
 
 pytestmark = pytest.mark.usefixtures("tiny_library")
 
@@ -51,6 +52,23 @@ def test_a_batch_is_one_job_and_the_document_says_which_z(job_store):
         assert len(c.structure) == plan[c.formula][c.z][0]
         assert c.structure.lattice.matrix[0] @ np.cross(*c.structure.lattice.matrix[1:]) > 0
     assert len({c.candidate_id for c in document.candidates}) == 14
+
+
+def test_a_checkpoint_of_large_cells_gets_them_when_asked_and_no_others(tmp_path):
+    model, card = load(find("dao-g-tiny"))
+    save(tmp_path / "large", model, {"elements": card.elements, "max_atoms": 52})
+
+    def units(formula, **settings):
+        (entry,) = maker(checkpoint=str(tmp_path / "large"), predictor=None, candidates=60, **settings).check(formula)
+        return [c.z for c in entry.cells]
+
+    assert units("NaCl") == list(range(1, 11))
+    assert units("NaCl", max_atoms=40) == list(range(1, 21))
+    assert units("NaCl", z=26) == [26]
+    assert units("Al11O11") == [11]  # as written
+    assert units("Mg3Al2Si3O13") == [1]  # of 21 atoms
+    with pytest.raises(CompositionError, match="need 54 atoms"):
+        units("NaCl", z=27)
 
 
 def test_the_same_seed_gives_the_same_structures(job_store):
