@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .crystals import Crystals
 from .elements import N_PROPERTIES, property_table
-from .pair_attention import PairGeometry, attend, attend_to_features
+from .pair_attention import PairGeometry, attend
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,9 @@ class PairAttention(nn.Module):
         offset = F.linear(self.edge_norm.bias, self.edges_to_kv.weight, self.edges_to_kv.bias)  # (H,)
         kv = F.linear(x, self.to_kv.weight, self.to_kv.bias + torch.cat([offset, offset]))
         weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F)
-        if pairs.features is not None:
-            seen: Tensor = self.to_out(attend_to_features(q, kv, weight.to(q.dtype), pairs, self.heads))
-            return seen
         weight = weight - weight.mean(1, keepdim=True)
         constant = F.linear(pairs.gram, weight[:, :9])
-        waves = weight[:, 9:].view(self.heads, -1, 2, pairs.sin.shape[-1]).permute(2, 0, 1, 3)
-        waves = waves.to(q.dtype, memory_format=torch.contiguous_format)
+        waves = pairs.padded(weight[:, 9:]).view(self.heads, -1, pairs.atoms.shape[2]).to(q.dtype)
         out: Tensor = self.to_out(attend(q, kv, waves, constant, pairs, self.heads))
         return out
 

@@ -107,6 +107,8 @@ def parser() -> argparse.ArgumentParser:
     training = p.add_argument_group("training")
     training.add_argument("--steps", type=int, required=True)
     helps = {
+        "optimizer": "adam as published, or muon for the matrices of the layers, which learns faster",
+        "muon_rate": "rate of the matrices relative to that of the rest",
         "batch_size": "crystals of a step, over all processes",
         "coordinate_weight": "of the coordinates' loss beside the others' 1; more makes candidates more precise",
         "spike": "diverging: the loss of 100 steps is beyond so many times the running level (0: never)",

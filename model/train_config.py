@@ -7,13 +7,17 @@ import sys
 from dataclasses import dataclass
 
 
+OPTIMIZERS = ("adam", "muon")
+
+
 class TrainingError(ValueError):
     """A setting is out of range, the run diverges, or what is in its folder does not belong to it."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Rates are Adam's; constant: share of the run at the peak rate before the cosine begins.
+    """How to train. Rates are Adam's; optimizer: 'adam', or 'muon' for the matrices of the layers, at muon_rate times
+    the rate (`model.optimizers`). constant: share of the run at the peak rate before the cosine begins.
 
     batch_size: crystals of a step, over all processes together. gate_rate: rate of the residual gates relative to the
     others'. At the full rate they saturate within some thousand steps and shut whole layers off for good.
@@ -25,6 +29,8 @@ class TrainConfig:
     """
 
     steps: int
+    optimizer: str = "adam"
+    muon_rate: float = 2.0
     batch_size: int = 64
     rate: float = 1e-3
     final_rate: float = 1e-6
@@ -47,7 +53,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = (
             *("steps", "batch_size", "rate", "final_rate", "clip_value", "clip_norm", "validate_every"),
-            *("snapshot_every", "coordinate_weight"),
+            *("snapshot_every", "coordinate_weight", "muon_rate"),
         )
         shares = ("constant", "gate_rate", "ema")
         at_least_zero = ("warm_up", "weight_decay", "seed", "save_every_s", "spike", "max_rollbacks")
@@ -60,6 +66,8 @@ class TrainConfig:
             for name in names:
                 if not low <= (value := getattr(self, name)) <= high:
                     raise TrainingError(f"--{name.replace('_', '-')} must be {what}, not {value}")
+        if self.optimizer not in OPTIMIZERS:
+            raise TrainingError(f"--optimizer must be {' or '.join(OPTIMIZERS)}, not {self.optimizer}")
         if 0 < self.spike <= 1:
             raise TrainingError(f"--spike must be above 1, or 0 for none, not {self.spike}")
 

@@ -22,6 +22,7 @@ from .dao_p import DaoP
 from .data import BucketedBatches, CrystalTable
 from .distributed import Group
 from .divergence import RunningLevel
+from .optimizers import Optimizers
 from .random import stream
 from .train_config import TrainConfig, TrainingError
 from .training_state import STATE, drop_good_states, duplicate, good_state, read_state, write_state
@@ -59,11 +60,7 @@ class Trainer:
             BucketedBatches(validation, VALIDATION_BATCH, config.seed, self.device) if validation else None
         )
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        gates = [p for name, p in trained if name.endswith("gate.weight")]
-        others = [p for name, p in trained if not name.endswith("gate.weight")]
-        groups = [{"params": others, "share": 1.0}, {"params": gates, "share": config.gate_rate}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.rate, weight_decay=config.weight_decay, fused=True)
+        self.optimizers = Optimizers(model, config)
         self.average = [p.detach().clone() for p in self.parameters]
         self.step, self.elapsed = 0, 0.0
         self.saved = self.logged = time.monotonic()
@@ -113,14 +110,10 @@ class Trainer:
             raise TrainingError(
                 f"{path} belongs to a run with another {' and '.join(differing)}: give another --out, or the same again"
             )
-        self.optimizer.state.clear()
         for i, (name, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             parameter.data.copy_(tensors[f"model/{name}"])
             self.average[i].copy_(tensors[f"average/{name}"])
-            if f"exp_avg/{name}" in tensors:  # DAO-G's energy head is never trained and has no moments
-                moments = {key: tensors[f"{key}/{name}"].to(self.device) for key in ("exp_avg", "exp_avg_sq")}
-                step = torch.tensor(float(saved["step"]), device=self.device)
-                self.optimizer.state[parameter] = {"step": step, **moments}
+        self.optimizers.restore(tensors, saved["step"])
         self.step, self.elapsed = saved["step"], saved["elapsed"]
         window = saved.get("window", {"count": 0, "sums": {}})
         share = 1.0 if self.group.leads else 0.0
@@ -135,11 +128,9 @@ class Trainer:
         window = {name: self.group.add(total.clone()) for name, total in sorted(self.sums.items())}
         if not self.group.leads:
             return
-        tensors: dict[str, Tensor] = {}
+        tensors = self.optimizers.state()
         for name, parameter, average in zip(self.names, self.parameters, self.average, strict=True):
             tensors |= {f"model/{name}": parameter.detach(), f"average/{name}": average}
-            if parameter in self.optimizer.state:
-                tensors |= {f"{k}/{name}": v for k, v in self.optimizer.state[parameter].items() if k != "step"}
         run = {
             "step": self.step,
             "elapsed": self.elapsed,
@@ -223,18 +214,16 @@ class Trainer:
 
     def take_step(self, bucket: int, rows: Tensor) -> dict[str, Tensor]:
         """One optimiser step; returns this process's share of the loss terms (on the device, not synchronised)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * group["share"]
         # after a rollback other noise: what made the loss diverge may have been a draw
         key = (1, self.step, len(self.rollbacks)) if self.rollbacks else (1, self.step)
         losses = self._losses(self.batches, bucket, rows, key)
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         weights = {"coordinate": self.config.coordinate_weight}
         sum(weights.get(name, 1.0) * loss for name, loss in losses.items()).backward()  # type: ignore[union-attr]
         self.group.add_gradients(self.parameters)
         torch.nn.utils.clip_grad_value_(self.parameters, self.config.clip_value)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self.optimizer.step()
+        self.optimizers.step(self.rate)
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         self.step += 1

@@ -15,7 +15,7 @@ from dao_flows.model import pair_attention
 from dao_flows.model.crysformer import Crysformer, CrysformerConfig, time_embedding
 from dao_flows.model.crystals import Crystal, Crystals
 from dao_flows.model.lightning_import import PREFIX, RENAME, UNUSED
-from dao_flows.model.pair_attention import PairGeometry, attend, attend_to_features
+from dao_flows.model.pair_attention import PairGeometry, attend
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = np.load(DATA / "crysformer_reference.npz")
@@ -153,7 +153,7 @@ def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, sizes, prec
 
 
 @pytest.mark.parametrize("moving", [False, True])
-@pytest.mark.parametrize("small", [0, 5], ids=["waves", "features"])
+@pytest.mark.parametrize("small", [0, 5], ids=["rotated", "formed"])
 def test_the_gradient_of_attention_written_by_hand_is_that_of_differences(monkeypatch, small, moving):
     monkeypatch.setattr(pair_attention, "SMALL", small)
     torch.manual_seed(0)
@@ -165,16 +165,13 @@ def test_the_gradient_of_attention_written_by_hand_is_that_of_differences(monkey
     )
     inputs = [torch.randn(*shape, h * d, dtype=torch.float64) for shape in ((b, n), (b, n, 2), (b,))]
     q, kv, constant = inputs[0], inputs[1].flatten(2), inputs[2]
-    shape = (h * d, 9 + 6 * frequencies) if small else (2, h, d, 3 * frequencies)
-    weight = torch.randn(shape, dtype=torch.float64)
+    waves = torch.randn(h, d, 16, dtype=torch.float64)
 
-    def function(q, kv, weight, constant, frac, lattice):
+    def function(q, kv, waves, constant, frac, lattice):
         pairs = PairGeometry.of(Crystals(numbers, frac, lattice), frequencies, torch.float64)
-        if small:
-            return attend_to_features(q, kv, weight, pairs, h)
-        return attend(q, kv, weight, constant, pairs, h)
+        return attend(q, kv, waves, constant, pairs, h)
 
-    inputs = [x.requires_grad_() for x in (q, kv, weight, constant)]
+    inputs = [x.requires_grad_() for x in (q, kv, waves, constant)]
     inputs += [x.requires_grad_(moving) for x in (frac, lattice)]
     assert torch.autograd.gradcheck(function, inputs)
 

@@ -1,0 +1,69 @@
+"""What descends the loss: Adam for all parameters, as published, or Muon for the matrices of the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .train_config import TrainConfig
+
+MOMENTUM = 0.95  # of Muon
+ADAM, MUON = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)  # what they remember of a parameter, by torch's names
+
+
+class Optimizers:
+    """The optimisers of a run, one or two, over the parameters that require gradients.
+
+    Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) moves a matrix by an orthogonal one whose entries have
+    the size of Adam's steps (arXiv 2502.16982, eq. 4), times config.muon_rate.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        gates = {name for name in trained if name.endswith("gate.weight")}
+        matrices = {name for name, p in trained.items() if ".blocks." in name and p.dim() == 2} - gates
+        if config.optimizer == "adam":
+            matrices = set()
+        others = trained.keys() - gates - matrices
+
+        def group(names: set[str], share: float) -> dict[str, object]:
+            return {"params": [p for name, p in trained.items() if name in names], "share": share}
+
+        common = {"lr": config.rate, "weight_decay": config.weight_decay}
+        adam = torch.optim.AdamW([group(others, 1.0), group(gates, config.gate_rate)], fused=True, **common)
+        self.members: list[tuple[torch.optim.Optimizer, tuple[str, ...]]] = [(adam, ADAM)]
+        if matrices:
+            groups, size = [group(matrices, config.muon_rate)], "match_rms_adamw"
+            muon = torch.optim.Muon(groups, momentum=MOMENTUM, adjust_lr_fn=size, **common)
+            self.members.append((muon, MUON))
+        self.names = {p: name for name, p in trained.items()}
+
+    def step(self, rate: float) -> None:
+        """One step down the gradients, at this rate times the share of each group."""
+        for optimizer, _ in self.members:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+            optimizer.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """What they remember, by 'what/parameter'."""
+        return {
+            f"{what}/{self.names[p]}": kept[what]
+            for optimizer, remembered in self.members
+            for p, kept in optimizer.state.items()
+            for what in remembered
+        }
+
+    def restore(self, state: Mapping[str, Tensor], step: int) -> None:
+        """Remember what `state` gave after this step; what is missing in it begins anew."""
+        for optimizer, remembered in self.members:
+            optimizer.state.clear()
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    keys = [f"{what}/{self.names[p]}" for what in remembered]
+                    if all(key in state for key in keys):
+                        kept = {what: state[key].to(p.device) for what, key in zip(remembered, keys, strict=True)}
+                        taken = {"step": torch.tensor(float(step), device=p.device)} if remembered == ADAM else {}
+                        optimizer.state[p] = {**taken, **kept}
