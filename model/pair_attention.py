@@ -75,43 +75,38 @@ class PairGeometry:
         return F.pad(weight.unflatten(1, (2, -1)), zeros).flatten(1)
 
     def products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ_f u_if φ_ijf over all waves f: (h, B N, 2W) to (B, h, N, N), j last; and u as it met those of atoms j.
+        """Σ_f u_if φ_ijf over all waves f: (B N, h, 2W) to (B, h, N, N), j last; and u, rotated if pairs are not formed.
 
-        That is (B N, h, 2W) for pairs that are formed, else (B, h N, 2W), rotated.
+        The rotated one is (B, h N, 2W).
         """
-        (h, _, both), (b, n, _) = vectors.shape, self.atoms.shape
+        (_, h, both), (b, n, _) = vectors.shape, self.atoms.shape
         if self.pairs is not None:
-            met = vectors.transpose(0, 1).contiguous()
-            return torch.bmm(met, self.pairs.mT).view(b, n, h, n).transpose(1, 2), met
-        met = self._rotated(vectors.view(h, b, n, both).transpose(0, 1), 1, True).view(b, h * n, both)
-        return torch.bmm(met, self.atoms.mT).view(b, h, n, n), met
+            return torch.bmm(vectors, self.pairs.mT).view(b, n, h, n).transpose(1, 2), vectors
+        rotated = vectors.new_empty(b, h, n, both)
+        self._rotate(vectors.view(b, n, h, both).transpose(1, 2), 1, rotated)
+        rotated = rotated.view(b, h * n, both)
+        return torch.bmm(rotated, self.atoms.mT).view(b, h, n, n), rotated
 
     def sums(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ_j w_ij φ_ijf over all atoms j: (B, h, N, N), j last, to (h, B N, 2W); and what was rotated back for it.
+        """Σ_j w_ij φ_ijf over all atoms j: (B, h, N, N), j last, to (B N, h, 2W); and the same before rotating back.
 
-        That is (B, h N, 2W), where pairs are not formed.
+        The latter is (B, h N, 2W), where pairs are not formed.
         """
         (b, h, n, _), both = weights.shape, self.atoms.shape[2]
         if self.pairs is not None:
             summed = torch.bmm(weights.transpose(1, 2).reshape(b * n, h, n), self.pairs)
-            return summed.transpose(0, 1).contiguous(), summed
+            return summed, summed
         summed = torch.bmm(weights.reshape(b, h * n, n), self.atoms)
-        back = self._rotated(summed.view(b, h, n, both), -1, False)
-        return back.transpose(0, 1).reshape(h, b * n, both), summed
+        back = weights.new_empty(b, n, h, both)
+        self._rotate(summed.view(b, h, n, both), -1, back.transpose(1, 2))
+        return back.view(b * n, h, both), summed
 
-    def _rotated(self, vectors: Tensor, sign: int, crystals_first: bool) -> Tensor:
-        """(u cos ± v sin, v cos ∓ u sin) side by side, of u, v side by side in vectors: (B, h, N, 2W) of any strides.
-
-        crystals_first: the order in memory of what is made, for products by crystal; else heads first, for those by
-        head.
-        """
-        b, h, n, both = vectors.shape
+    def _rotate(self, vectors: Tensor, sign: int, into: Tensor) -> None:
+        """(u cos ± v sin, v cos ∓ u sin) side by side, of u, v side by side; both (B, h, N, 2W), of any strides."""
         (u, v), (sin, cos) = vectors.chunk(2, dim=-1), self.atoms[:, None].chunk(2, dim=-1)
-        made = vectors.new_empty(b, h, n, both) if crystals_first else vectors.new_empty(h, b, n, both).transpose(0, 1)
-        first, second = made.chunk(2, dim=-1)
+        first, second = into.chunk(2, dim=-1)
         torch.mul(u, cos, out=first).addcmul_(v, sin, value=sign)
         torch.mul(v, cos, out=second).addcmul_(u, sin, value=-sign)
-        return made
 
 
 def waves_of_pairs(sin: Tensor, cos: Tensor, dtype: torch.dtype) -> Tensor:
@@ -165,7 +160,7 @@ class _Attention(torch.autograd.Function):
         d = hidden // h
 
         rows = q.view(b * n, h, d).transpose(0, 1).contiguous()
-        pair, z = geometry.products(torch.bmm(rows, waves))
+        pair, z = geometry.products(_projected(rows, waves))
 
         q_heads = q.view(b, n, h, d).transpose(1, 2).reshape(b * h, n, d)
         kv_heads = q.new_empty(2, b, h, n + 1, d)
@@ -182,7 +177,7 @@ class _Attention(torch.autograd.Function):
         a_heads[..., n] = scaled.sum(-1)
         a_heads = a_heads.view(b * h, n, n + 1)
         weights = scaled.to(q.dtype)
-        y, _ = geometry.sums(weights)
+        y = _heads_first(geometry.sums(weights)[0])
         by_head = torch.bmm(y, waves.mT)
         by_crystal = torch.bmm(a_heads, v_heads)
 
@@ -201,7 +196,7 @@ class _Attention(torch.autograd.Function):
 
         g_rows = grad.reshape(b * n, h, d).transpose(0, 1).contiguous()
         g_heads = grad.reshape(b, n, h, d).transpose(1, 2).reshape(b * h, n, d)
-        dy = torch.bmm(g_rows, waves)
+        dy = _projected(g_rows, waves)
         dscaled, met_dy = geometry.products(dy)
         da_heads = torch.bmm(g_heads, v_heads.mT).view(b, h, n, n + 1)
         dscaled = dscaled.to(rstd.dtype) + da_heads[..., n:]
@@ -215,6 +210,7 @@ class _Attention(torch.autograd.Function):
         dqk = dqk.view(b * h, n, n + 1)
         dproducts = dpair.to(rows.dtype)
         dz, dmet = geometry.sums(dproducts)
+        dz = _heads_first(dz)
         by_head = torch.bmm(dz, waves.mT)
         by_crystal = torch.bmm(dqk, k_heads)
         dq = _atoms_first(by_crystal.view(b, h, n, d), by_head.view(h, b, n, d))
@@ -239,8 +235,21 @@ class _Attention(torch.autograd.Function):
         by_atoms = torch.bmm(dproducts.reshape(b, h * n, n).mT, z)
         by_atoms.baddbmm_(weights.reshape(b, h * n, n).mT, met_dy)
         dangle = _turned(by_atoms, geometry.atoms) + _turned(dmet, z).view(b, h, n, -1).sum(1)
-        dangle += _turned(y, dy).view(h, b, n, -1).sum(0)
+        dangle += _turned(y.transpose(0, 1), dy).view(b, n, h, -1).sum(2)
         return dq, dkv, dwaves, dconstant, dangle.to(rstd.dtype), drstd, None, None, None
+
+
+def _projected(rows: Tensor, waves: Tensor) -> Tensor:
+    """(B N, h, 2W), Wᵀ of (h, B N, d)."""
+    made = rows.new_empty(rows.shape[1], *waves.shape[::2])
+    torch.bmm(rows, waves, out=made.transpose(0, 1))
+    return made
+
+
+def _heads_first(vectors: Tensor) -> Tensor:
+    """(B N, h, 2W) as (h, B N, 2W); laid out anew where oneDNN would do it for each product."""
+    turned = vectors.transpose(0, 1)
+    return turned.contiguous() if turned.dtype == torch.bfloat16 and turned.device.type == "cpu" else turned
 
 
 def _atoms_first(by_crystal: Tensor, by_head: Tensor) -> Tensor:

@@ -37,9 +37,10 @@ def losses(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in r.items() if k not in ("crystals_per_s", "elapsed_s")} for r in records]
 
 
-@pytest.mark.parametrize("kind", ["dao-g", "dao-p"])
-def test_a_killed_run_ends_like_one_that_was_not(parquet, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "optimizer"), [("dao-g", "adam"), ("dao-p", "adam"), ("dao-g", "muon")])
+def test_a_killed_run_ends_like_one_that_was_not(parquet, tmp_path, kind, optimizer):
     data, steps = parquet(), ["--steps", "150", "--save-every-s", "0", "--validate-every", "100"]
+    steps += ["--optimizer", optimizer]
     assert main(arguments(kind, data, tmp_path / "calm", *steps)) == 0
     killed = arguments(kind, data, tmp_path / "killed", *steps)
     process = subprocess.Popen(
@@ -165,6 +166,8 @@ def test_divergence_gets_one_line_and_keeps_the_last_good_state(parquet, tmp_pat
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--max-atoms", "0"], "no crystal with split == 'train' and at most 0 atoms"),
         (["--start", "nowhere"], "no checkpoint called 'nowhere'"),
+        (["--optimizer", "sgd"], "--optimizer must be adam or muon, not sgd"),
+        (["--muon-rate", "0"], "--muon-rate must be positive"),
         (["--spike", "0.5"], "--spike must be above 1, or 0"),
         (["--max-rollbacks", "-1"], "--max-rollbacks must be 0 or more"),
         (["--wall-time-s", "0"], "--wall-time-s must be positive"),
