@@ -31,14 +31,19 @@ class Optimizers:
         def group(names: set[str], share: float) -> dict[str, object]:
             return {"params": [p for name, p in trained.items() if name in names], "share": share}
 
-        common = {"lr": config.rate, "weight_decay": config.weight_decay}
-        adam = torch.optim.AdamW([group(others, 1.0), group(gates, config.gate_rate)], fused=True, **common)
+        adam_groups = [group(others, 1.0), group(gates, config.gate_rate)]
+        adam = torch.optim.AdamW(adam_groups, config.rate, weight_decay=config.weight_decay, fused=True)
         self.members: list[tuple[torch.optim.Optimizer, tuple[str, ...]]] = [(adam, ADAM)]
         if matrices:
-            groups, size = [group(matrices, config.muon_rate)], "match_rms_adamw"
-            muon = torch.optim.Muon(groups, momentum=MOMENTUM, adjust_lr_fn=size, **common)
+            muon = torch.optim.Muon(
+                [group(matrices, config.muon_rate)],
+                config.rate,
+                weight_decay=config.weight_decay,
+                momentum=MOMENTUM,
+                adjust_lr_fn="match_rms_adamw",
+            )
             self.members.append((muon, MUON))
-        self.names = {p: name for name, p in trained.items()}
+        self.names: dict[Tensor, str] = {p: name for name, p in trained.items()}
 
     def step(self, rate: float) -> None:
         """One step down the gradients, at this rate times the share of each group."""

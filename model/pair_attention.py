@@ -11,11 +11,12 @@ The same function is computed here with fewer products:
 - rows of W less their mean make subtracting mean_ij needless;
 - sin² + cos² = 1, so that rstd_ij follows from mean_ij, a product of features of atoms, once for all layers.
 
-What is left for a pair and layer are its waves, sin(θ_j − θ_i) and cos(θ_j − θ_i), times vectors of atoms. In small cells
-the waves of all pairs are formed, once for all layers. In large ones angle addition spares that: Wᵀ q_i, rotated by θ_i,
-meets [sin θ_j, cos θ_j], and Σ_j a_ij [sin θ_j, cos θ_j] is rotated back.
+What is left for a pair and layer are its waves, sin(θ_j − θ_i) and cos(θ_j − θ_i), times vectors of atoms. In small
+cells the waves of all pairs are formed, once for all layers. In large ones angle addition spares that: Wᵀ q_i, rotated
+by θ_i, meets [sin θ_j, cos θ_j], and Σ_j a_ij [sin θ_j, cos θ_j] is rotated back.
 
-Shapes: B crystals, N atoms (padded), H hidden, h heads, d = H / h, K frequencies, W waves: 3K and a few zeros, F = 9 + 6K features.
+Shapes: B crystals, N atoms (padded), H hidden, h heads, d = H / h, K frequencies, F = 9 + 6K features, W waves: 3K and
+a few zeros.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from .crystals import Crystals
 
 NORM_EPS = 1e-5  # of the LayerNorm of the pair features
-SMALL = 24  # atoms; up to here, forming the waves of pairs takes less time than rotating (benchmarks/forward.py)
+SMALL = 20  # atoms; up to here, forming the waves of pairs takes less time than rotating (benchmarks/forward.py)
 ALIGNED = 8  # the waves are so many, or a multiple, so that rows lie in memory alike in every batch (model.batching)
 VECTOR = 16  # numbers side by side; over fewer, torch takes ten times as long for a softmax
 
@@ -71,13 +72,13 @@ class PairGeometry:
 
     def padded(self, weight: Tensor) -> Tensor:
         """(H, 6K) weights of sines, then cosines, as (H, 2W)."""
-        zeros = (0, self.angle.shape[2] - weight.shape[1] // 2)
-        return F.pad(weight.unflatten(1, (2, -1)), zeros).flatten(1)
+        halves = weight.reshape(len(weight), 2, -1)
+        return F.pad(halves, (0, self.angle.shape[2] - halves.shape[2])).flatten(1)
 
     def products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ_f u_if φ_ijf over all waves f: (B N, h, 2W) to (B, h, N, N), j last; and u, rotated if pairs are not formed.
+        """Σ_f u_if φ_ijf over all waves f: (B N, h, 2W) to (B, h, N, N), j last; and u itself.
 
-        The rotated one is (B, h N, 2W).
+        Where pairs are not formed, u comes rotated, as (B, h N, 2W).
         """
         (_, h, both), (b, n, _) = vectors.shape, self.atoms.shape
         if self.pairs is not None:

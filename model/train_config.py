@@ -6,7 +6,6 @@ import math
 import sys
 from dataclasses import dataclass
 
-
 OPTIMIZERS = ("adam", "muon")
 
 
@@ -16,9 +15,9 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Rates are Adam's; optimizer: 'adam', or 'muon' for the matrices of the layers, at muon_rate times
-    the rate (`model.optimizers`). constant: share of the run at the peak rate before the cosine begins.
+    """How to train. Rates are Adam's; constant: share of the run at the peak rate before the cosine begins.
 
+    optimizer: 'adam', or 'muon' for the matrices of the layers, at muon_rate times the rate (`model.optimizers`).
     batch_size: crystals of a step, over all processes together. gate_rate: rate of the residual gates relative to the
     others'. At the full rate they saturate within some thousand steps and shut whole layers off for good.
     coordinate_weight: of the coordinates' term in the loss that is descended (published: 1); terms are reported without

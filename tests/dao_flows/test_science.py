@@ -33,8 +33,9 @@ TABLE = {
         parameters.fit_all parameters.freeze_backbone parameters.frequencies parameters.gate_rate parameters.heads
         parameters.hidden parameters.kind parameters.layers parameters.log parameters.max_atoms parameters.max_energy
         parameters.max_rollbacks parameters.muon_rate parameters.objective parameters.optimizer parameters.property
-        parameters.rate parameters.seed parameters.snapshot_every parameters.spike parameters.steps parameters.time_width parameters.validate_every
-        parameters.volume_scaling parameters.warm_up parameters.weight_decay""",
+        parameters.rate parameters.seed parameters.snapshot_every parameters.spike parameters.steps
+        parameters.time_width parameters.validate_every parameters.volume_scaling parameters.warm_up
+        parameters.weight_decay""",
     "RelaxDatasetMaker": """
         checkpoints.predictor inputs.dataset inputs.shard inputs.shard_sha256 parameters.chunk_rows parameters.high
         parameters.iterations parameters.low parameters.max_displacement parameters.max_strain
