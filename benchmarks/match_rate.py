@@ -56,6 +56,20 @@ def random_crystals(references: list[Crystal], samples: int, seed: int) -> list[
     return out
 
 
+def known_crystals(known: list[Crystal], references: list[Crystal], samples: int, seed: int) -> list[Crystal]:
+    """The ceiling: for each sample one of the known crystals of the composition, all equally likely.
+
+    That is what a perfect model of a dataset does with a composition that the dataset has several structures of; its
+    match rate falls short of 100 % because a composition does not say which of them is asked for.
+    """
+    by_composition: dict[bytes, list[Crystal]] = {}
+    for crystal in known:
+        by_composition.setdefault(np.sort(crystal.numbers).tobytes(), []).append(crystal)
+    rng = np.random.default_rng(seed)
+    alike = [by_composition[np.sort(reference.numbers).tobytes()] for reference in references]
+    return [each[rng.integers(len(each))] for each in alike for _ in range(samples)]
+
+
 def progress_bar() -> Progress:
     """A bar with the time left and gone, on stderr: stdout is for the figure."""
     return Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True))
@@ -128,7 +142,13 @@ def draw(
             raise BenchmarkError(f"{kept} holds samples that differ in {' and '.join(differing)}: give another --out")
         return drawn, float(about["seconds"])
     started = time.monotonic()
-    drawn = random_crystals(references, args.samples, args.seed) if args.baseline else generate(args, references, rows)
+    if args.baseline == "random":
+        drawn = random_crystals(references, args.samples, args.seed)
+    elif args.baseline == "known":
+        known = read_crystals(args.data, None, args.max_atoms).crystals
+        drawn = known_crystals(known, references, args.samples, args.seed)
+    else:
+        drawn = generate(args, references, rows)
     seconds = round(time.monotonic() - started, 1)
     if kept:
         write_samples(kept, drawn, {"identity": identity, "seconds": seconds})
@@ -190,7 +210,11 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path)
     p.add_argument("--checkpoint", default="dao-g-base")
-    p.add_argument("--baseline", choices=["random"], help="measure random structures instead of a checkpoint")
+    p.add_argument(
+        "--baseline",
+        choices=["random", "known"],
+        help="measure random structures instead of a checkpoint, or the file's own of a composition, drawn evenly",
+    )
     p.add_argument("--split", help="rows of this split alone")
     p.add_argument("--limit", type=positive, help="a random subset of this many rows (always the same)")
     p.add_argument("--max-atoms", type=positive)
