@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from dao_flows import __version__
-from dao_flows.makers.match_rate import match
+from dao_flows.makers.match_rate import figures, match
 from dao_flows.model.checkpoint import CheckpointError, load, verify
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.dao_p import DaoP
+from dao_flows.model.dao_p import DaoP, predict_energy
 from dao_flows.model.data import CrystalTable, read_crystals
 from dao_flows.model.dataset import DataError
 from dao_flows.model.elements import read_elements
@@ -75,6 +75,14 @@ def progress_bar() -> Progress:
     return Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True))
 
 
+def load_predictor(name: str, device: str = "cpu") -> DaoP:
+    """Raises CheckpointError for one that is no DAO-P."""
+    predictor = load(find(name), device)[0]
+    if not isinstance(predictor, DaoP):
+        raise CheckpointError(f"{name} is no dao-p checkpoint; guidance and ranks follow DAO-P's energy")
+    return predictor
+
+
 def generate(args: argparse.Namespace, references: list[Crystal], rows: np.ndarray) -> list[Crystal]:
     """Draw k samples of each reference's composition, one reference after the other."""
     torch.set_num_threads(args.threads)
@@ -82,9 +90,7 @@ def generate(args: argparse.Namespace, references: list[Crystal], rows: np.ndarr
     model, card = load(find(args.checkpoint), device)
     if not isinstance(model, DaoG):
         raise CheckpointError(f"{card.name} is a {card.kind} checkpoint; crystals are drawn from DAO-G")
-    predictor = load(find(args.predictor), device)[0] if args.predictor else None
-    if predictor is not None and not isinstance(predictor, DaoP):
-        raise CheckpointError(f"{args.predictor} is no dao-p checkpoint; guidance follows DAO-P's energy")
+    predictor = load_predictor(args.predictor, device) if args.predictor else None
     requests = [
         Request(reference.numbers, (int(row), k))
         for row, reference in zip(rows, references, strict=True)
@@ -173,7 +179,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with progress_bar() as bar:
         task = bar.add_task("matching", total=len(drawn))
         matching = match(references, drawn, lambda done, total: bar.update(task, completed=done, total=total))
-    return {
+    result = {
         "command": shlex.join(["python", *sys.argv]),
         "checkpoint_sha256": identity["checkpoint"],
         "baseline": args.baseline,
@@ -190,6 +196,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "all": matching.all.model_dump(),
         "valid_only": matching.valid_only.model_dump(),
     }
+    if args.rank:
+        energies = predict_energy(load_predictor(args.rank), drawn).reshape(matching.rms.shape)
+        first = np.take_along_axis(matching.rms, energies.argmin(1)[:, None], axis=1)
+        result["first_ranked"] = {"predictor": args.rank, **figures(first).model_dump()}
+    return result
 
 
 def chosen_rows(table: CrystalTable, limit: int | None) -> np.ndarray:
@@ -226,6 +237,7 @@ def main() -> int:
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     p.add_argument("--predictor", help="DAO-P whose energy guides; without it, no guidance")
     p.add_argument("--guidance", type=float, default=20.0, help="its strength, for coordinates and lattice")
+    p.add_argument("--rank", help="DAO-P by whose energy the first of the samples is measured, too")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=positive, default=2)
     p.add_argument("--quick", action="store_true", help="20 rows, 20 steps: to see that it runs")
@@ -247,6 +259,10 @@ def main() -> int:
     every, valid = result["all"], result["valid_only"]
     low, high = (100 * share for share in every["match_rate_95"])
     rmse = "–" if every["rmse"] is None else "{:.4f} [{:.4f}, {:.4f}]".format(every["rmse"], *every["rmse_95"])
+    if args.rank:
+        first = result["first_ranked"]
+        low_1, high_1 = (100 * share for share in first["match_rate_95"])
+        print(f"first by {args.rank}: match rate {100 * first['match_rate']:.1f} % [{low_1:.1f}, {high_1:.1f}]")
     print(
         f"match rate {100 * every['match_rate']:.1f} % [{low:.1f}, {high:.1f}], RMSE {rmse} "
         f"(n = {result['n']}, k = {args.samples}; with validity filter {100 * valid['match_rate']:.1f} %)"
