@@ -15,6 +15,7 @@ from dao_flows.makers.chemistry import CompositionError, formula_of, parse_compo
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.provenance import digest, library_versions, science_hash
+from dao_flows.makers.sampler import Bf16, settled
 from dao_flows.makers.schemas import (
     CandidateDoc,
     Cells,
@@ -136,12 +137,20 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """Formulas that one flow handles; key: the science hash that its screening document will have."""
+    """Formulas that one flow handles.
+
+    keys: the science hash that its screening document will have, or where bf16 is 'auto', both that it may have.
+    """
 
     maker: PredictFlowMaker
     formulas: list[str]
     plan: list[CompositionPlan]
-    key: str
+    keys: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """One hash of all that decides the result."""
+        return self.keys[0] if len(self.keys) == 1 else digest(self.keys)
 
 
 def predict(
@@ -156,6 +165,7 @@ def predict(
     relax: bool | None = None,
     top_k: int | None = None,
     max_atoms: int | None = None,
+    bf16: Bf16 = False,
     checkpoint: str | None = None,
     predictor: str | None = None,
     device: str | None = None,
@@ -171,11 +181,12 @@ def predict(
 
     n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
     candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; steps: of the sampler; relax: in DAO-P's
-    energy; top_k: structures kept a formula; max_atoms: in a cell; verify_with: backend by which the verify_top best of
-    each formula are then verified, reference_set: for their hulls (as in `verify_candidates`); reuse: take stored
-    results of the same science, whichever run made them; on_notice: is told if there are any, and reuse is off;
-    command: for the log of runs. None: guidance, steps and relax as the makers do by default; checkpoint, predictor and
-    device by the settings (DAO_FLOWS_*).
+    energy; top_k: structures kept a formula; max_atoms: in a cell; bf16: matrix products in bfloat16, 'auto' if that is
+    measured to be faster (docs/sampling.md); verify_with: backend by which the verify_top best of each formula are then
+    verified, reference_set: for their hulls (as in `verify_candidates`); reuse: take stored results of the same
+    science, whichever run made them; on_notice: is told if there are any, and reuse is off; command: for the log of
+    runs. None: guidance, steps and relax as the makers do by default; checkpoint, predictor and device by the settings
+    (DAO_FLOWS_*).
 
     Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
     interrupted goes on from there when it is called again, and one that finished is computed again without reuse.
@@ -200,6 +211,7 @@ def predict(
         relax=relax,
         top_k=top_k,
         max_atoms=max_atoms,
+        bf16=bf16,
         device=device,
     )
     for reference in {maker.generate.checkpoint, maker.screen.predictor}:
@@ -213,7 +225,13 @@ def predict(
     request = {
         "formulas": [entry.formula for entry in entries],
         **{"n": n, "z": z, "seed": seed, "guidance": guidance, "steps": steps, "relax": relax, "top_k": top_k},
-        **{"max_atoms": max_atoms, "checkpoint": maker.generate.checkpoint, "predictor": predictor, "device": device},
+        **{
+            "max_atoms": max_atoms,
+            "bf16": bf16,
+            "checkpoint": maker.generate.checkpoint,
+            "predictor": predictor,
+            "device": device,
+        },
     }
     log = RunLog(runs, digest([batch.key for batch in batches]), request, library_versions(), command)
     finished: list[Batch] = []
@@ -262,11 +280,19 @@ def prediction_maker(
     relax: bool | None,
     top_k: int | None,
     max_atoms: int | None,
+    bf16: Bf16,
     device: str,
 ) -> PredictFlowMaker:
     """The makers of a prediction. Arguments as of `predict`, checkpoints and device settled."""
     generate = GenerateMaker(
-        checkpoint=checkpoint, candidates=n, z=z, max_atoms=max_atoms, seed=seed, steps=steps, device=device
+        checkpoint=checkpoint,
+        candidates=n,
+        z=z,
+        max_atoms=max_atoms,
+        seed=seed,
+        steps=steps,
+        bf16=bf16,
+        device=device,
     )
     screen = ScreenMaker(predictor=predictor, top_k=top_k, device=device)
     guided = generate.guided if guidance is None else guidance
@@ -342,8 +368,9 @@ def _not_covered(maker: PredictFlowMaker, batch: Sequence[Entry]) -> dict[str, s
 
 
 def _planned(maker: PredictFlowMaker, formulas: list[str]) -> PlannedBatch:
-    generation = science_hash(maker.generate.science(formulas))
-    return PlannedBatch(maker, formulas, maker.check(formulas), science_hash(maker.screen.science(generation)))
+    generations = [science_hash(each.science(formulas)) for each in settled(maker.generate)]
+    keys = tuple(science_hash(maker.screen.science(generation)) for generation in generations)
+    return PlannedBatch(maker, formulas, maker.check(formulas), keys)
 
 
 def _taken_over(
@@ -354,25 +381,27 @@ def _taken_over(
     notice: Callable[[str], None] | None,
 ) -> dict[str, Batch]:
     """Batches not to compute, by key: what interrupted attempts left in the store, with `reuse` what any run did."""
-    keys = {batch.key: batch for batch in batches}
+    keys = {key: batch for batch in batches for key in batch.keys}
     begun = {batch.screen_uuid: batch.reused_from or run.run_id for run in attempts for batch in run.batches}
     found = stored_batches(jobs, keys)
     if begun and not reuse:
         found |= stored_batches(jobs, keys, list(begun))
-    taken, other = {}, 0
+    taken: dict[str, Batch] = {}
+    other: set[str] = set()
     for key, stored in found.items():
+        batch = keys[key]
         if not (reuse or stored.screen_uuid in begun):
-            other += 1
+            other.add(batch.key)
         elif whole(jobs, stored):
-            taken[key] = Batch(
-                key=key,
-                formulas=keys[key].formulas,
+            taken[batch.key] = Batch(
+                key=batch.key,
+                formulas=batch.formulas,
                 generate_uuid=stored.generate_uuid,
                 screen_uuid=stored.screen_uuid,
                 reused_from=begun.get(stored.screen_uuid, stored.made_by),
             )
-    if other and notice is not None:
-        notice(f"{other} of {len(batches)} batches are in the store already: --reuse takes them")
+    if (left := len(other - set(taken))) and notice is not None:
+        notice(f"{left} of {len(batches)} batches are in the store already: --reuse takes them")
     return taken
 
 
@@ -398,7 +427,9 @@ def _run_batch(
         log.begin(record)
         run_here(flow, jobs, listener)
     CandidateBuilder(jobs, collection(jobs, "candidates"), [record.screen_uuid]).build()
-    log.science_hashes.append(record.key)
+    auto = len(batch.keys) > 1
+    key = screening_doc(jobs, record.screen_uuid).provenance.science_hash if auto else record.key
+    log.science_hashes.append(key)
     return record
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from dao_flows.makers.checkpoints import card, pick_device
 from dao_flows.makers.pretrain import CONTROL, CPU, GPU, STAGE_ONE, STAGE_TWO
-from dao_flows.makers.sampler import sampler_config
+from dao_flows.makers.sampler import SamplerSettings, sampler_config, settled
 from dao_flows.makers.train import TrainMaker
 
 from .errors import InputError
@@ -75,7 +75,7 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
     Measures the throughput of training, relaxation and sampling of the configured networks on this device first, some
     seconds each. Raises InputError where the number of crystals cannot be told without building the dataset.
     """
-    from dao_flows.model.throughput import relaxation_throughput, sampling_throughput, throughput
+    from dao_flows.model.throughput import relaxation_throughput, throughput
 
     maker = config.maker()
     device = pick_device(config.device)
@@ -97,8 +97,7 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
         if trainer.kind == "dao-p":
             speed["relax"] = relaxation_throughput(architecture, data.sizes, device, maker.relax.iterations, MEASURE_S)
         elif maker.evaluate is not None:
-            sampler = sampler_config(maker.evaluate)
-            speed["sample"] = sampling_throughput(architecture, data.sizes, device, sampler, MEASURE_S)
+            speed["sample"] = _sampling(maker.evaluate, architecture, data.sizes, device)
     plans = []
     for rows in (data.rows, CRYSDB):
         scale = rows / data.rows
@@ -154,13 +153,19 @@ def plan_training(maker: TrainMaker, data: Path, card: Card) -> Plan:
 
 def plan_evaluation(maker: EvaluateMaker, held: Held, card: Card) -> Plan:
     """The plan of one evaluation."""
-    from dao_flows.model.throughput import sampling_throughput
-
     device, sizes = pick_device(maker.device), [len(crystal) for crystal in held.crystals]
-    speed = sampling_throughput(card.architecture, sizes, device, sampler_config(maker), MEASURE_S)
+    speed = _sampling(maker, card.architecture, sizes, device)
     drawn = len(sizes) * maker.samples
     job = PlannedJob(name=maker.name, route=GPU, seconds=drawn / speed, stored=BYTES_A_SAMPLE * drawn)
     return Plan(crystals=len(sizes), device=device, jobs=[job], throughput={"sample": speed})
+
+
+def _sampling(maker: SamplerSettings, architecture: dict[str, Any], sizes: Sequence[int], device: str) -> float:
+    """Crystals drawn per second; where bf16 is 'auto', by the faster precision."""
+    from dao_flows.model.throughput import sampling_throughput
+
+    samplers = [sampler_config(each) for each in settled(maker)]
+    return max(sampling_throughput(architecture, sizes, device, sampler, MEASURE_S) for sampler in samplers)
 
 
 def look_at(sources: Sequence[str], low: float = np.inf, high: float = np.inf) -> Crystals:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,21 +13,25 @@ from pydantic import BaseModel, Field
 
 from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
+from .files import write_whole
 from .match_rate import Interval, MatchFigures, bootstrap, match, wilson
 from .progress import report
 from .provenance import execution_record, provenance
 from .reuse import reusable
 from .run_folder import run_folder
-from .sampler import sampler_config, sampler_parameters
-from .schemas import SCHEMA_VERSION, Provenance, Science
+from .sampler import Bf16, check_sampler, measured_precision, sampler_config, sampler_parameters, settled
+from .schemas import SCHEMA_VERSION, PrecisionChoice, Provenance, Science
 from .stage import stage
 
 if TYPE_CHECKING:
     from dao_flows.model.crystals import Crystal
+    from dao_flows.model.dao_g import DaoG
     from dao_flows.model.data import CrystalTable
+    from dao_flows.model.sample import Request
 
 STABLE = 0.08  # eV/atom above hull, as the DAO paper counts
 BIN = 0.02  # eV/atom, of the histogram of energies
+PRECISION = "precision.json"  # in a run's folder
 LOWEST, HIGHEST = -0.2, 1.0  # eV/atom; what lies beyond counts in the outermost bins
 
 
@@ -85,7 +89,8 @@ class EvaluateMaker(Maker):
     two strengths (0: no guidance). split: rows of this split alone (None: all); limit: a random subset, always the
     same; max_atoms: larger cells are left out (None: what the checkpoint covers). samples: k for each crystal; steps,
     corrector, order, churn, double, bf16, seed: as in GenerateMaker. chunk: crystals drawn at a time; finished chunks
-    survive a kill, and stay in the run's folder (see run_folder), from which the same evaluation takes them again.
+    survive a kill, and stay in the run's folder (see run_folder), from which the same evaluation takes them again; what
+    bf16='auto' came to stays there too.
     """
 
     name: str = "evaluate"
@@ -101,7 +106,7 @@ class EvaluateMaker(Maker):
     order: int = 1
     churn: float = 0.0
     double: bool = False
-    bf16: bool = False
+    bf16: Bf16 = False
     seed: int = 0
     chunk: int = 200
     device: str = "auto"
@@ -117,17 +122,21 @@ class EvaluateMaker(Maker):
         started, device = datetime.now(UTC), pick_device(self.device)
         judge = predictor or self.predictor
         held = self.held_out(checkpoint, Path(data))
-        science = self.science(checkpoint, judge, held)
-        if (found := reusable(EvaluationDoc, science)) is not None:
-            return found
-        folder = run_folder(science, self.name)
+        sciences = [each.science(checkpoint, judge, held) for each in settled(self)]
+        for science in sciences:
+            if (found := reusable(EvaluationDoc, science)) is not None:
+                return found
         generator, generator_card = load_model(checkpoint, "dao-g", device)
         names = {"generator": generator_card.name}
         model = None
         if judge:
             model, judge_card = load_model(judge, "dao-p", device)
             names["predictor"] = judge_card.name
-        drawn, seconds = self._draw(held, folder, generator, model)
+        maker, science, precision = self, sciences[0], None
+        if self.bf16 == "auto":
+            precision = self._precision([run_folder(each, self.name) for each in sciences], generator, held)
+            maker, science = replace(self, bf16=precision.bf16), sciences[precision.bf16]
+        drawn, seconds = maker._draw(held, run_folder(science, self.name), generator, model)
         matching = match(held.crystals, drawn, lambda done, total: report(done, total, "match"))
         energies = energy_figures(predict_energy(model, drawn), judge_card.sha256) if judge and model else None
         document = EvaluationDoc(
@@ -144,7 +153,7 @@ class EvaluateMaker(Maker):
             not_compared=matching.not_compared,
             energies=energies,
             sampling_seconds=round(seconds, 1),
-            provenance=provenance(science, execution_record(started, device, names)),
+            provenance=provenance(science, execution_record(started, device, names, precision=precision)),
         )
         return document
 
@@ -163,6 +172,7 @@ class EvaluateMaker(Maker):
 
     def check(self) -> None:
         """Raises SettingError for a setting out of range."""
+        check_sampler(self)
         for setting in ("samples", "chunk", "limit", "max_atoms"):
             if (value := getattr(self, setting)) is not None and value < 1:
                 raise SettingError(f"{setting} must be at least 1, not {value}")
@@ -175,7 +185,7 @@ class EvaluateMaker(Maker):
         return self.guidance_coordinates > 0 or self.guidance_lattice > 0
 
     def science(self, checkpoint: str, predictor: str | None, held: Held) -> Science:
-        """All that decides the result."""
+        """All that decides the result. Raises SettingError where bf16 is 'auto': it is not known yet."""
         checkpoints = {"generator": card(checkpoint, "dao-g").sha256}
         if predictor:
             checkpoints["predictor"] = card(predictor, "dao-p").sha256
@@ -198,26 +208,44 @@ class EvaluateMaker(Maker):
             code_version=__version__,
         )
 
-    def _draw(self, held: Held, folder: Path, generator: Any, predictor: Any) -> tuple[list[Crystal], float]:
-        """The samples, k of the first reference, then of the next, and the seconds that drawing them took."""
-        from dao_flows.model.sample import Guidance, Request, sample
+    def _parts(self, held: Held) -> list[list[Request]]:
+        """What is drawn, a chunk at a time: k samples of the first reference, then of the next."""
+        from dao_flows.model.sample import Request
 
-        guidance = Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None
         requests = [
             Request(reference.numbers, (int(row), k))
             for row, reference in zip(held.rows, held.crystals, strict=True)
             for k in range(self.samples)
         ]
+        return [requests[start : start + self.chunk] for start in range(0, len(requests), self.chunk)]
+
+    def _precision(self, folders: list[Path], generator: DaoG, held: Held) -> PrecisionChoice:
+        """What bf16='auto' came to when this evaluation began, or does now. folders: of the run in fp32, in bf16."""
+        for path in (folder / PRECISION for folder in folders):
+            if path.exists():
+                return PrecisionChoice.model_validate_json(path.read_text())
+        found = measured_precision(generator, self._parts(held))
+        folder = folders[found.bf16]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / PRECISION, found.model_dump_json(indent=1))
+        return found
+
+    def _draw(self, held: Held, folder: Path, generator: Any, predictor: Any) -> tuple[list[Crystal], float]:
+        """The samples, in the order of the requests, and the seconds that drawing them took."""
+        from dao_flows.model.sample import Guidance, sample
+
+        guidance = Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None
+        parts = self._parts(held)
+        total = sum(map(len, parts))
         drawn: list[Crystal] = []
         seconds = 0.0
 
-        def progress(done: int, total: int) -> None:
-            report(len(drawn) + len(part) * done // total, len(requests), "sample")
+        def progress(done: int, steps: int) -> None:
+            report(len(drawn) + len(part) * done // steps, total, "sample")
 
         folder.mkdir(parents=True, exist_ok=True)
-        for start in range(0, len(requests), self.chunk):
-            part = requests[start : start + self.chunk]
-            path = folder / f"samples-{start:07d}.npz"
+        for number, part in enumerate(parts):
+            path = folder / f"samples-{number * self.chunk:07d}.npz"
             if path.exists():
                 crystals, spent = read_crystal_file(path)
             else:
@@ -234,7 +262,7 @@ class EvaluateMaker(Maker):
                 spent = (datetime.now(UTC) - begun).total_seconds()
                 write_crystal_file(path, crystals, spent)
             drawn, seconds = drawn + crystals, seconds + spent
-            report(len(drawn), len(requests), "sample")
+            report(len(drawn), total, "sample")
         return drawn, seconds
 
 

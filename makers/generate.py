@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from .chemistry import (
 from .progress import report
 from .provenance import digest, execution_record, provenance
 from .reuse import reusable
-from .sampler import sampler_config, sampler_parameters
+from .sampler import Bf16, check_sampler, measured_precision, sampler_config, sampler_parameters, settled
 from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
 from .stage import stage
 from .structures import to_structure
@@ -47,11 +47,12 @@ class GenerateMaker(Maker):
     checkpoint: DAO-G by name, path or sha256. predictor: DAO-P whose energy guides, with a strength for coordinates and
     one for the lattice; None, or both strengths 0: no guidance. steps: times visited (None: the sampler's default);
     corrector: a second network call a step, as published (with steps=1000); order, churn: of a sampler of second order
-    (docs/sampling.md); double: in float64, slower; bf16: matrix products in bfloat16. candidates: per composition. z:
-    formula units per cell; 'auto' deals the candidates round-robin over all Z that fit into max_atoms (None: into 20,
-    or one formula unit where that is larger), smallest first. A formula that is not reduced (Cr6Os2) means with 'auto'
-    exactly this cell. No cell is larger than what the checkpoints cover.
-    seed: candidate k of a formula and a Z is the same in any batch, and when more are asked for.
+    (docs/sampling.md); double: in float64, slower; bf16: matrix products in bfloat16, with 'auto' if the job measures
+    that to be faster. candidates: per composition. z: formula units per cell; 'auto' deals the candidates round-robin
+    over all Z that fit into max_atoms (None: into 20, or one formula unit where that is larger), smallest first. A
+    formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell. No cell is larger than what the
+    checkpoints cover. seed: candidate k of a formula and a Z is the same in any batch (but for bf16, docs/sampling.md),
+    and when more are asked for.
     """
 
     name: str = "generate"
@@ -64,7 +65,7 @@ class GenerateMaker(Maker):
     order: int = 1
     churn: float = 0.0
     double: bool = False
-    bf16: bool = False
+    bf16: Bf16 = False
     candidates: int = 20
     z: Z = "auto"
     max_atoms: int | None = None
@@ -75,15 +76,17 @@ class GenerateMaker(Maker):
     def make(self, compositions: str | list[str] | list[CompositionPlan]) -> GenerationDoc:
         """Generate candidates for one formula or a batch of them; or, to repeat a generation, for its plan.
 
+        Where bf16 is 'auto', a stored result of either precision is taken for reuse; if there is none, it is measured.
         Raises CompositionError, SettingError and CheckpointError as `check` does.
         """
         from dao_flows.model.batching import BatchLog
         from dao_flows.model.sample import Guidance, Request, sample
 
         started, device = datetime.now(UTC), pick_device(self.device)
-        plan, science = self.check(compositions), self.science(compositions)
-        if (found := reusable(GenerationDoc, science)) is not None:
-            return found
+        plan = self.check(compositions)
+        for each in settled(self):
+            if (found := reusable(GenerationDoc, each.science(compositions))) is not None:
+                return found
         draws = [
             (entry.formula, cells.z, index)
             for entry in plan
@@ -95,12 +98,15 @@ class GenerateMaker(Maker):
         if self.guided:
             predictor, predictor_card = load_model(str(self.predictor), "dao-p", device)
             names["predictor"] = predictor_card.name
-        log = BatchLog()
+        requests = [Request(np.array(atomic_numbers(f, z)), (formula_key(f), z, index)) for f, z, index in draws]
+        precision = measured_precision(generator, [requests]) if self.bf16 == "auto" else None
+        maker = self if precision is None else replace(self, bf16=precision.bf16)
+        science, log = maker.science(compositions), BatchLog()
         crystals = sample(
             generator,
-            [Request(np.array(atomic_numbers(f, z)), (formula_key(f), z, index)) for f, z, index in draws],
+            requests,
             self.seed,
-            sampler_config(self),
+            sampler_config(maker),
             predictor=predictor,
             guidance=Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None,
             progress=lambda done, total: report(done, total, "generate"),
@@ -109,7 +115,7 @@ class GenerateMaker(Maker):
         document = GenerationDoc(
             compositions=plan,
             candidates=[],
-            provenance=provenance(science, execution_record(started, device, names, log)),
+            provenance=provenance(science, execution_record(started, device, names, log, precision)),
         )
         for (formula, z, index), crystal in zip(draws, crystals, strict=True):
             draw = {"candidate_id": candidate_id(science, formula, z, index), "formula": formula, "z": z}
@@ -190,7 +196,7 @@ class GenerateMaker(Maker):
         return plan
 
     def science(self, compositions: str | list[str] | list[CompositionPlan]) -> Science:
-        """All that decides the result, known before the run. Raises as `check` does."""
+        """All that decides the result, known before the run unless bf16 is 'auto'. Raises as `check` does."""
         plan, cards = self.check(compositions), self.cards()
         parameters = sampler_parameters(self)
         if self.guided:
@@ -222,7 +228,7 @@ class GenerateMaker(Maker):
             raise SettingError(f"z must be 'auto' or at least 1, not {self.z}")
         if self.guidance_coordinates < 0 or self.guidance_lattice < 0:
             raise SettingError("guidance strengths must not be negative")
-        sampler_config(self)
+        check_sampler(self)
         cards = self.cards()
         last = cards["generator"].architecture["noise"]["steps"]
         if self.steps is not None and not 1 <= self.steps <= last:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 from jobflow.core.state import CURRENT_JOB
 
-from .schemas import Execution, Provenance, Science
+from .schemas import Execution, PrecisionChoice, Provenance, Science
 
 if TYPE_CHECKING:
     from dao_flows.model.batching import BatchLog
@@ -136,12 +136,16 @@ def code_sha256() -> str:
 
 
 def execution_record(
-    started: datetime, device: str, checkpoints: Mapping[str, str], log: BatchLog | None = None
+    started: datetime,
+    device: str,
+    checkpoints: Mapping[str, str],
+    log: BatchLog | None = None,
+    precision: PrecisionChoice | None = None,
 ) -> Execution:
     """The record of a computation that began at `started` (UTC) and ends now.
 
-    device: as torch names it; checkpoints: role -> the name it was called by; log: of the batches that ran. Holds no
-    environment variables and no addresses of stores.
+    device: as torch names it; checkpoints: role -> the name it was called by; log: of the batches that ran; precision:
+    how it was settled, if it was 'auto'. Holds no environment variables and no addresses of stores.
     """
     import torch
 
@@ -162,6 +166,7 @@ def execution_record(
         code_sha256=code_sha256(),
         batches=log.batches if log is not None else None,
         memory_splits=log.splits if log is not None else None,
+        precision=precision,
     )
 
 

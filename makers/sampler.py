@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import Field, asdict, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from .checkpoints import SettingError
+from .schemas import PrecisionChoice
 
 if TYPE_CHECKING:
+    from dao_flows.model.dao_g import DaoG
+    from dao_flows.model.sample import Request
     from dao_flows.model.samplers import SamplerConfig
+
+WORTH_IT = 1.1  # times as fast, at least, for bf16 to be taken: less is within what a measurement scatters by
+
+Bf16 = bool | Literal["auto"]
 
 
 class SamplerSettings(Protocol):
     """What makers that draw crystals have in common; steps None: the sampler's default."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     steps: int | None
     corrector: bool
     order: int
     churn: float
     double: bool
-    bf16: bool
+    bf16: Bf16
+
+
+Drawing = TypeVar("Drawing", bound=SamplerSettings)
 
 
 def sampler_config(maker: SamplerSettings) -> SamplerConfig:
-    """The sampler's configuration. Raises SettingError for settings that exclude each other or are out of range."""
+    """The sampler's configuration. Raises SettingError for settings that exclude each other or are out of range.
+
+    So does bf16='auto', which `settled` takes apart and the job settles.
+    """
     from dao_flows.model.samplers import SamplerConfig, SamplingError
 
+    if not isinstance(maker.bf16, bool):
+        raise SettingError(f"bf16 must be settled as true or false by now, not {maker.bf16!r}")
     try:
         return SamplerConfig(
             steps=SamplerConfig().steps if maker.steps is None else maker.steps,
@@ -42,3 +61,32 @@ def sampler_config(maker: SamplerSettings) -> SamplerConfig:
 def sampler_parameters(maker: SamplerSettings) -> dict[str, Any]:
     """The same as part of a document's science. Raises as sampler_config does."""
     return asdict(sampler_config(maker))
+
+
+def settled(maker: Drawing) -> list[Drawing]:
+    """The maker, or for bf16='auto' both that may come of it, in fp32 and in bf16. Raises SettingError."""
+    if isinstance(maker.bf16, bool):
+        return [maker]
+    if maker.bf16 != "auto":
+        raise SettingError(f"bf16 must be true, false or 'auto', not {maker.bf16!r}")
+    return [replace(maker, bf16=bf16) for bf16 in (False, True)]
+
+
+def check_sampler(maker: SamplerSettings) -> None:
+    """Raises SettingError as sampler_config does, for either precision where bf16 is 'auto'."""
+    for each in settled(maker):
+        sampler_config(each)
+
+
+def measured_precision(model: DaoG, draws: Iterable[Sequence[Request]]) -> PrecisionChoice:
+    """bf16 if that is WORTH_IT on the model's device, measured on the batch in which most atoms are drawn.
+
+    draws: what is drawn together, a part at a time.
+    """
+    from dao_flows.model import timing
+    from dao_flows.model.sample import planned_batches
+
+    counts = Counter(batch for part in draws for batch in planned_batches(part))
+    crystals, atoms = max(counts, key=lambda each: counts[each] * each[0] * each[1])
+    fp32, bf16, timed = timing.call_seconds(model, crystals, atoms)
+    return PrecisionChoice(bf16=fp32 >= WORTH_IT * bf16, fp32_seconds=fp32, bf16_seconds=bf16, batch=(timed, atoms))

@@ -29,6 +29,15 @@ class Science(BaseModel):
     code_version: str = Field(description="version of dao_flows")
 
 
+class PrecisionChoice(BaseModel):
+    """How bf16='auto' was settled: seconds of one network call on the batch in which most atoms are drawn."""
+
+    bf16: bool = Field(description="what was taken")
+    fp32_seconds: float
+    bf16_seconds: float
+    batch: tuple[int, int] = Field(description="[crystals, atoms of each] that were timed")
+
+
 class Execution(BaseModel):
     """How the result came about: nothing here decides it."""
 
@@ -45,6 +54,7 @@ class Execution(BaseModel):
     code_sha256: str | None = Field(None, description="of the source of dao_flows.model and dao_flows.makers")
     batches: list[tuple[int, int]] | None = Field(None, description="[crystals, atoms of each] of each batch, in order")
     memory_splits: int | None = Field(None, description="how often a batch was halved because memory ran out")
+    precision: PrecisionChoice | None = Field(None, description="what was measured where bf16 was 'auto'")
 
 
 class Provenance(BaseModel):

@@ -4,8 +4,8 @@ Kernels choose the order of a sum by shape and by where in memory a row begins, 
 difference. On a CPU four rules give a crystal the same arithmetic in every batch, bit for bit: the crystals of a batch
 have one size, so that none is padded; they come in blocks of ROWS, for kernels treat what is left over otherwise;
 each has its slot in a block, given by what it is and not by its neighbours; and nothing along the way rounds by an
-element's place in the array, as torch.sigmoid and powers do. Other devices promise nothing of the kind: there the same
-batches give the same results.
+element's place in the array, as torch.sigmoid and powers do. Other devices promise nothing of the kind, nor do
+processors with units for bf16 in bf16: there the same batches give the same results.
 """
 
 from __future__ import annotations

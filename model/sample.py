@@ -18,6 +18,8 @@ from .samplers import Guidance, SamplerConfig, SamplingError, Walk, check_pair, 
 
 __all__ = ["Guidance", "NormalStreams", "Request", "SamplerConfig", "SamplingError", "check_pair", "sample"]
 
+BATCH_ATOMS = 2048  # at most in a batch, if one block has no more
+
 
 @torch.no_grad()
 def sample_batch(
@@ -45,22 +47,22 @@ def sample(
     *,
     predictor: DaoP | None = None,
     guidance: Guidance | None = None,
-    max_batch_atoms: int = 2048,
+    max_batch_atoms: int = BATCH_ATOMS,
     progress: Callable[[int, int], None] | None = None,
     log: BatchLog | None = None,
 ) -> list[Crystal]:
     """Crystals (Å) in the order of the requests.
 
-    A candidate depends on seed, its key and its atoms alone: on a CPU bit for bit in any batch, elsewhere bit for bit
-    in the same batches, in others up to rounding, which the trajectory magnifies (SamplerConfig.double). Batches are
-    split where memory runs out; log is told which ran. progress is told (steps done, steps in all). Raises
+    A candidate depends on seed, its key and its atoms alone: on a CPU bit for bit in any batch, in bf16 and elsewhere
+    bit for bit in the same batches, in others up to rounding, which the trajectory magnifies (SamplerConfig). Batches
+    are split where memory runs out; log is told which ran. progress is told (steps done, steps in all). Raises
     SamplingError for models that do not fit, TooLargeError for memory that does not suffice for one crystal.
     """
     config = config or SamplerConfig()
     if config.double:
         model, predictor = deepcopy(model).double(), deepcopy(predictor).double() if predictor is not None else None
     walk = walk_for(model, config, predictor, guidance)
-    batches = Batches([len(r.numbers) for r in requests], [sum(r.key) for r in requests], max_batch_atoms, log)
+    batches = _batches(requests, max_batch_atoms, log)
     steps = len(walk.times()) - 1
 
     def compute(batch: list[int]) -> list[Crystal]:
@@ -75,3 +77,14 @@ def sample(
         return sample_batch(model, walk, [requests[i] for i in batch], seed, advance)
 
     return batches.run(compute)
+
+
+def planned_batches(requests: Sequence[Request]) -> list[tuple[int, int]]:
+    """The batches that `sample` draws where memory suffices: crystals (fillers included) and atoms of each."""
+    log = BatchLog()
+    _batches(requests, BATCH_ATOMS, log).run(lambda batch: batch)
+    return log.batches
+
+
+def _batches(requests: Sequence[Request], max_atoms: int, log: BatchLog | None) -> Batches:
+    return Batches([len(r.numbers) for r in requests], [sum(r.key) for r in requests], max_atoms, log)

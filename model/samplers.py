@@ -42,7 +42,8 @@ class SamplerConfig:
     network twice. corrector: a second network call a step (diffusion, first order). churn: noise given back before each
     step but the last, as a share of the step's length (diffusion, second order). double: compute in float64. A long
     trajectory magnifies rounding: over 1000 steps float32 loses a candidate that comes in another batch, float64 does
-    not. bf16: the generator's matrix products in bfloat16, which some processors and all recent GPUs do faster.
+    not. bf16: the generator's matrix products in bfloat16, which some processors and all recent GPUs do faster; on
+    processors with units for it a candidate may differ with its batch, for kernels are picked by shape.
     """
 
     steps: int = 25
@@ -159,11 +160,11 @@ class Ancestral(_Diffusion):
         sigma, norm = float(schedule.sigma[t]), float(schedule.score_norm[t])
         if self.config.corrector:
             length = CORRECTOR_STEP * (sigma / schedule.config.sigma_min) ** 2
-            score = _call(self.model, crystals, t, self.config.bf16).score * norm
+            score = call_network(self.model, crystals, t, self.config.bf16).score * norm
             kick = noise.coordinates() if s > 0 else torch.zeros_like(frac)
             frac = (frac - length * score + (2 * length) ** 0.5 * kick) % 1
             crystals = crystals.with_geometry(frac, lattice)
-        output = _call(self.model, crystals, t, self.config.bf16)
+        output = call_network(self.model, crystals, t, self.config.bf16)
         alpha, alpha_bar = schedule.alpha_bar[t] / schedule.alpha_bar[s], schedule.alpha_bar[t]
         down_x, down_l = self.downhill(crystals, t, s)
         frac = frac - (sigma**2 - float(schedule.sigma[s]) ** 2) * norm * output.score + down_x
@@ -200,7 +201,7 @@ class Heun(_Diffusion):
         return ahead.with_geometry((ahead.frac + down_x) % 1, ahead.lattice + down_l)
 
     def _slope(self, crystals: Crystals, t: int) -> tuple[Tensor, Tensor]:
-        output = _call(self.model, crystals, t, self.config.bf16)
+        output = call_network(self.model, crystals, t, self.config.bf16)
         return float(self.schedule.sigma[t] * self.schedule.score_norm[t]) * output.score, output.eps
 
     def _euler(self, crystals: Crystals, t: int, s: int, slope: Tensor, eps: Tensor) -> Crystals:
@@ -261,7 +262,7 @@ class FlowWalk:
 
     def _velocity(self, crystals: Crystals, log: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """u: (B, N, 3), fractional, and S_1 − S_0: (B, 3, 3)."""
-        output = _call(self.model, crystals, t, self.config.bf16)
+        output = call_network(self.model, crystals, t, self.config.bf16)
         coordinates, lattice = self.model.objective.predicted(output, crystals)
         u, change = COORDINATE_UNIT * coordinates, LATTICE_UNIT * lattice
         behind = 1 - t / self.last
@@ -289,7 +290,7 @@ def _at(t: int, crystals: Crystals) -> Tensor:
     return torch.full((len(crystals),), float(t), device=crystals.frac.device)
 
 
-def _call(model: DaoG, crystals: Crystals, t: int, bf16: bool) -> CrysformerOutput:
+def call_network(model: DaoG, crystals: Crystals, t: int, bf16: bool) -> CrysformerOutput:
     """The generator's word on a batch, in the batch's precision."""
     if not bf16:
         output: CrysformerOutput = model.network(crystals, _at(t, crystals))

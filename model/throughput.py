@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +18,10 @@ from .dao_p import DaoP
 from .data import BUCKET_SIZES, CrystalTable
 from .relax import RelaxConfig, relax
 from .sample import Request, SamplerConfig, sample
+from .timing import now, random_crystal
 from .train_config import TrainConfig, TrainingError
 from .trainer import Trainer
 
-VOLUME = 20.0  # Å³ an atom, of the crystals that are timed
-ELEMENTS = 94
 TIMED_STEPS = 4  # of a sampler's
 FIRST_PIECE, LAST_PIECE = 64, 16_384  # crystals
 
@@ -62,7 +60,7 @@ def throughput(
         largest[index] = max(size, largest.get(index, 0))
     counts = Counter(int(np.searchsorted(BUCKET_SIZES, size)) for size in sizes)
     rng = np.random.default_rng(0)
-    crystals = [_crystal(largest[index], rng) for index in sorted(largest) for _ in range(batch_size)]
+    crystals = [random_crystal(largest[index], rng) for index in sorted(largest) for _ in range(batch_size)]
     table = CrystalTable(crystals, rng.random(len(crystals)).astype(np.float32), "")
     device = torch.device(device)
     model = build(kind, architecture).to(device)
@@ -72,11 +70,11 @@ def throughput(
         trainer = Trainer(model, TrainConfig(steps=1, batch_size=batch_size, bf16=bf16), table, None, Path(folder))
         for bucket, index in enumerate(sorted(largest)):
             trainer.take_step(bucket, rows)  # the first one is slower
-            done, began = 0, _now(device)
-            while done < 3 or _now(device) - began < seconds / len(largest):
+            done, began = 0, now(device)
+            while done < 3 or now(device) - began < seconds / len(largest):
                 trainer.take_step(bucket, rows)
                 done += 1
-            spent = _now(device) - began
+            spent = now(device) - began
             per_crystal[index] = spent / (done * batch_size)
             took, steps = took + spent, steps + done
     mean = sum(counts[index] * per_crystal[index] for index in counts) / len(sizes)
@@ -121,26 +119,13 @@ def _rate(
 ) -> float:
     """Crystals per second of work on crystals of these sizes, in pieces that grow until one takes a fair while."""
     rng = np.random.default_rng(0)
-    work([_crystal(int(min(sizes)), rng)])  # the first one is slower
+    work([random_crystal(int(min(sizes)), rng)])  # the first one is slower
     number = FIRST_PIECE
     while True:
-        crystals = [_crystal(int(size), rng) for size in rng.choice(sizes, number)]
-        began = _now(torch.device(device))
+        crystals = [random_crystal(int(size), rng) for size in rng.choice(sizes, number)]
+        began = now(torch.device(device))
         work(crystals)
-        spent = _now(torch.device(device)) - began
+        spent = now(torch.device(device)) - began
         if spent > seconds / 4 or number >= LAST_PIECE:
             return number / spent
         number *= 4
-
-
-def _crystal(atoms: int, rng: np.random.Generator) -> Crystal:
-    """Random atoms in a cube: the time of a step depends on their number alone."""
-    edge = (VOLUME * atoms) ** (1 / 3)
-    return Crystal(rng.integers(1, ELEMENTS + 1, atoms), rng.random((atoms, 3)), edge * np.eye(3))
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, when all that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -1,9 +1,12 @@
 """What tests of several floors share."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dao_flows.model import timing
 from dao_flows.model.checkpoint import save
 from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
@@ -31,3 +34,20 @@ def tiny_library(tiny_checkpoints, monkeypatch) -> Path:
     """The tiny checkpoints under their names, in place of the user's own."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tiny_checkpoints))
     return tiny_checkpoints
+
+
+@pytest.fixture
+def call_takes(monkeypatch) -> Callable[[float, float], list[tuple[int, int]]]:
+    """Has network calls take these seconds in fp32 and in bf16; returns the list of batches that are measured."""
+
+    def take(fp32: float, bf16: float) -> list[tuple[int, int]]:
+        measured = []
+
+        def call_seconds(model: Any, crystals: int, atoms: int) -> timing.CallSeconds:
+            measured.append((crystals, atoms))
+            return timing.CallSeconds(fp32, bf16, crystals)
+
+        monkeypatch.setattr(timing, "call_seconds", call_seconds)
+        return measured
+
+    return take

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import InputError
 from . import predict, pretrain, verify
+from .predict import bf16_setting
 
 if TYPE_CHECKING:
     from ..launch.flows import Planned
@@ -194,6 +195,8 @@ def _predict(
     verify_with: str | None,
     reference: str | None,
     again: bool,
+    bf16: bool,
+    auto_bf16: bool,
     **settings_: Any,
 ) -> list[Planned]:
     from dao_flows.makers.verify import VerifyMaker
@@ -212,7 +215,13 @@ def _predict(
     if verify_with is not None:
         verifier = VerifyMaker(backend=verify_with, reference=reference, again=again, top=top or VERIFY_TOP)
     return predict_flows(
-        entries, settings(), z=parse_z(z), top_k=None if verify_with else top, verifier=verifier, **settings_
+        entries,
+        settings(),
+        z=parse_z(z),
+        top_k=None if verify_with else top,
+        bf16=bf16_setting(bf16, auto_bf16),
+        verifier=verifier,
+        **settings_,
     )
 
 

@@ -16,9 +16,13 @@ from ..errors import InputError
 from .verify import BACKEND_HELP, REFERENCE_HELP, show
 
 if TYPE_CHECKING:
+    from dao_flows.makers.sampler import Bf16
+
     from ..api import Interrupted, PredictionResult, Progress
 
 REUSE_HELP = "Take results of the same science from the store, whichever run made them, in place of computing."
+BF16 = typer.Option("--bf16", help="Matrix products in bfloat16.")
+AUTO_BF16 = typer.Option("--auto-bf16", help="In bfloat16 if the job measures that to be faster where it runs.")
 EXAMPLES = """[bold]Examples[/bold]
 
 dao-flows predict Cr3Os
@@ -55,6 +59,8 @@ def predict(
         int | None,
         typer.Option(min=1, help="Most atoms in a cell (otherwise 20, or a formula unit if it has more)."),
     ] = None,
+    bf16: Annotated[bool, BF16] = False,
+    auto_bf16: Annotated[bool, AUTO_BF16] = False,
     checkpoint: Annotated[str | None, typer.Option(help="DAO-G: name, path or sha256.")] = None,
     predictor: Annotated[str | None, typer.Option(help="DAO-P: name, path or sha256.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0.")] = None,
@@ -82,7 +88,7 @@ def predict(
     entries = [Entry(formula) for formula in formulas or []] + (read_formulas(source) if source else [])
     if not entries:
         raise InputError("no formula given: write one such as Cr3Os, or --input FILE")
-    cell = parse_z(z)
+    cell, precision = parse_z(z), bf16_setting(bf16, auto_bf16)
     from .tables import stderr
 
     errors = stderr()
@@ -108,6 +114,7 @@ def predict(
                 verify_top=top or VERIFY_TOP,
                 reference_set=reference,
                 max_atoms=max_atoms,
+                bf16=precision,
                 checkpoint=checkpoint,
                 predictor=predictor,
                 device=device,
@@ -126,6 +133,13 @@ def predict(
         print(result.model_dump_json(indent=1))
     else:
         _print(result)
+
+
+def bf16_setting(bf16: bool, auto: bool) -> Bf16:
+    """The makers' bf16 from both options. Raises InputError where both are given."""
+    if bf16 and auto:
+        raise InputError("--bf16 and --auto-bf16 exclude each other")
+    return "auto" if auto else bf16
 
 
 def _print(result: PredictionResult) -> None:

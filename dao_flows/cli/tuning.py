@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from .predict import AUTO_BF16, BF16, bf16_setting
 
 FINETUNE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -101,7 +102,8 @@ def evaluate(
     corrector: Annotated[bool, typer.Option(help="A second network call a step, as published.")] = True,
     order: Annotated[int, typer.Option(min=1, max=2, help="Of the sampler; 2: two network calls a step.")] = 1,
     churn: Annotated[float, typer.Option(min=0, help="Noise given back before a step of second order.")] = 0.0,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16.")] = False,
+    bf16: Annotated[bool, BF16] = False,
+    auto_bf16: Annotated[bool, AUTO_BF16] = False,
     guidance: Annotated[float, typer.Option(min=0, help="Strength of DAO-P's energy; 0: none.")] = 0.0,
     predictor: Annotated[str, typer.Option(help="DAO-P that judges energies: name, path or sha256.")] = "dao-p-base",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same samples.")] = 0,
@@ -127,7 +129,7 @@ def evaluate(
         corrector=corrector,
         order=order,
         churn=churn,
-        bf16=bf16,
+        bf16=bf16_setting(bf16, auto_bf16),
         seed=seed,
         device=device,
     )

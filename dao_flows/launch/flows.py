@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.checkpoints import card
 from dao_flows.makers.provenance import digest
+from dao_flows.makers.sampler import Bf16
 from dao_flows.makers.symmetry import symmetrised_primitive
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify as verify_checkpoint
@@ -55,6 +56,7 @@ def predict_flows(
     top_k: int | None = None,
     steps: int | None = None,
     max_atoms: int | None = None,
+    bf16: Bf16 = False,
     checkpoint: str | None = None,
     predictor: str | None = None,
     device: str | None = None,
@@ -76,6 +78,7 @@ def predict_flows(
         relax=relax,
         top_k=top_k,
         max_atoms=max_atoms,
+        bf16=bf16,
         device=device or config.device,
     )
     if verifier is not None:

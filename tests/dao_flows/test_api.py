@@ -70,7 +70,7 @@ def test_a_thousand_formulas_with_three_bad_ones_name_the_three_before_anything_
 
 
 @pytest.mark.parametrize(
-    "setting", [{"n": 0}, {"seed": -1}, {"steps": 0}, {"top_k": 0}, {"max_atoms": 1000}, {"n": 10**6}]
+    "setting", [{"n": 0}, {"bf16": "yes"}, {"seed": -1}, {"steps": 0}, {"top_k": 0}, {"max_atoms": 1000}, {"n": 10**6}]
 )
 def test_settings_out_of_range_are_refused_before_anything_runs(workplace, setting):
     with pytest.raises(SettingError):
@@ -98,6 +98,25 @@ def test_an_interrupted_run_goes_on_where_it_stopped(workplace, monkeypatch, at,
     assert outcomes == ["finished", "interrupted"]
     assert len(runs_of(stores.job_store())[0].science_hashes) == 3
     assert predict(formulas, **HOPELESS).reused_batches == 0
+
+
+def test_an_interrupted_run_takes_over_what_auto_came_to_then(workplace, monkeypatch, call_takes):
+    monkeypatch.setenv("DAO_FLOWS_BATCH_CANDIDATES", "1")
+
+    def stop(progress):
+        if progress.batch == 2:
+            raise KeyboardInterrupt
+
+    timed = call_takes(2.0, 1.0)
+    with pytest.raises(api.Interrupted, match="1 of 2 batches"):
+        predict(["NaCl", "MgO"], bf16="auto", on_progress=stop, **HOPELESS)
+    assert len(timed) == 2
+    timed = call_takes(1.0, 2.0)  # another machine
+    assert predict(["NaCl", "MgO"], bf16="auto", **HOPELESS).reused_batches == 1
+    assert len(timed) == 1
+    drawn = [d["output"]["provenance"] for d in stores.job_store().query({"output.@class": "GenerationDoc"})]
+    assert sorted(each["science"]["parameters"]["bf16"] for each in drawn) == [False, True]
+    assert all(e["science"]["parameters"]["bf16"] == e["execution"]["precision"]["bf16"] for e in drawn)
 
 
 def test_a_batch_whose_candidates_were_not_laid_out_yet_is_finished_all_the_same(workplace, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dao_flows.api import predict
 from dao_flows.audit.graph import build
 from dao_flows.audit.replay import Options, replay
 from dao_flows.stores import job_store
@@ -135,6 +136,17 @@ def test_a_change_within_the_tolerance_is_told(audited, jobs):
     assert (found.outcome, step.first.path) == ("equal", "candidates.0.structure.lattice.matrix.0.0")
     assert step.largest["lattice"] == pytest.approx(1e-6, rel=1e-3)
     assert "audit verify" in step.note  # on the same machine it should be identical
+
+
+@pytest.mark.parametrize("seconds", [(2.0, 1.0), (1.0, 2.0)])
+def test_what_bf16_auto_came_to_is_replayed_and_not_measured_again(workplace, call_takes, seconds):
+    timed = call_takes(*seconds)
+    predict("NaCl", n=2, z=2, steps=4, bf16="auto")
+    assert len(timed) == 1
+    timed = call_takes(*reversed(seconds))
+    found = replay(job_store(), next(iter(job_store().query({"output.@class": "GenerationDoc"})))["uuid"])
+    assert (found.outcome, timed) == ("identical", [])
+    assert found.steps[0].replayed_science_hash == found.steps[0].science_hash
 
 
 def test_science_that_was_altered(audited, jobs, call):

@@ -23,6 +23,7 @@ BAD_INPUT = {
     "a Z of zero": (["NaCl", "--z", "0"], "positive whole number"),
     "a negative seed": (["NaCl", "--seed", "-1"], "seed"),
     "too many steps": (["NaCl", "--steps", "100000"], "steps"),
+    "two precisions": (["NaCl", "--bf16", "--auto-bf16"], "exclude each other"),
     "a checkpoint that is not there": (["NaCl", "--checkpoint", "nope"], "dao-g-tiny"),
     "a checkpoint of the other kind": (["NaCl", "--checkpoint", "dao-p-tiny"], "DAO-G"),
     "a device that is not there": (["NaCl", "--device", "tpu9"], "tpu9"),

@@ -226,12 +226,16 @@ def test_fine_tuning_and_evaluation(place, call, tiny_checkpoints, tmp_path):
     assert card_of("mine").training["config"]["ema"] == 0.9
     evaluate = ["evaluate", "mine", str(CRYSTALS), "--split", "val", "--limit", "3", *quick]
     evaluate += ["--predictor", str(tiny_checkpoints / "dao-p-tiny")]
-    code, out, _ = call(*evaluate, "--plan")
+    code, out, _ = call(*evaluate, "--auto-bf16", "--plan")
     assert code == 0
     assert "evaluate" in out
     code, out, err = call(*evaluate, "--json")
     assert code == 0, err
     assert json.loads(out)["n"] == 3
+    code, out, err = call(*evaluate, "--auto-bf16", "--json")
+    assert code == 0, err
+    provenance = json.loads(out)["provenance"]
+    assert provenance["science"]["parameters"]["bf16"] == provenance["execution"]["precision"]["bf16"]
     for bad, says in (
         (["finetune", "nobody", str(CRYSTALS), *quick], "no checkpoint called"),
         (["finetune", start, "nowhere.parquet", *quick], "nowhere.parquet"),

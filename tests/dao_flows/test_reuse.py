@@ -44,6 +44,21 @@ def test_a_stored_batch_is_taken_only_where_asked_for(first):
     assert [batch.reused_from for batch in run.batches] == [again.run_id]  # the latest
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_where_bf16_is_auto_a_result_of_either_precision_is_taken(workplace, call_takes, stored):
+    timed = call_takes(1.0, 1.0)
+    predict("NaCl", **ASKED, bf16=stored)
+    document = next(iter(job_store().query({"output.@class": "ScreeningDoc"})))["output"]
+    notices = []
+    taken = predict("NaCl", **ASKED, bf16="auto", reuse=True, on_notice=notices.append)
+    assert (taken.reused_batches, notices, timed) == (1, [], [])
+    run = read(collection(job_store(), "runs"), {"run_id": taken.run_id})[0]
+    assert run.science_hashes == [document["provenance"]["science_hash"]]
+    assert predict("NaCl", **ASKED, top_k=1, bf16="auto", reuse=True).reused_batches == 0
+    assert attempts()[-2]["reused_from"] == attempts()[0]["job_uuid"]  # the generation alone
+    assert timed == []
+
+
 def test_other_science_is_not_taken(first):
     assert predict("NaCl", **{**ASKED, "seed": 1}, reuse=True).reused_batches == 0
     both = predict(["NaCl", "SiO2"], **ASKED, reuse=True)

@@ -145,6 +145,9 @@ def test_what_decides_the_result_changes_it(hashes):
     }
     for name, (maker, hash_of) in hashes.items():
         assert hash_of(replace(maker, **changes[name])) != hash_of(maker), name
+    for name in ("generate", "evaluate"):
+        maker, hash_of = hashes[name]
+        assert hash_of(replace(maker, bf16=True)) != hash_of(replace(maker, bf16=False)), name
     generate, _ = hashes["generate"]
     assert generate.science(["NaCl", "LiF"]) == generate.science(["LiF", "NaCl"])  # nor does the order
 

@@ -83,6 +83,25 @@ def test_what_is_drawn_is_not_drawn_again(run, held_out, monkeypatch, tmp_path):
     assert run(held_out, seed=1).provenance.science_hash != first.provenance.science_hash
 
 
+def test_auto_is_measured_once_and_goes_on_in_what_it_came_to(run, held_out, tmp_path, call_takes):
+    timed = call_takes(2.0, 1.0)
+    first = run(held_out, bf16="auto")
+    assert len(timed) == 1
+    assert first.provenance.science.parameters["bf16"] is True
+    assert first.provenance.execution.precision.bf16
+    assert first.provenance.science_hash == run(held_out, bf16=True).provenance.science_hash
+    [folder] = (tmp_path / "runs").iterdir()
+    (folder / "samples-0000003.npz").unlink()  # as if a kill had come before the second chunk
+    timed = call_takes(1.0, 2.0)  # another machine
+    again = run(held_out, bf16="auto")
+    assert timed == []
+    assert again.provenance.execution.precision == first.provenance.execution.precision
+    assert again.all == first.all
+    anew = run(held_out, bf16="auto", seed=1)
+    assert len(timed) == 1
+    assert anew.provenance.science.parameters["bf16"] is False
+
+
 def test_splits_limits_and_judges(run, held_out):
     assert run(held_out, split="val").n == 2
     assert run(held_out, limit=3, predictor=None).energies is None
@@ -95,6 +114,7 @@ def test_splits_limits_and_judges(run, held_out):
     [
         ({"samples": 0}, SettingError, "samples must be at least 1, not 0"),
         ({"limit": 0}, SettingError, "limit must be at least 1"),
+        ({"bf16": "fast"}, SettingError, "bf16 must be true, false or 'auto', not 'fast'"),
         ({"checkpoint": "dao-p-tiny"}, SettingError, "a DAO-G checkpoint is needed"),
         ({"checkpoint": "nope"}, CheckpointError, "no checkpoint called 'nope'"),
         ({"split": "other"}, DataError, "no crystal with split == 'other'"),

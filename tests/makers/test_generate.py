@@ -127,16 +127,44 @@ def test_samplers_that_exclude_each_other_are_said_before_anything_runs():
         ({"order": 3}, "order"),
         ({"churn": -1}, "churn"),
         ({"double": True, "bf16": True}, "double"),
+        ({"double": True, "bf16": "auto"}, "double"),
+        ({"bf16": "yes"}, "bf16 must be true, false or 'auto', not 'yes'"),
     ):
         with pytest.raises(SettingError, match=words):
             maker(**settings).check("NaCl")
 
 
-@pytest.mark.parametrize("settings", [{"order": 2, "churn": 0.5}, {"bf16": True}, {"corrector": False}])
+@pytest.mark.parametrize("settings", [{"order": 2, "churn": 0.5}, {"corrector": False}])
 def test_every_sampler_gives_a_candidate_that_is_the_same_in_any_batch(settings, job_store):
     alone = {c.candidate_id: c.structure for c in generate(job_store, "NaCl", **settings).candidates}
     batch = {c.candidate_id: c.structure for c in generate(job_store, ["Si", "NaCl"], **settings).candidates}
     assert alone and all(batch[candidate_id] == structure for candidate_id, structure in alone.items())
+
+
+@pytest.mark.parametrize(("bf16_seconds", "chosen"), [(1.0, False), (0.95, False), (0.9, True)])
+def test_auto_takes_bf16_where_it_is_worth_it_and_the_document_says_so(job_store, call_takes, bf16_seconds, chosen):
+    timed = call_takes(1.0, bf16_seconds)
+    document = generate(job_store, ["NaCl", "Cr3Os"], bf16="auto")
+    assert timed == [(4, 16)]  # a block: one crystal, and three to fill it up
+    assert document.provenance.science == maker(bf16=chosen).science(["NaCl", "Cr3Os"])
+    assert document.provenance.science_hash == science_hash(document.provenance.science)
+    choice = document.provenance.execution.precision
+    assert choice.model_dump() == {"bf16": chosen, "fp32_seconds": 1.0, "bf16_seconds": bf16_seconds, "batch": (4, 16)}
+    explicit = generate(job_store, ["NaCl", "Cr3Os"], bf16=chosen)
+    assert timed == [(4, 16)]  # nothing is measured where the answer is given
+    assert explicit.provenance.execution.precision is None
+    assert explicit.candidates == document.candidates
+    other = generate(job_store, ["NaCl", "Cr3Os"], bf16=not chosen)
+    assert other.provenance.science_hash != document.provenance.science_hash
+    assert [c.structure for c in other.candidates] != [c.structure for c in document.candidates]
+
+
+def test_what_auto_measures(job_store):
+    choice = generate(job_store, "NaCl", bf16="auto").provenance.execution.precision
+    assert choice.fp32_seconds > 0
+    assert choice.bf16 == (choice.fp32_seconds >= 1.1 * choice.bf16_seconds > 0)
+    with pytest.raises(SettingError, match="settled"):
+        maker(bf16="auto").science("NaCl")  # not known before the run
 
 
 def test_no_guidance_is_the_same_however_it_is_said(job_store):
