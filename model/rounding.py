@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 
+CPUINFO = Path("/proc/cpuinfo")
+
+
 def round_alike() -> None:
     """Have MKL round a row of a product alike among however many rows; before its first product of this process.
 
@@ -14,7 +17,7 @@ def round_alike() -> None:
     other makers its kernels do so without being asked, and asking may cost them their speed.
     """
     try:
-        processor = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+        processor = CPUINFO.read_text(encoding="ascii", errors="ignore")
     except OSError:
         return
     if "GenuineIntel" in processor and "avx512f" in processor:
