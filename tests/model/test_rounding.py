@@ -27,9 +27,9 @@ def test_the_library_is_asked_where_it_needs_to_be(monkeypatch, tmp_path, cpuinf
     if cpuinfo is not None:
         path.write_text(cpuinfo)
     monkeypatch.setattr(rounding, "CPUINFO", path)
-    monkeypatch.delenv("MKL_CBWR", raising=False)
-    if given is not None:
-        monkeypatch.setenv("MKL_CBWR", given)
+    monkeypatch.setenv("MKL_CBWR", given or "")  # so that it is as before afterwards
+    if given is None:
+        monkeypatch.delenv("MKL_CBWR")
     rounding.round_alike()
     assert os.environ.get("MKL_CBWR") == asked
 
