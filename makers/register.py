@@ -23,7 +23,7 @@ def register(source: Path, name: str) -> Path:
     Another checkpoint that has the name makes way: it stays in the library as NAME-<first digits of its sha256>, and
     documents that hold its sha256 find it. Raises CheckpointError for a damaged source.
     """
-    from dao_flows.model.checkpoint import WEIGHTS, CheckpointError, read_card, verify, write_card
+    from dao_flows.model.checkpoint import CheckpointError, read_card, verify, weight_files, write_card
     from dao_flows.model.library import user_folder
 
     card, library = verify(source), user_folder()
@@ -31,7 +31,8 @@ def register(source: Path, name: str) -> Path:
     library.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=library))
     try:
-        shutil.copyfile(source / WEIGHTS, staging / WEIGHTS)
+        for weights in weight_files(source):
+            shutil.copyfile(weights, staging / weights.name)
         write_card(staging, replace(card, name=name))
         staging.chmod(0o755)
         if target.exists():

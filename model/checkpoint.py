@@ -1,15 +1,18 @@
 """Checkpoints: a folder with weights.safetensors and card.json.
 
-The header of the weights file holds the model's configuration, so that its sha256, the checkpoint's identity, covers
-all that decides what the model computes. The card adds what a reader wants to know: training data, command, metrics,
-coverage. Nothing is ever unpickled.
+Weights of more than 16 MiB lie in several files, weights-1-of-3.safetensors and so on. The header of each holds the
+model's configuration, so that the sha256 over the files one after the other, the checkpoint's identity, covers all that
+decides what the model computes. The card adds what a reader wants to know: training data, command, metrics, coverage.
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from .dataset import file_sha256
 from .noise import NoiseConfig
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+PART = 16 << 20  # bytes of a file of weights
+PART_NAME = re.compile(r"weights-[0-9]+-of-([0-9]+)\.safetensors")
 FORMAT = 1
 KINDS: dict[str, type[Dao]] = {"dao-g": DaoG, "dao-p": DaoP}
 
@@ -103,11 +108,11 @@ def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
     try:
         header = {"kind": kind, "architecture": json.dumps(architecture, sort_keys=True), "format": str(FORMAT)}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        _write_weights(staging / WEIGHTS, tensors, header)
+        _write_weights(staging, tensors, header)
         written = Card(
             kind=kind,
             architecture=architecture,
-            sha256=file_sha256(staging / WEIGHTS),
+            sha256=weights_sha256(staging),
             **{"name": folder.name, "code_version": __version__, **card},
         )
         write_card(staging, written)
@@ -118,7 +123,65 @@ def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
     return written
 
 
-def _write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def part_name(number: int, count: int) -> str:
+    """The name of one of a checkpoint's weight files, counted from 1."""
+    return WEIGHTS if count == 1 else f"weights-{number}-of-{count}.safetensors"
+
+
+def weight_names(names: Iterable[str], where: str) -> list[str]:
+    """Those names that are weight files, in their order: one, or all parts.
+
+    Raises CheckpointError, with `where` in its message, for a missing part, or for one that does not belong there.
+    """
+    found = {name for name in names if name == WEIGHTS or PART_NAME.fullmatch(name)}
+    counts = [int(part[1]) for part in map(PART_NAME.fullmatch, sorted(found)) if part]
+    count = max(1, counts[0]) if counts else 1
+    wanted: list[str] = []
+    for number in range(1, count + 1):  # a name may claim any count: this ends at the first part that is missing
+        if (name := part_name(number, count)) not in found:
+            raise CheckpointError(f"{where} lacks {name}")
+        wanted.append(name)
+    if extra := sorted(found - set(wanted)):
+        raise CheckpointError(f"{where} has {extra[0]} beside {wanted[0]}")
+    return wanted
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A checkpoint's weight files in their order, unverified. Raises CheckpointError as `weight_names` does."""
+    names = weight_names((path.name for path in folder.glob("weights*")), f"the checkpoint at {folder}")
+    return [folder / name for name in names]
+
+
+def weights_sha256(folder: Path) -> str:
+    """The identity of the weights in a folder: over all files one after the other. Raises CheckpointError, OSError."""
+    return file_sha256(*weight_files(folder))
+
+
+def _write_weights(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """One file if it has at most PART bytes, else several of at most PART; a tensor larger than that stands alone."""
+    fits = sum(tensor.nbytes for tensor in tensors.values()) <= PART and len(_serialised(tensors, metadata)) <= PART
+    parts = [tensors] if fits else list(_parts(tensors, metadata))
+    for number, part in enumerate(parts, 1):
+        (folder / part_name(number, len(parts))).write_bytes(_serialised(part, metadata))
+
+
+def _parts(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Iterator[dict[str, Tensor]]:
+    """The tensors in their order, as many at a time as surely fit into a file of PART bytes, but one at least."""
+    empty = len(json.dumps({"__metadata__": metadata})) + 16  # length of the header, and its padding
+    part: dict[str, Tensor] = {}
+    size = empty
+    for name, tensor in tensors.items():
+        entry = {name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [PART, PART]}}
+        needed = len(json.dumps(entry)) + tensor.nbytes  # an entry in a file is never longer
+        if part and size + needed > PART:
+            yield part
+            part, size = {}, empty
+        part[name] = tensor
+        size += needed
+    yield part
+
+
+def _serialised(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """A safetensors file, the same bytes for the same content: the library writes metadata in random order."""
     data = serialise(tensors, metadata)
     size = int.from_bytes(data[:8], "little")
@@ -126,7 +189,7 @@ def _write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, s
     header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _swap(staging: Path, folder: Path) -> None:
@@ -170,20 +233,25 @@ def verify(folder: Path) -> Card:
     """Read the card and check the weights against it. Raises CheckpointError for a changed byte or a contradiction."""
     card = read_card(folder)
     try:
-        found = file_sha256(folder / WEIGHTS)
+        found = weights_sha256(folder)
         if found != card.sha256:
             raise CheckpointError(
-                f"the checkpoint at {folder} is damaged: {WEIGHTS} has sha256 {found[:12]}…, "
+                f"the checkpoint at {folder} is damaged: its weights have sha256 {found[:12]}…, "
                 f"its card says {card.sha256[:12]}…; "
-                "restore the file from where it came from"
+                "restore the files from where they came from"
             )
-        with safe_open(folder / WEIGHTS, framework="pt") as weights:
-            header = weights.metadata() or {}
+        headers = [_header(file) for file in weight_files(folder)]
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the weights of the checkpoint at {folder} cannot be read: {error}") from error
-    if header.get("kind") != card.kind or json.loads(header.get("architecture", "null")) != card.architecture:
-        raise CheckpointError(f"the card of the checkpoint at {folder} does not describe its weights")
+    for header in headers:
+        if header.get("kind") != card.kind or json.loads(header.get("architecture", "null")) != card.architecture:
+            raise CheckpointError(f"the card of the checkpoint at {folder} does not describe its weights")
     return card
+
+
+def _header(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as weights:
+        return weights.metadata() or {}
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Dao, Card]:
@@ -191,7 +259,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Dao, Card]:
     card = verify(folder)
     model = build(card.kind, card.architecture)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        tensors: dict[str, Tensor] = {}
+        for file in weight_files(folder):
+            tensors |= load_file(file)
+        model.load_state_dict(tensors)
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"the weights of the checkpoint at {folder} do not fit its architecture: {error}"

@@ -43,10 +43,13 @@ class DataError(ValueError):
     """The file or dataset cannot be used; the message says why."""
 
 
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def file_sha256(*files: Path) -> str:
+    """Hex digest of a file's bytes, or of those of several files one after the other, in flat memory."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from dao_flows.model.checkpoint import CARD, CheckpointError, read_card
+from dao_flows.model.checkpoint import CARD, CheckpointError, read_card, weights_sha256
 from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.dataset import MANIFEST, DataError, file_sha256, read_manifest, shard_path
 from dao_flows.model.library import available
@@ -173,8 +173,8 @@ def _damage(folder: Path, sha256: str, ledger: Ledger) -> Finding | None:
 
 def _weights(folder: Path) -> str:
     try:
-        return file_sha256(folder / "weights.safetensors")
-    except OSError:
+        return weights_sha256(folder)
+    except (CheckpointError, OSError):
         return ""
 
 

@@ -72,11 +72,12 @@ class Contents:
             yield path, text.encode()
         yield from self.figures.items()
         for sha256, folder in self.checkpoints.items():
-            from dao_flows.model.checkpoint import CARD, WEIGHTS
+            from dao_flows.model.checkpoint import CARD, weight_files
 
             yield f"checkpoints/{sha256}/{CARD}", (folder / CARD).read_bytes()
             if self.weights:
-                yield f"checkpoints/{sha256}/{WEIGHTS}", folder / WEIGHTS
+                for file in weight_files(folder):
+                    yield f"checkpoints/{sha256}/{file.name}", file
         for sha256, folder in self.datasets.items():
             yield f"datasets/{sha256}/{MANIFEST}", (folder / MANIFEST).read_bytes()
             for file in self.files.get(sha256, ()):
@@ -123,11 +124,11 @@ class Contents:
 
     def _parts(self, sha256: str) -> tuple[str, ...]:
         """The members that make up a checkpoint or a dataset."""
-        from dao_flows.model.checkpoint import CARD, WEIGHTS
+        from dao_flows.model.checkpoint import CARD, weight_files
 
         if sha256 in self.checkpoints:
-            names = [CARD, WEIGHTS] if self.weights else [CARD]
-            return tuple(f"checkpoints/{sha256}/{name}" for name in names)
+            weights = weight_files(self.checkpoints[sha256]) if self.weights else []
+            return tuple(f"checkpoints/{sha256}/{name}" for name in [CARD, *(file.name for file in weights)])
         if sha256 in self.datasets:
             names = [MANIFEST, *(file.name for file in self.files.get(sha256, ()))]
             return tuple(f"datasets/{sha256}/{name}" for name in names)

@@ -36,7 +36,7 @@ PLACES: tuple[tuple[re.Pattern[str], Role], ...] = (
     (re.compile(rf"documents/(?P<collection>{'|'.join(FOLDERS)})/{FILES}\.json"), "document"),
     (re.compile(rf"structures/{FILES}\.cif"), "structure"),
     (re.compile(rf"checkpoints/(?P<sha256>{SHA256})/card\.json"), "card"),
-    (re.compile(rf"checkpoints/(?P<sha256>{SHA256})/weights\.safetensors"), "weights"),
+    (re.compile(rf"checkpoints/(?P<sha256>{SHA256})/weights(-[0-9]+-of-[0-9]+)?\.safetensors"), "weights"),
     (re.compile(rf"datasets/(?P<sha256>{SHA256})/manifest\.json"), "dataset"),
     (re.compile(rf"datasets/(?P<sha256>{SHA256})/(?P<file>{FILES}\.(parquet|jsonl))"), "shard"),
     (re.compile(rf"files/(?P<sha256>{SHA256})(\.[a-z0-9]{{1,8}})?"), "file"),

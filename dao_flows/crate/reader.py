@@ -47,6 +47,7 @@ class Crate:
         self.documents: list[Found] = []
         self.checkpoints: dict[str, dict[str, Any]] = {}
         self.datasets: dict[str, Dataset] = {}
+        self._weights: dict[str, list[str]] = {}
         self._jobs: dict[tuple[str, int], tuple[str, dict[str, str], str | None]] = {}
         self._ends: dict[tuple[str, int], dict[str, Any]] = {}
         self._check_members()
@@ -84,21 +85,33 @@ class Crate:
         """Read each member to its end; find what was changed, and what is not what its place says."""
         problems: list[str] = []
         for path in self.manifest.members:
-            try:
+            with self._noting(problems, path):
                 self._check_member(path)
-            except DocumentError as wrong:
-                problems.append(f"{show(path)}: {wrong}")
-            except CrateError as error:
-                text = str(error).removeprefix(f"{self.where} is refused: ")
-                problems.append(text.removeprefix(f"{self.where} is "))
+        for sha256, names in self._weights.items():
+            with self._noting(problems, f"checkpoints/{sha256}"):
+                self._check_weights(sha256, names)
         problems += self._check_files()
         problems += self._check_records()
         refuse(self.where, problems)
 
+    @contextmanager
+    def _noting(self, problems: list[str], path: str) -> Iterator[None]:
+        """Add what is found wrong at a path to the problems."""
+        try:
+            yield
+        except DocumentError as wrong:
+            problems.append(f"{show(path)}: {wrong}")
+        except CrateError as error:
+            text = str(error).removeprefix(f"{self.where} is refused: ")
+            problems.append(text.removeprefix(f"{self.where} is "))
+
     def _check_member(self, path: str) -> None:
         at = place(path)
         assert at is not None  # compare() has seen to it
-        if at.role in ("weights", "shard", "file"):
+        if at.role == "weights":  # read in their order when all are known
+            self._weights.setdefault(at.key, []).append(path.rsplit("/", 1)[1])
+            return
+        if at.role in ("shard", "file"):
             for _ in self.stream(path):
                 pass
             if at.role != "shard" and self.manifest.members[path].sha256 != at.key:
@@ -112,6 +125,23 @@ class Crate:
             self.checkpoints[at.key] = read_card(data, at.key)
         elif at.role == "dataset":
             self.datasets[at.key] = read_dataset(data, at.key)
+
+    def _check_weights(self, sha256: str, names: list[str]) -> None:
+        """The weights of a checkpoint have their card, all their parts, and over these the sha256 they lie under."""
+        from dao_flows.model.checkpoint import CheckpointError, weight_names
+
+        if f"checkpoints/{sha256}/card.json" not in self.manifest.members:
+            raise DocumentError("it has no card")
+        try:
+            ordered = weight_names(names, "it")
+        except CheckpointError as error:
+            raise DocumentError(str(error)) from None
+        seen = hashlib.sha256()
+        for name in ordered:
+            for piece in self.stream(f"checkpoints/{sha256}/{name}"):
+                seen.update(piece)
+        if seen.hexdigest() != sha256:
+            raise DocumentError("it does not have the sha256 that its name says")
 
     def _note(self, path: str, collection: str, found: Checked) -> None:
         """Keep what later checks and an import need of a document."""
@@ -145,13 +175,11 @@ class Crate:
         return problems
 
     def _check_files(self) -> list[str]:
-        """Weights have their card; the files of a dataset are those that its manifest names."""
+        """The files of a dataset are those that its manifest names."""
         problems = []
         for path in self.manifest.members:
             at = place(path)
             assert at is not None
-            if at.role == "weights" and f"checkpoints/{at.key}/card.json" not in self.manifest.members:
-                problems.append(f"{show(path)} has no card")
             if at.role == "shard" and f"datasets/{at.key}/manifest.json" not in self.manifest.members:
                 problems.append(f"{show(path)} has no dataset")
         for sha256, dataset in self.datasets.items():

@@ -7,6 +7,7 @@ import shutil
 import struct
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ from jobflow.core.job import Job
 from maggma.stores import MemoryStore
 
 from dao_flows.audit.findings import first_difference
+from dao_flows.audit.ledger import Claim, Ledger
 from dao_flows.audit.verify import COLLECTIONS, _Verifier, verify
 from dao_flows.makers.provenance import content_hash
 from dao_flows.makers.stage import stage
+from dao_flows.model import checkpoint
+from dao_flows.model.checkpoint import load, read_card, save, weight_files, write_card
 from dao_flows.model.library import FOLDER_VARIABLE, available, user_folder
 from dao_flows.stores import KEYS, EmbeddedStore, collection, job_store
 
@@ -424,6 +428,33 @@ def test_every_file_that_is_gone_is_missed(ledger):
         assert any(f.problem in ("missing", "altered") for f in of_files(ledger)), path
         aside.rename(path)
     assert of_files(ledger) == []
+
+
+def test_every_part_of_weights_counts(tiny_checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(checkpoint, "PART", 8000)
+    folder = tmp_path / "g"
+    sha256 = save(folder, load(tiny_checkpoints / "dao-g-tiny")[0], {"elements": [3], "max_atoms": 4}).sha256
+    claim = Claim(str(tmp_path / "gone"), sha256, platform.node(), "2025-01-01", "job-1")
+    held = Ledger(checkpoints={sha256: [claim]}, registered={sha256: {"g"}})
+
+    def found():
+        return [(finding.problem, finding.id) for finding in of_files(held)]
+
+    assert found() == [("unverifiable", sha256)]  # of its card nothing is known
+    files = weight_files(folder)
+    assert len(files) > 2
+    for path in (*files, folder / "card.json"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+        assert found() == [("altered", sha256)], path
+        path.write_bytes(content)
+    write_card(folder, replace(read_card(folder), sha256="0" * 64))
+    assert found() == [("altered", sha256)]  # the weights tell which one it was
+    files[1].unlink()
+    assert found() == [("missing", sha256)]  # nothing does
+    write_card(folder, replace(read_card(folder), sha256=sha256))
+    assert found() == [("altered", sha256)]
 
 
 def test_files_of_another_machine_are_not_missed(ledger, monkeypatch):

@@ -32,7 +32,11 @@ from dao_flows.crate.importing import ORDER, import_crate
 from dao_flows.crate.layout import MANIFEST, METADATA, Manifest, member
 from dao_flows.crate.reader import open_crate
 from dao_flows.makers.provenance import content_hash
-from dao_flows.model.checkpoint import verify
+from dao_flows.model import checkpoint
+from dao_flows.model.checkpoint import part_name, read_card, save, verify, weight_files
+from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.dao import DaoConfig
+from dao_flows.model.dao_p import DaoP
 from dao_flows.model.dataset import parts
 from dao_flows.model.library import FOLDER_VARIABLE
 from dao_flows.settings import Settings
@@ -370,6 +374,85 @@ def test_checkpoints_and_datasets_that_are_not_what_they_say(whole):
         rest = {name: content for name, content in files.items() if name != gone}
         with pytest.raises(CrateError, match=re.escape(message)), open_crate(forged(rest), BOUNDS):
             pass
+
+
+@pytest.fixture
+def in_parts(tmp_path, config, monkeypatch) -> tuple[Path, Path]:
+    """A checkpoint whose weights lie in parts, and a crate of it alone."""
+    network = CrysformerConfig(hidden=8, layers=1, heads=2, frequencies=2, time_width=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "PART", 1500)
+        card = save(
+            tmp_path / "checkpoints" / "many", DaoP(DaoConfig(network=network)), {"elements": [3], "max_atoms": 4}
+        )
+    assert len(weight_files(tmp_path / "checkpoints" / "many")) > 10  # parts 2 and 10, which sort otherwise as text
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "theirs")))
+    store.connect()
+    science = {"checkpoints": {"generator": card.sha256}}
+    output = {"@class": "GenerationDoc", "provenance": {"science": science}}  # of a job that used it
+    store.update({"uuid": "job-0", "index": 1, "completed_at": "2026-11-23T10:00:00", "output": output})
+    export_crate(store, [f"checkpoint:{card.sha256}"], tmp_path / "parts.zip", weights=True)
+    return tmp_path / "checkpoints" / "many", tmp_path / "parts.zip"
+
+
+def test_weights_in_parts_arrive_whole(in_parts, config, tmp_path, monkeypatch):
+    folder, path = in_parts
+    sha256 = read_card(folder).sha256
+    names = {file.name for file in (*weight_files(folder), folder / "card.json")}
+    assert {name for name in files_of(path) if name.startswith("checkpoints/")} == {
+        f"checkpoints/{sha256}/{name}" for name in names
+    }
+    described = {entity["@id"]: entity for entity in json.loads(files_of(path)[METADATA])["@graph"]}
+    whole = described[f"#checkpoint-{sha256}"]["hasPart"]
+    assert {part["@id"].rsplit("/", 1)[1] for part in whole} == names
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "mine"))
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    (brought,) = bring(path, store, config).checkpoints.values()
+    assert verify(brought) == read_card(folder)
+    assert {file.name for file in brought.iterdir()} == names
+    for file in brought.iterdir():
+        assert file.read_bytes() == (folder / file.name).read_bytes()
+
+
+def test_parts_that_are_not_the_weights_are_refused(in_parts, config, tmp_path, monkeypatch):
+    path = in_parts[1]
+    files, count = files_of(path), len(weight_files(in_parts[0]))
+    home = f"checkpoints/{read_card(in_parts[0]).sha256}"
+    at = [f"{home}/{part_name(number, count)}" for number in range(1, count + 1)]
+    rest = {name: content for name, content in files.items() if name not in at}
+    whole = b"".join(files[name] for name in at)
+    claimed = {f"{home}/weights-{n}-of-99999999.safetensors": files[name] for n, name in enumerate(at, 1)}
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "mine"))
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    for changed, message in (
+        ({name: content for name, content in files.items() if name != at[0]}, f"lacks {part_name(1, count)}"),
+        ({name: content for name, content in files.items() if name != at[-1]}, f"lacks {part_name(count, count)}"),
+        ({**files, f"{home}/{part_name(count + 1, count)}": b"x"}, f"has {part_name(count + 1, count)} beside"),
+        ({**files, f"{home}/weights-01-of-{count}.safetensors": files[at[0]]}, f"has weights-01-of-{count}"),
+        ({**files, f"{home}/{part_name(1, count + 1)}": files[at[0]]}, f"has {part_name(1, count + 1)} beside"),
+        ({**files, f"{home}/weights.safetensors": whole}, "has weights.safetensors beside"),
+        ({**rest, f"{home}/weights-1-of-1.safetensors": whole}, "lacks weights.safetensors"),
+        ({**rest, f"{home}/weights-0-of-0.safetensors": whole}, "lacks weights.safetensors"),
+        ({**rest, **claimed}, f"lacks weights-{count + 1}-of-99999999.safetensors"),
+        ({**rest, f"{home}/weights-1-of-{'9' * 80}.safetensors": whole}, "lacks weights-2-of-999"),
+        ({**files, at[0]: files[at[1]], at[1]: files[at[0]]}, "does not have the sha256 that its name says"),
+        ({**files, at[3]: files[at[3]][:-1] + b"x"}, "does not have the sha256 that its name says"),
+        ({**files, at[3]: files[at[4]]}, "does not have the sha256 that its name says"),
+        ({name: content for name, content in files.items() if not name.endswith("card.json")}, "has no card"),
+        ({**files, f"{home}/weights-x-of-2.safetensors": b"x"}, "is nothing that a crate holds"),
+        ({**files, at[0]: files[at[0]][:-8], at[1]: files[at[0]][-8:] + files[at[1]]}, "cannot be read"),
+    ):
+        with pytest.raises(CrateError, match=re.escape(message)) as error:
+            bring(forged(changed), store, config)
+        assert "\n" not in str(error.value)
+    with (
+        pytest.raises(CrateError, match=f"weights-4-of-{count}.* was changed"),
+        open_crate(repacked({**files, at[3]: files[at[3]][:-1] + b"x"}), BOUNDS),
+    ):
+        pass
+    assert [found for found in tmp_path.joinpath("mine").rglob("*") if found.is_file()] == []
 
 
 def test_a_card_that_does_not_describe_its_weights_is_refused_before_anything_is_there(whole, config, tmp_path):

@@ -18,7 +18,8 @@ from dao_flows.makers.register import register
 from dao_flows.makers.run_folder import run_root
 from dao_flows.makers.train import TrainMaker
 from dao_flows.makers.train_schemas import TrainingDoc
-from dao_flows.model.checkpoint import read_card, verify
+from dao_flows.model import checkpoint
+from dao_flows.model.checkpoint import load, read_card, save, verify, weight_files
 from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
 from dao_flows.model.library import FOLDER_VARIABLE, find
 from dao_flows.model.metrics import METRICS, read
@@ -267,3 +268,19 @@ def test_a_damaged_checkpoint_is_not_registered(tiny_checkpoints, tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         register(copy, "g")
     assert not (tmp_path / "library").exists()
+
+
+def test_weights_in_parts_are_registered_whole_or_not_at_all(tiny_checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "library"))
+    model, card = load(tiny_checkpoints / "dao-g-tiny")
+    monkeypatch.setattr(checkpoint, "PART", 8000)
+    saved = save(tmp_path / "g", model, {"elements": card.elements, "max_atoms": card.max_atoms})
+    files = weight_files(tmp_path / "g")
+    assert len(files) > 2
+    target = register(tmp_path / "g", "mine")
+    assert verify(target).sha256 == saved.sha256
+    assert [file.read_bytes() for file in weight_files(target)] == [file.read_bytes() for file in files]
+    files[1].unlink()
+    with pytest.raises(ValueError, match=f"lacks {files[1].name}"):
+        register(tmp_path / "g", "other")
+    assert [folder.name for folder in (tmp_path / "library").iterdir()] == ["mine"]

@@ -1,6 +1,8 @@
 """Checkpoints: whole or refused, the old one until the new one is there, found by name, path and identity."""
 
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,23 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from dao_flows.model import checkpoint
-from dao_flows.model.checkpoint import CARD, WEIGHTS, CheckpointError, load, read_card, save, verify, write_card
+from dao_flows.model.checkpoint import (
+    CARD,
+    PART,
+    WEIGHTS,
+    CheckpointError,
+    load,
+    part_name,
+    read_card,
+    save,
+    verify,
+    weight_files,
+    weight_names,
+    write_card,
+)
 from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao import DaoConfig
@@ -98,7 +114,7 @@ def test_missing_files_are_named(tmp_path, folder):
     refused(tmp_path / "nothing", "card.json is missing")
     shutil.copytree(folder, tmp_path / "p")
     (tmp_path / "p" / WEIGHTS).unlink()
-    refused(tmp_path / "p", "cannot be read")
+    refused(tmp_path / "p", "lacks weights.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -225,3 +241,162 @@ def test_ones_own_come_before_shipped_ones_and_a_broken_one_hides_no_other(tmp_p
     (tmp_path / "aaa").mkdir()
     (tmp_path / "aaa" / CARD).write_text("{")
     assert find(good.sha256[:10]) == tmp_path / "good"
+
+
+# weights in several files
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("parts") / "p"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "PART", 8000)
+        save(path, predictor(0), FIELDS)
+    assert len(weight_files(path)) > 2
+    return path
+
+
+def bytes_of(files: list[Path]) -> bytes:
+    return b"".join(file.read_bytes() for file in files)
+
+
+@any_folder
+@given(limit=st.integers(1, 60_000))
+def test_any_limit_gives_the_same_model_in_files_within_it(tmp_path_factory, folder, limit):
+    path = tmp_path_factory.mktemp("limit") / "p"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "PART", limit)
+        card = save(path, predictor(0), FIELDS)
+        assert save(path.with_name("again"), predictor(0), FIELDS).sha256 == card.sha256
+    model, again = load(path)
+    assert again == card == verify(path)
+    for name, tensor in predictor(0).state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    files = weight_files(path)
+    assert {file.name for file in files} | {CARD} == {file.name for file in path.iterdir()}
+    assert [file.name for file in files] == [part_name(n, len(files)) for n in range(1, len(files) + 1)]
+    assert card.sha256 == hashlib.sha256(bytes_of(files)).hexdigest()
+    names = []
+    for file in files:
+        with safe_open(file, framework="pt") as part:
+            names += part.keys()
+            assert file.stat().st_size <= limit or len(part.keys()) == 1
+            assert part.metadata().keys() == {"kind", "architecture", "format"}
+            assert json.loads(part.metadata()["architecture"]) == card.architecture
+    assert sorted(names) == sorted(predictor(0).state_dict())
+    alone = (folder / WEIGHTS).stat().st_size
+    assert (len(files) == 1) == (limit >= alone)
+    assert (card.sha256 == read_card(folder).sha256) == (limit >= alone)
+
+
+def test_the_published_size_lies_in_files_of_at_most_16_mib(tmp_path):
+    torch.manual_seed(0)
+    model = DaoG(DaoConfig(network=CrysformerConfig()))
+    save(tmp_path / "g", model, FIELDS)
+    sizes = [file.stat().st_size for file in (tmp_path / "g").iterdir()]
+    assert PART == 16 << 20 >= max(sizes)
+    assert sum(sizes) > 90 << 20 and len(weight_files(tmp_path / "g")) <= 9
+    loaded = load(tmp_path / "g")[0].state_dict()
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@any_folder
+@given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), data=st.data())
+def test_one_changed_byte_of_any_part_is_refused(tmp_path_factory, in_parts, where, flip, data):
+    changed = tmp_path_factory.mktemp("changed") / "p"
+    shutil.copytree(in_parts, changed)
+    part = data.draw(st.sampled_from(weight_files(changed)))
+    content = bytearray(part.read_bytes())
+    content[int(where * len(content))] ^= flip
+    part.write_bytes(content)
+    refused(changed, "is damaged: .* restore the file")
+
+
+@any_folder
+@given(order=st.permutations(range(3)))
+def test_parts_in_another_order_are_refused(tmp_path_factory, in_parts, order):
+    swapped = tmp_path_factory.mktemp("swapped") / "p"
+    shutil.copytree(in_parts, swapped)
+    files = weight_files(in_parts)
+    for place, source in enumerate(order):
+        shutil.copyfile(files[source], weight_files(swapped)[place])
+    if order == [0, 1, 2]:
+        assert verify(swapped) == read_card(in_parts)
+    else:
+        refused(swapped, "is damaged")
+
+
+def test_a_part_of_another_checkpoint_is_refused(tmp_path, monkeypatch, in_parts):
+    monkeypatch.setattr(checkpoint, "PART", 8000)
+    save(tmp_path / "other", predictor(1), FIELDS)
+    save(tmp_path / "g", DaoG(DaoConfig(network=NETWORK)), FIELDS)
+    others = [
+        part for part in weight_files(tmp_path / "other") if part.read_bytes() != (in_parts / part.name).read_bytes()
+    ]
+    assert len(others) > 1  # what is not trained is the same in both
+    for number, part in enumerate(others):
+        mixed = tmp_path / str(number)
+        shutil.copytree(in_parts, mixed)
+        shutil.copyfile(part, mixed / part.name)
+        refused(mixed, "is damaged")
+        shutil.copyfile(weight_files(tmp_path / "g")[0], mixed / part.name)
+        write_card(mixed, replace(read_card(mixed), sha256=hashlib.sha256(bytes_of(weight_files(mixed))).hexdigest()))
+        refused(mixed, "does not describe its weights")  # each part says what it belongs to
+
+
+def test_bytes_that_moved_from_part_to_part_are_refused_though_the_sha256_is_the_same(tmp_path, in_parts):
+    shutil.copytree(in_parts, tmp_path / "p")
+    first, second = weight_files(tmp_path / "p")[:2]
+    both = bytes_of([first, second])
+    first.write_bytes(both[: first.stat().st_size - 8])
+    second.write_bytes(both[first.stat().st_size :])
+    assert bytes_of(weight_files(tmp_path / "p")) == bytes_of(weight_files(in_parts))
+    refused(tmp_path / "p", "cannot be read")
+
+
+@pytest.mark.parametrize("gone", ["first", "second", "last"])
+def test_a_missing_part_is_named(tmp_path, in_parts, gone):
+    shutil.copytree(in_parts, tmp_path / "p")
+    part = weight_files(tmp_path / "p")[{"first": 0, "second": 1, "last": -1}[gone]]
+    part.unlink()
+    refused(tmp_path / "p", f"lacks {part.name}")
+
+
+def test_a_part_too_many_is_named(tmp_path, folder, in_parts):
+    count = len(weight_files(in_parts))
+    for number, name in enumerate(
+        (WEIGHTS, part_name(count + 1, count), part_name(count, count + 1), f"weights-01-of-{count}.safetensors")
+    ):
+        shutil.copytree(in_parts, tmp_path / str(number))
+        shutil.copyfile(folder / WEIGHTS, tmp_path / str(number) / name)
+        refused(tmp_path / str(number), f"has {name} beside weights-1-of-{count}|lacks weights-")
+    shutil.copytree(folder, tmp_path / "p")
+    shutil.copyfile(folder / WEIGHTS, tmp_path / "p" / part_name(1, 2))
+    refused(tmp_path / "p", "lacks weights-2-of-2")
+    shutil.copyfile(folder / WEIGHTS, tmp_path / "p" / part_name(2, 2))
+    refused(tmp_path / "p", f"has {WEIGHTS} beside weights-1-of-2")
+
+
+numbers = st.one_of(st.integers(0, 4), st.integers(0, 10**60)).map(str) | st.sampled_from(["01", "", "x", "٣", "-1"])
+some_names = st.sampled_from([WEIGHTS, CARD]) | st.builds("weights-{}-of-{}.safetensors".format, numbers, numbers)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.sets(some_names, max_size=6) | st.integers(1, 12).map(lambda n: {part_name(i + 1, n) for i in range(n)}))
+def test_names_make_weights_if_they_are_one_file_or_all_its_parts(names):
+    parts = [name for name in names if re.fullmatch(r"weights(-[0-9]+-of-[0-9]+)?\.safetensors", name)]
+    whole = [part_name(number, len(parts)) for number in range(1, len(parts) + 1)]
+    if parts and set(parts) == set(whole):
+        assert weight_names(names, "it") == whole
+    else:
+        with pytest.raises(CheckpointError, match=r"^it (lacks|has) [^\n]*$"):
+            weight_names(names, "it")
+
+
+def test_saving_anew_leaves_no_part_of_before(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "PART", 8000)
+        save(tmp_path / "p", predictor(0), FIELDS)
+    save(tmp_path / "p", predictor(0), FIELDS)
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {WEIGHTS, CARD}
