@@ -7,12 +7,18 @@ features, keys and values gathered at the pairs, softmax and sum scattered over 
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dao_flows.model.crysformer import Block, Crysformer, CrysformerOutput, PairAttention, time_embedding
 from dao_flows.model.crystals import Crystals
+from dao_flows.model.dao import Dao
+
+AnyDao = TypeVar("AnyDao", bound=Dao)
 
 
 def pair_list(sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,3 +85,21 @@ def forward(network: Crysformer, crystals: Crystals, t: Tensor) -> CrysformerOut
     graph = total / crystals.n_atoms[:, None]
     matrix = network.lattice_out(graph).view(-1, 3, 3).to(crystals.lattice.dtype)
     return CrysformerOutput(matrix, matrix @ crystals.lattice, network.score_out(x), x, graph)
+
+
+class EdgeList(Crysformer):
+    """A Crysformer that computes the published way, for batches without padding."""
+
+    def forward(self, crystals: Crystals, t: Tensor) -> CrysformerOutput:
+        """As Crysformer.forward."""
+        output, (b, n) = forward(self, crystals, t), crystals.numbers.shape
+        return CrysformerOutput(
+            output.matrix, output.eps, output.score.view(b, n, 3), output.nodes.view(b, n, -1), output.graph
+        )
+
+
+def as_published(model: AnyDao) -> AnyDao:
+    """A copy of a model, with the same weights, that computes the published way."""
+    made = deepcopy(model)
+    made.network.__class__ = EdgeList
+    return made

@@ -1,10 +1,11 @@
-"""Crystals per second of sampling, ours against DiffCSP's and CrystalFlow's: `python benchmarks/sampling.py --help`.
+"""Crystals per second of sampling, ours against others: `python benchmarks/sampling.py --help`.
 
-Ours is a checkpoint's whole way from compositions to crystals. A peer (PEERS.md), whose checkout is given by path,
-runs its own sampler at its published size for a few steps, which are scaled up to the published number: all steps are
-the same work. They take turns in one process, so that a busy machine slows all; ratios are medians over the rounds of
-processor time, or of wall time with more than one thread. This measures speed alone; match_rate.py measures what the
-crystals are worth.
+Ours is a checkpoint's whole way from compositions to crystals. Beside it, the same with the same weights in the
+published form of the network, pair by pair (`edge_list.py`); and DiffCSP and CrystalFlow (PEERS.md), where checkouts
+are given by path, with their own samplers at their published size. Those run for a few steps, which are scaled up to
+the number in question: all steps are the same work. They take turns in one process, so that a busy machine slows all;
+ratios are medians over the rounds of processor time, or of wall time with more than one thread. This measures speed
+alone; match_rate.py measures what the crystals are worth.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+import edge_list
 import peers
 
 from dao_flows.model.checkpoint import CheckpointError, build, load
@@ -34,7 +36,7 @@ from dao_flows.model.memory import keep_freed_memory
 from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
 from dao_flows.model.samplers import walk_for
 
-OURS = "DAO-G"
+OURS, PUBLISHED_FORM = "DAO-G", "the published form"
 
 
 def positive(text: str) -> int:
@@ -98,6 +100,10 @@ def compare(
         for crystals in args.batch_size:
             theirs = peers.batch([atoms] * crystals)
             samplers = {OURS: (our_sampler(model, elements, config, atoms, crystals), 1.0)}
+            few = replace(config, steps=min(args.peer_steps, config.steps))
+            pair_by_pair = our_sampler(edge_list.as_published(model), elements, few, atoms, crystals)
+            pair_by_pair()  # the first call is slower
+            samplers[PUBLISHED_FORM] = (pair_by_pair, config.steps / few.steps)
             for peer in rivals:
                 peer.sample(theirs, 1)  # the first call is slower
                 steps = min(args.peer_steps, peer.published)
@@ -106,7 +112,7 @@ def compare(
             found = seconds(samplers, args.rounds, lambda text: print(f"  {text}", file=sys.stderr))
             record: dict[str, Any] = {"atoms": atoms, "batch": crystals, "seconds": found, "clock": clock}
             record["crystals_per_s"] = {name: crystals / times[clock] for name, times in found.items()}
-            record["ratio"] = {p.name: found[p.name][clock] / found[OURS][clock] for p in rivals}
+            record["ratio"] = {name: found[name][clock] / found[OURS][clock] for name in samplers if name != OURS}
             print(line(record), file=sys.stderr)
             records.append(record)
     return records

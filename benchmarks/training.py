@@ -1,8 +1,9 @@
 """Crystals per second of training on this device: `python benchmarks/training.py --help`.
 
 Times optimiser steps on random crystals whose sizes are those of a dataset, or all the same (--atoms), in one process.
-With --diffcsp, a checkout of DiffCSP (PEERS.md), its network of published size trains on crystals of the same sizes, in
-turns with ours, and the ratio is the median over the rounds, of wall time.
+With --published-form the same network trains pair by pair (`edge_list.py`), and with --diffcsp, a checkout of DiffCSP
+(PEERS.md), its network of published size does, on crystals of the same sizes, in turns with ours; ratios are medians
+over the rounds, of wall time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -20,47 +22,63 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+import edge_list
 import peers
 
 from dao_flows.model.checkpoint import KINDS
 from dao_flows.model.crysformer import CrysformerConfig
-from dao_flows.model.dao import DaoConfig
+from dao_flows.model.dao import Dao, DaoConfig
 from dao_flows.model.data import read_crystals
 from dao_flows.model.dataset import DataError
 from dao_flows.model.memory import keep_freed_memory
 from dao_flows.model.throughput import Throughput, throughput
 from dao_flows.model.train_config import TrainingError
 
+OURS = "DAO-G"
 QUICK = {"hidden": 32, "layers": 2, "heads": 4, "frequencies": 8, "time_width": 32}
 
 
-def ours(args: argparse.Namespace, architecture: dict[str, Any], sizes: list[int], seconds: float) -> Throughput:
+Rate = Callable[[float], float]  # crystals per second, measured for so many seconds
+
+
+def ours(
+    args: argparse.Namespace,
+    architecture: dict[str, Any],
+    sizes: list[int],
+    seconds: float,
+    prepare: Callable[[Dao], Dao] = lambda model: model,
+) -> Throughput:
     """Our training, for so long."""
-    options = {"batch_size": args.batch_size, "bf16": args.bf16, "seconds": seconds}
+    options = {"batch_size": args.batch_size, "bf16": args.bf16, "seconds": seconds, "prepare": prepare}
     return throughput(args.kind, architecture, sizes, args.device, **options)
 
 
-def beside(args: argparse.Namespace, architecture: dict[str, Any], sizes: list[int], seconds: float) -> dict[str, Any]:
-    """Ours and DiffCSP's crystals per second in each round, and the median of the ratios."""
-    peer, rng = peers.diffcsp(args.diffcsp), np.random.default_rng(0)
-    step = peer.trainer()
-    rounds: list[dict[str, float]] = []
-    for number in range(args.rounds):
-        found = ours(args, architecture, sizes, seconds)
+def diffcsp(peer: peers.Peer, sizes: list[int], batch_size: int) -> Rate:
+    """DiffCSP's training."""
+    step, rng = peer.trainer(), np.random.default_rng(0)
+
+    def rate(seconds: float) -> float:
         took: list[float] = []
         while len(took) < 4 or sum(took) < seconds:  # the first one is slower
-            crystals = peers.batch(rng.choice(sizes, args.batch_size).tolist(), seed=len(took))
+            crystals = peers.batch(rng.choice(sizes, batch_size).tolist(), seed=len(took))
             began = time.perf_counter()
             step(crystals)
             took.append(time.perf_counter() - began)
-        theirs = args.batch_size * (len(took) - 1) / sum(took[1:])
-        rounds.append({"ours": found.crystals_per_s, "diffcsp": theirs, "ratio": found.crystals_per_s / theirs})
-        print(f"round {number + 1} of {args.rounds}: {rounds[-1]}", file=sys.stderr)
+        return batch_size * (len(took) - 1) / sum(took[1:])
+
+    return rate
+
+
+def in_turns(rates: dict[str, Rate], rounds: int, seconds: float) -> dict[str, Any]:
+    """Crystals per second of each in each round, and the medians of these and of ours by each other's."""
+    found: list[dict[str, float]] = []
+    for number in range(rounds):
+        found.append({name: rate(seconds / len(rates)) for name, rate in rates.items()})
+        print(f"round {number + 1} of {rounds}: {found[-1]}", file=sys.stderr)
     return {
-        "rounds": rounds,
-        **{name: median(r[name] for r in rounds) for name in ("ours", "diffcsp", "ratio")},
-        "commit": peer.commit,
-        "parameters": peer.parameters,
+        "rounds": found,
+        "crystals_per_s": {name: median(each[name] for each in found) for name in rates},
+        "ratios": {name: median(each[OURS] / each[name] for each in found) for name in rates if name != OURS},
     }
 
 
@@ -77,8 +95,9 @@ def main() -> int:
     p.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
     p.add_argument("--seconds", type=float, default=30.0, help="how long to measure")
     p.add_argument("--steps", type=int, help="of a run whose time is asked for")
+    p.add_argument("--published-form", action="store_true", help="compare with the published form of the network")
     p.add_argument("--diffcsp", type=Path, help="a checkout of DiffCSP to compare with")
-    p.add_argument("--rounds", type=int, default=3, help="of both, with --diffcsp; each takes a share of --seconds")
+    p.add_argument("--rounds", type=int, default=3, help="of all, in turns; each takes a share of --seconds")
     p.add_argument("--quick", action="store_true", help="a small network and a second, to see that it runs")
     p.add_argument("--out", type=Path, help="write the figures as JSON")
     for name, default in asdict(CrysformerConfig()).items():
@@ -97,13 +116,22 @@ def main() -> int:
         if args.data:
             sizes = [len(crystal) for crystal in read_crystals(args.data, None, args.max_atoms).crystals]
         seconds = 1.0 if args.quick else args.seconds
+        rates: dict[str, Rate] = {OURS: lambda s: ours(args, architecture, sizes, s).crystals_per_s}
+        if args.published_form:
+            rates["the published form"] = lambda s: (
+                ours(args, architecture, sizes, s, edge_list.as_published).crystals_per_s
+            )
+        found: dict[str, Any] = {}
         if args.diffcsp:
-            compared = beside(args, architecture, sizes, seconds / args.rounds)
-            rate = compared["ours"]
-            found: dict[str, Any] = {"crystals_per_s": rate, "diffcsp": compared}
+            peer = peers.diffcsp(args.diffcsp)
+            rates[peer.name] = diffcsp(peer, sizes, args.batch_size)
+            found = {"diffcsp": {"commit": peer.commit, "parameters": peer.parameters}}
+        if len(rates) == 1:
+            found |= asdict(ours(args, architecture, sizes, seconds)) | {"ratios": {}}
+            rate = found["crystals_per_s"]
         else:
-            measured = ours(args, architecture, sizes, seconds)
-            rate, found = measured.crystals_per_s, asdict(measured)
+            found |= in_turns(rates, args.rounds, seconds / args.rounds)
+            rate = found["crystals_per_s"][OURS]
     except (DataError, TrainingError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -116,8 +144,8 @@ def main() -> int:
     hours = ""
     if args.steps:
         hours = f"; {args.steps} steps: {args.steps * args.batch_size / rate / 3600:.2f} h"
-    ratio = f", {found['diffcsp']['ratio']:.3g}× DiffCSP" if args.diffcsp else ""
-    print(f"{rate:.1f} crystals/s ({found['mean_atoms']:.1f} atoms each) on {device}{ratio}{hours}")
+    ratios = "".join(f", {ratio:.3g}× {name}" for name, ratio in found["ratios"].items())
+    print(f"{rate:.1f} crystals/s ({found['mean_atoms']:.1f} atoms each) on {device}{ratios}{hours}")
     return 0
 
 

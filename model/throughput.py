@@ -13,6 +13,7 @@ import torch
 
 from .checkpoint import build
 from .crystals import Crystal
+from .dao import Dao
 from .dao_g import DaoG
 from .dao_p import DaoP
 from .data import BUCKET_SIZES, CrystalTable
@@ -44,13 +45,14 @@ def throughput(
     batch_size: int = 64,
     bf16: bool = False,
     seconds: float = 10.0,
+    prepare: Callable[[Dao], Dao] = lambda model: model,
 ) -> Throughput:
     """Measure training steps of a network on crystals of these sizes.
 
-    kind, architecture: as in a checkpoint's card; sizes: atoms per cell of each crystal of a dataset, or of a sample of
-    it. Full batches of each size class are timed, for about `seconds` in all and three steps at least, and weighted as
-    the sizes are; saving, validating and what is left over at the end of a class are not in it. Raises TrainingError
-    for no sizes or a cell that is larger than any class.
+    kind, architecture: as in a checkpoint's card; prepare: what is done to the model that is built from them; sizes:
+    atoms per cell of each crystal of a dataset, or of a sample of it. Full batches of each size class are timed, for
+    about `seconds` in all and three steps at least, and weighted as the sizes are; saving, validating and what is left
+    over at the end of a class are not in it. Raises TrainingError for no sizes or a cell that is larger than any class.
     """
     if not len(sizes) or not 1 <= min(sizes) <= max(sizes) <= BUCKET_SIZES[-1]:
         raise TrainingError(f"sizes must be of 1 to {BUCKET_SIZES[-1]} atoms, at least one")
@@ -63,7 +65,7 @@ def throughput(
     crystals = [random_crystal(largest[index], rng) for index in sorted(largest) for _ in range(batch_size)]
     table = CrystalTable(crystals, rng.random(len(crystals)).astype(np.float32), "")
     device = torch.device(device)
-    model = build(kind, architecture).to(device)
+    model = prepare(build(kind, architecture)).to(device)
     rows, took, steps = torch.arange(batch_size), 0.0, 0
     per_crystal: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as folder:
