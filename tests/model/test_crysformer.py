@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from dao_flows.model import pair_attention
 from dao_flows.model.crysformer import Crysformer, CrysformerConfig, time_embedding
 from dao_flows.model.crystals import Crystal, Crystals
+from dao_flows.model.dao import DaoConfig
+from dao_flows.model.dao_g import DaoG
 from dao_flows.model.lightning_import import PREFIX, RENAME, UNUSED
 from dao_flows.model.pair_attention import PairGeometry, attend
 
@@ -150,6 +152,20 @@ def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, sizes, prec
         floor = 1e-3 * largest if name.startswith("by ") else 0.0  # what vanishes is compared with what does not
         error = float((found[name].double() - exactly).norm()) / max(float(exactly.norm()), floor)
         assert error < limit, (name, error)
+
+
+def test_a_model_in_the_published_form_says_the_same(edge_list):
+    rng = np.random.default_rng(3)
+    torch.manual_seed(3)
+    model = DaoG(DaoConfig(SMALL)).double()
+    other = edge_list.as_published(model)
+    assert type(model.network) is Crysformer and type(other.network) is not Crysformer
+    batch, t = Crystals.collate([crystal(rng, 6) for _ in range(3)], torch.float64), torch.tensor([1.0, 300.0, 1000.0])
+    for ours, theirs in zip(
+        vars(model.network(batch, t)).values(), vars(other.network(batch, t)).values(), strict=True
+    ):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs, atol=1e-10)
 
 
 @pytest.mark.parametrize("moving", [False, True])
