@@ -9,7 +9,9 @@ Shapes: B crystals, N atoms (padded), H hidden, h heads, F pair features.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from .crystals import Crystals
 from .elements import N_PROPERTIES, property_table
-from .pair_attention import PairGeometry, attend
+from .pair_attention import PairGeometry, attend, padded
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,21 @@ class GatedResidual(nn.Module):
         return f + g * (x - f)
 
 
+class Folded(NamedTuple):
+    """Weights of the pair features, with all that does not depend on a crystal carried out.
+
+    bias: (2H,), of keys and values; gram: (H, 9), for L Lᵀ; waves: (h, d, 2W).
+    """
+
+    bias: Tensor
+    gram: Tensor
+    waves: Tensor
+
+
 class PairAttention(nn.Module):
     """Attention over the atoms of one cell; keys and values carry the pair features."""
+
+    folded: Folded | None = None  # of weights that do not change any more
 
     def __init__(self, config: CrysformerConfig) -> None:
         super().__init__()
@@ -97,16 +112,22 @@ class PairAttention(nn.Module):
         self.edges_to_kv = nn.Linear(features, hidden)
         self.to_out = nn.Linear(hidden, hidden)
 
+    def fold(self, dtype: torch.dtype) -> Folded:
+        """What the weights of the pair features come to, for products in dtype."""
+        with torch.autocast(self.edges_to_kv.weight.device.type, enabled=False):
+            bias = F.linear(self.edge_norm.bias, self.edges_to_kv.weight, self.edges_to_kv.bias)
+        weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F)
+        weight = weight - weight.mean(1, keepdim=True)
+        waves = padded(weight[:, 9:]).view(self.heads, len(weight) // self.heads, -1)
+        return Folded(self.to_kv.bias + torch.cat([bias, bias]), weight[:, :9], waves.to(dtype))
+
     def forward(self, x: Tensor, pairs: PairGeometry) -> Tensor:
         """x: (B, N, H)."""
         q = self.to_q(x) * (x.shape[-1] // self.heads) ** -0.5
-        offset = F.linear(self.edge_norm.bias, self.edges_to_kv.weight, self.edges_to_kv.bias)  # (H,)
-        kv = F.linear(x, self.to_kv.weight, self.to_kv.bias + torch.cat([offset, offset]))
-        weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F)
-        weight = weight - weight.mean(1, keepdim=True)
-        constant = F.linear(pairs.gram, weight[:, :9])
-        waves = pairs.padded(weight[:, 9:]).view(self.heads, -1, pairs.atoms.shape[2]).to(q.dtype)
-        out: Tensor = self.to_out(attend(q, kv, waves, constant, pairs, self.heads))
+        folded = self.folded or self.fold(q.dtype)
+        kv = F.linear(x, self.to_kv.weight, folded.bias)
+        constant = F.linear(pairs.gram, folded.gram)
+        out: Tensor = self.to_out(attend(q, kv, folded.waves, constant, pairs, self.heads))
         return out
 
 
@@ -162,6 +183,20 @@ class Crysformer(nn.Module):
         graph = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, H), mean over atoms
         matrix = self.lattice_out(graph).view(-1, 3, 3).to(crystals.lattice.dtype)
         return CrysformerOutput(matrix, matrix @ crystals.lattice, self.score_out(x), x, graph)
+
+    def prepared(self, dtype: torch.dtype) -> Self:
+        """A frozen copy that says the same without folding and casting its weights at each call.
+
+        dtype: of products, that of autocast where the copy is called under it.
+        """
+        made = deepcopy(self).requires_grad_(False)
+        for module in made.blocks.modules():
+            if isinstance(module, PairAttention):
+                module.folded = module.fold(dtype)
+        for module in made.blocks.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:  # gates sum their weights, in full precision
+                module.weight.data = module.weight.data.to(dtype)
+        return made
 
     def energy(self, output: CrysformerOutput) -> Tensor:
         """(B,) the scalar head, in standardised units."""

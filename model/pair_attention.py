@@ -70,11 +70,6 @@ class PairGeometry:
         atoms = torch.cat([sin, cos], dim=2).detach().to(dtype)
         return cls(angle, atoms, gram, rstd[:, None], padding[:, None, None], pairs)
 
-    def padded(self, weight: Tensor) -> Tensor:
-        """(H, 6K) weights of sines, then cosines, as (H, 2W)."""
-        halves = weight.reshape(len(weight), 2, -1)
-        return F.pad(halves, (0, self.angle.shape[2] - halves.shape[2])).flatten(1)
-
     def products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Σ_f u_if φ_ijf over all waves f: (B N, h, 2W) to (B, h, N, N), j last; and u itself.
 
@@ -108,6 +103,12 @@ class PairGeometry:
         first, second = into.chunk(2, dim=-1)
         torch.mul(u, cos, out=first).addcmul_(v, sin, value=sign)
         torch.mul(v, cos, out=second).addcmul_(u, sin, value=-sign)
+
+
+def padded(weight: Tensor) -> Tensor:
+    """(H, 6K) weights of sines, then of cosines, as (H, 2W)."""
+    halves = weight.reshape(len(weight), 2, -1)
+    return F.pad(halves, (0, -halves.shape[2] % ALIGNED)).flatten(1)
 
 
 def waves_of_pairs(sin: Tensor, cos: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .crysformer import CrysformerOutput
+from .crysformer import Crysformer, CrysformerOutput
 from .crystals import Crystals
 from .dao import Dao
 from .dao_g import DaoG
@@ -131,6 +131,7 @@ class _Diffusion:
         self, model: DaoG, config: SamplerConfig, predictor: DaoP | None = None, guidance: Guidance | None = None
     ) -> None:
         self.model, self.config, self.predictor, self.guidance = model, config, predictor, guidance
+        self.network = prepared_network(model, config.bf16)
         self.schedule = model.schedule
 
     def start(self, noise: NormalStreams) -> tuple[Tensor, Tensor]:
@@ -160,11 +161,11 @@ class Ancestral(_Diffusion):
         sigma, norm = float(schedule.sigma[t]), float(schedule.score_norm[t])
         if self.config.corrector:
             length = CORRECTOR_STEP * (sigma / schedule.config.sigma_min) ** 2
-            score = call_network(self.model, crystals, t, self.config.bf16).score * norm
+            score = call_network(self.network, crystals, t, self.config.bf16).score * norm
             kick = noise.coordinates() if s > 0 else torch.zeros_like(frac)
             frac = (frac - length * score + (2 * length) ** 0.5 * kick) % 1
             crystals = crystals.with_geometry(frac, lattice)
-        output = call_network(self.model, crystals, t, self.config.bf16)
+        output = call_network(self.network, crystals, t, self.config.bf16)
         alpha, alpha_bar = schedule.alpha_bar[t] / schedule.alpha_bar[s], schedule.alpha_bar[t]
         down_x, down_l = self.downhill(crystals, t, s)
         frac = frac - (sigma**2 - float(schedule.sigma[s]) ** 2) * norm * output.score + down_x
@@ -201,7 +202,7 @@ class Heun(_Diffusion):
         return ahead.with_geometry((ahead.frac + down_x) % 1, ahead.lattice + down_l)
 
     def _slope(self, crystals: Crystals, t: int) -> tuple[Tensor, Tensor]:
-        output = call_network(self.model, crystals, t, self.config.bf16)
+        output = call_network(self.network, crystals, t, self.config.bf16)
         return float(self.schedule.sigma[t] * self.schedule.score_norm[t]) * output.score, output.eps
 
     def _euler(self, crystals: Crystals, t: int, s: int, slope: Tensor, eps: Tensor) -> Crystals:
@@ -235,6 +236,7 @@ class FlowWalk:
         self, model: DaoG, config: SamplerConfig, predictor: DaoP | None = None, guidance: Guidance | None = None
     ) -> None:
         self.model, self.config, self.predictor, self.guidance = model, config, predictor, guidance
+        self.network = prepared_network(model, config.bf16)
         self.last = model.config.noise.steps
 
     def start(self, noise: NormalStreams) -> tuple[Tensor, Tensor]:
@@ -262,7 +264,7 @@ class FlowWalk:
 
     def _velocity(self, crystals: Crystals, log: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """u: (B, N, 3), fractional, and S_1 − S_0: (B, 3, 3)."""
-        output = call_network(self.model, crystals, t, self.config.bf16)
+        output = call_network(self.network, crystals, t, self.config.bf16)
         coordinates, lattice = self.model.objective.predicted(output, crystals)
         u, change = COORDINATE_UNIT * coordinates, LATTICE_UNIT * lattice
         behind = 1 - t / self.last
@@ -290,11 +292,16 @@ def _at(t: int, crystals: Crystals) -> Tensor:
     return torch.full((len(crystals),), float(t), device=crystals.frac.device)
 
 
-def call_network(model: DaoG, crystals: Crystals, t: int, bf16: bool) -> CrysformerOutput:
+def prepared_network(model: DaoG, bf16: bool) -> Crysformer:
+    """The generator's network as `call_network` wants it."""
+    return model.network.prepared(torch.bfloat16 if bf16 else next(model.parameters()).dtype)
+
+
+def call_network(network: Crysformer, crystals: Crystals, t: int, bf16: bool) -> CrysformerOutput:
     """The generator's word on a batch, in the batch's precision."""
     if not bf16:
-        output: CrysformerOutput = model.network(crystals, _at(t, crystals))
+        output: CrysformerOutput = network(crystals, _at(t, crystals))
         return output
     with torch.autocast(crystals.frac.device.type, torch.bfloat16):
-        output = model.network(crystals, _at(t, crystals))
+        output = network(crystals, _at(t, crystals))
     return replace(output, **{name: value.to(crystals.frac.dtype) for name, value in vars(output).items()})

@@ -64,6 +64,9 @@ class Small(torch.nn.Module):
             raise self.error("CUDA out of memory. Tried to allocate 20.00 MiB")
         return self.network(batch, t)
 
+    def prepared(self, dtype):
+        return self
+
     def energy(self, output):
         return self.network.energy(output)
 

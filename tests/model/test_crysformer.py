@@ -154,6 +154,23 @@ def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, sizes, prec
         assert error < limit, (name, error)
 
 
+@pytest.mark.parametrize("products", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_prepared_network_says_the_same_bit_for_bit_and_is_a_copy(products):
+    rng, autocast = np.random.default_rng(4), products == torch.bfloat16
+    precision = torch.float32 if autocast else products
+    made = network(4).to(precision)
+    prepared = made.prepared(products)
+    batch = Crystals.collate([crystal(rng, n) for n in (3, 7)], precision)
+    t = torch.tensor([1.0, 300.0], dtype=precision)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        before = vars(made(batch, t))
+        after = vars(prepared(batch, t))
+        for parameter in made.parameters():
+            parameter.data.zero_()
+        later = vars(prepared(batch, t))
+    assert all(torch.equal(before[name], after[name]) and torch.equal(after[name], later[name]) for name in before)
+
+
 def test_a_model_in_the_published_form_says_the_same(edge_list):
     rng = np.random.default_rng(3)
     torch.manual_seed(3)
