@@ -163,6 +163,7 @@ def predict(
     *,
     steps: int | None = None,
     relax: bool | None = None,
+    rank_by: str = "energy",
     top_k: int | None = None,
     max_atoms: int | None = None,
     bf16: Bf16 = False,
@@ -181,12 +182,12 @@ def predict(
 
     n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
     candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; steps: of the sampler; relax: in DAO-P's
-    energy; top_k: structures kept a formula; max_atoms: in a cell; bf16: matrix products in bfloat16, 'auto' if that is
-    measured to be faster (docs/sampling.md); verify_with: backend by which the verify_top best of each formula are then
-    verified, reference_set: for their hulls (as in `verify_candidates`); reuse: take stored results of the same
-    science, whichever run made them; on_notice: is told if there are any, and reuse is off; command: for the log of
-    runs. None: guidance, steps and relax as the makers do by default; checkpoint, predictor and device by the settings
-    (DAO_FLOWS_*).
+    energy; rank_by: 'energy' or 'agreement' of candidates (`ScreenMaker`); top_k: structures kept a formula; max_atoms:
+    in a cell; bf16: matrix products in bfloat16, 'auto' if that is measured to be faster (docs/sampling.md);
+    verify_with: backend by which the verify_top best of each formula are then verified, reference_set: for their hulls
+    (as in `verify_candidates`); reuse: take stored results of the same science, whichever run made them; on_notice: is
+    told if there are any, and reuse is off; command: for the log of runs. None: guidance, steps and relax as the makers
+    do by default; checkpoint, predictor and device by the settings (DAO_FLOWS_*).
 
     Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
     interrupted goes on from there when it is called again, and one that finished is computed again without reuse.
@@ -209,6 +210,7 @@ def predict(
         guidance=guidance,
         steps=steps,
         relax=relax,
+        rank_by=rank_by,
         top_k=top_k,
         max_atoms=max_atoms,
         bf16=bf16,
@@ -226,6 +228,7 @@ def predict(
         "formulas": [entry.formula for entry in entries],
         **{"n": n, "z": z, "seed": seed, "guidance": guidance, "steps": steps, "relax": relax, "top_k": top_k},
         **{
+            "rank_by": rank_by,
             "max_atoms": max_atoms,
             "bf16": bf16,
             "checkpoint": maker.generate.checkpoint,
@@ -278,6 +281,7 @@ def prediction_maker(
     guidance: bool | None,
     steps: int | None,
     relax: bool | None,
+    rank_by: str,
     top_k: int | None,
     max_atoms: int | None,
     bf16: Bf16,
@@ -294,7 +298,7 @@ def prediction_maker(
         bf16=bf16,
         device=device,
     )
-    screen = ScreenMaker(predictor=predictor, top_k=top_k, device=device)
+    screen = ScreenMaker(predictor=predictor, rank_by=rank_by, top_k=top_k, device=device)
     guided = generate.guided if guidance is None else guidance
     return PredictFlowMaker(
         generate=replace(generate, predictor=predictor if guided else None),

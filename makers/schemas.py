@@ -155,7 +155,7 @@ class Relaxation(BaseModel):
 
 
 class ScreenedCandidate(BaseModel):
-    """A candidate that passed. rank: 1 is the lowest predicted energy above hull of its composition."""
+    """A candidate that passed. rank: 1 is the best of its composition, as ScreenMaker's rank_by says."""
 
     candidate_id: str
     formula: str

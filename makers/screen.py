@@ -45,6 +45,8 @@ from .validity import NEUTRALITY, Contacts, Rules, charge_neutral, contact_fault
 if TYPE_CHECKING:
     from dao_flows.model.batching import BatchLog
 
+RANKINGS = ("energy", "agreement")
+
 
 @dataclass(frozen=True)
 class Passing:
@@ -72,8 +74,9 @@ class ScreenMaker(Maker):
     min_distance_ratio of the sum of the covalent radii, and that the volume per atom (Å³) lies between the two bounds;
     among 4,000 crystals within 0.08 eV/atom of the hull the smallest ratio was 0.603, the volumes were 6 to 117 Å³.
     Charge neutrality (SMACT) is a flag, and a filter with require_neutral. Space groups are found at symprec_tight and
-    symprec_loose (Å). ltol, stol and angle_tol are StructureMatcher's, for duplicates. top_k: best of each composition
-    to keep; None: all. prototypes: name the known prototype that a structure realises.
+    symprec_loose (Å). ltol, stol and angle_tol are StructureMatcher's, for duplicates. rank_by: 'energy', the lowest
+    first, or 'agreement', first what was drawn most often, and the lower energy between equals. top_k: best of each
+    composition to keep; None: all. prototypes: name the known prototype that a structure realises.
     """
 
     name: str = "screen"
@@ -90,6 +93,7 @@ class ScreenMaker(Maker):
     ltol: float = 0.2
     stol: float = 0.3
     angle_tol: float = 5.0
+    rank_by: str = "energy"
     top_k: int | None = None
     prototypes: bool = True
     device: str = "auto"
@@ -139,6 +143,8 @@ class ScreenMaker(Maker):
                 raise SettingError(f"{setting} must be above 0, not {getattr(self, setting)}")
         if self.max_volume_per_atom <= self.min_volume_per_atom:
             raise SettingError("max_volume_per_atom must be above min_volume_per_atom")
+        if self.rank_by not in RANKINGS:
+            raise SettingError(f"rank_by must be {' or '.join(RANKINGS)}, not {self.rank_by!r}")
         if self.top_k is not None and self.top_k < 1:
             raise SettingError(f"top_k must be at least 1, not {self.top_k}")
         found = card(self.predictor, "dao-p")
@@ -164,6 +170,7 @@ class ScreenMaker(Maker):
                 "relax_iterations": self.relax_iterations if self.relax else 0,
                 "require_neutral": self.require_neutral,
                 "neutrality": NEUTRALITY,
+                "rank_by": self.rank_by,
                 "top_k": self.top_k,
                 "prototypes": self.prototypes,
             },
@@ -277,6 +284,8 @@ class ScreenMaker(Maker):
         ranked = []
         for formula in (entry.formula for entry in plan):
             members = by_formula[formula]
+            if self.rank_by == "agreement":
+                members = sorted(members, key=lambda entry: -len(entry[1]))  # stable: by energy between equals
             for rank, (p, ids) in enumerate(members, start=1):
                 if self.top_k is None or rank <= self.top_k:
                     ranked.append((rank, p, ids))

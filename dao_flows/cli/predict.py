@@ -8,7 +8,7 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -46,6 +46,10 @@ def predict(
     relax: Annotated[
         bool | None, typer.Option("--relax/--no-relax", help="Relax in DAO-P's energy.", show_default=False)
     ] = None,
+    rank_by: Annotated[
+        Literal["energy", "agreement"],
+        typer.Option(help="What comes first: the lowest energy by DAO-P, or what was drawn most often."),
+    ] = "energy",
     top: Annotated[
         int | None,
         typer.Option("--top", min=1, help="Structures to keep for each formula; with --verify, to verify (3)."),
@@ -109,6 +113,7 @@ def predict(
                 out=out,
                 steps=steps,
                 relax=relax,
+                rank_by=rank_by,
                 top_k=None if verify_with else top,
                 verify_with=verify_with,
                 verify_top=top or VERIFY_TOP,

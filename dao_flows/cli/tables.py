@@ -35,7 +35,7 @@ def ranking(compositions: Sequence[CompositionResult], run_id: str) -> Table:
     table = new_table(f"Run {run_id}")
     for name in ("rank", "formula", "Z", "space group"):
         table.add_column(name, justify="right" if name in ("rank", "Z") else "left")
-    for name in (ENERGY, VOLUME, "shortest\nÅ"):
+    for name in (ENERGY, "drawn", VOLUME, "shortest\nÅ"):
         table.add_column(name, justify="right")
     shown = [row for c in compositions for row in (c.ranked if len(compositions) <= FEW else c.ranked[:BEST])]
     named = any(row.prototype for row in shown)
@@ -61,6 +61,7 @@ def cells(row: Row, prototype: bool) -> list[str]:
         str(row.z),
         f"{row.space_group.symbol} ({row.space_group.number})" if row.space_group else "–",
         f"{row.energy.value:.3f}",
+        str(1 + row.duplicates),
         f"{row.volume_per_atom:.2f}",
         f"{row.shortest_distance:.2f}",
         *([row.prototype or ""] if prototype else []),

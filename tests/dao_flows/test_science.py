@@ -55,7 +55,7 @@ TABLE = {
         checkpoints.predictor inputs.generation parameters.angle_tol parameters.ltol parameters.max_volume_per_atom
         parameters.min_distance parameters.min_distance_ratio parameters.min_volume_per_atom
         parameters.neutrality.include_alloys parameters.neutrality.mixed_valence parameters.neutrality.use_pauling_test
-        parameters.prototypes parameters.relax_iterations parameters.require_neutral parameters.stol
+        parameters.prototypes parameters.rank_by parameters.relax_iterations parameters.require_neutral parameters.stol
         parameters.symprec_loose parameters.symprec_tight parameters.top_k""",
     "CalculateMaker": """
         inputs.previous inputs.pseudopotentials inputs.structure parameters.atomate2 parameters.calculator

@@ -100,6 +100,25 @@ def test_of_duplicates_the_lowest_predicted_energy_is_kept(screen, generation, c
     assert {c.duplicate_of for c in result.rejected} == {kept.candidate_id}
 
 
+def test_by_agreement_what_was_drawn_most_often_comes_first_and_the_lower_energy_between_equals(
+    screen, generation, crystals
+):
+    names = ["rock salt", "caesium chloride", "zinc blende"]
+    by_energy = screen(generation([crystals[name] for name in names])).accepted
+    order = [int(c.candidate_id[4:]) for c in by_energy]
+    often = [crystals[names[order[2]]]] * 3  # the highest in energy, three times
+    drawn = generation([*(crystals[names[k]] for k in order), *often[1:]])
+    result = screen(drawn, rank_by="agreement")
+    assert [c.rank for c in result.accepted] == [1, 2, 3]
+    assert [len(c.duplicates) for c in result.accepted] == [2, 0, 0]
+    assert result.accepted[0].energy.value == max(c.energy.value for c in result.accepted)
+    assert result.accepted[1].energy.value < result.accepted[2].energy.value
+    [first] = screen(drawn, rank_by="agreement", top_k=1).accepted
+    assert first.candidate_id == result.accepted[0].candidate_id
+    [lowest] = screen(drawn, top_k=1).accepted
+    assert lowest.energy.value == result.accepted[1].energy.value
+
+
 def test_verdicts_do_not_depend_on_how_crystals_are_written(screen, generation, crystals):
     rng = np.random.default_rng(0)
     close = Structure(Lattice.cubic(5), ["Na", "Cl"], [[0, 0, 0], [0.1, 0, 0]])
@@ -200,6 +219,7 @@ def test_the_document_survives_a_store(screen, generation, crystals):
     ("settings", "wrong"),
     [
         ({"top_k": 0}, "top_k must be at least 1"),
+        ({"rank_by": "beauty"}, "rank_by must be energy or agreement, not 'beauty'"),
         ({"symprec_loose": 0}, "symprec_loose must be above 0"),
         ({"min_distance": -1}, "min_distance must not be negative"),
         ({"min_volume_per_atom": 300.0}, "max_volume_per_atom must be above"),
