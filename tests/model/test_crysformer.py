@@ -21,6 +21,8 @@ from dao_flows.model.pair_attention import SMALL, PairGeometry, attend
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = np.load(DATA / "crysformer_reference.npz")
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 TINY = CrysformerConfig(hidden=16, layers=2, heads=4, frequencies=3, time_width=8)
 
 
@@ -116,7 +118,10 @@ def test_the_edge_list_gives_the_golden_outputs(reference, edge_list):
     ids=["float64", "float32", "bf16"],
 )
 @pytest.mark.parametrize("sizes", [(1, 2, 7, SMALL + 3), (1, 2, 3, 5)], ids=["rotated", "formed"])
-def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, sizes, precision, autocast, bound, gradient_bound):
+@pytest.mark.parametrize("device", DEVICES)
+def test_outputs_and_gradients_are_those_of_the_edge_list(
+    edge_list, device, sizes, precision, autocast, bound, gradient_bound
+):
     # errors relative to the norm of each; bf16 keeps 8 bits, and three layers and their gradients add up
     rng = np.random.default_rng(2)
     torch.manual_seed(2)
@@ -126,26 +131,26 @@ def test_outputs_and_gradients_are_those_of_the_edge_list(edge_list, sizes, prec
             torch.nn.init.normal_(parameter, std=0.3)
         elif "edge_norm" in name:
             torch.nn.init.normal_(parameter, 1.0, 0.3)
-    made = Crysformer(exact.config).to(precision)
+    made = Crysformer(exact.config).to(device, precision)
     made.load_state_dict(exact.state_dict())
     crystals, t = [crystal(rng, n) for n in sizes], torch.tensor([0.0, 1.0, 300.0, 1000.0])
 
     def results(network: Crysformer, forward, batch: Crystals) -> dict[str, torch.Tensor]:
         frac, lattice = batch.frac.clone().requires_grad_(), batch.lattice.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and network is made):
-            output = forward(batch.with_geometry(frac, lattice), t.to(batch.frac.dtype))
+        with torch.autocast(frac.device.type, torch.bfloat16, enabled=autocast and network is made):
+            output = forward(batch.with_geometry(frac, lattice), t.to(frac))
             score = output.score[batch.mask] if output.score.ndim == 3 else output.score
             loss = network.energy(output).sum() + score.square().sum() + output.eps.square().mean()
         variables = {"frac": frac, "lattice": lattice, **dict(network.named_parameters())}
         slopes = torch.autograd.grad(loss, list(variables.values()))
         return {
-            "score": score.detach(),
-            "eps": output.eps.detach(),
-            **{f"by {k}": g for k, g in zip(variables, slopes, strict=True)},
+            "score": score.detach().cpu(),
+            "eps": output.eps.detach().cpu(),
+            **{f"by {k}": g.cpu() for k, g in zip(variables, slopes, strict=True)},
         }
 
     expected = results(exact, lambda c, at: edge_list.forward(exact, c, at), Crystals.collate(crystals, torch.float64))
-    found = results(made, made, Crystals.collate(crystals, precision))
+    found = results(made, made, Crystals.collate(crystals, precision).to(device))
     largest = max(float(g.norm()) for name, g in expected.items() if name.startswith("by "))
     for name, exactly in expected.items():
         limit = gradient_bound if name.startswith("by ") else bound
