@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from match_rate import BenchmarkError, chosen_rows, read_samples
+from match_rate import BenchmarkError, chosen_rows, load_predictor, read_samples
 from rich.console import Console
 from rich.progress import track
 
 from dao_flows.makers.match_rate import wilson
 from dao_flows.makers.structures import to_structure
 from dao_flows.makers.symmetry import space_group
-from dao_flows.model.checkpoint import CheckpointError, load
+from dao_flows.model.checkpoint import CheckpointError
 from dao_flows.model.crystals import Crystal
-from dao_flows.model.dao_p import DaoP, predict_energy
+from dao_flows.model.dao_p import predict_energy
 from dao_flows.model.data import read_crystals
 from dao_flows.model.dataset import DataError
-from dao_flows.model.library import find
 
 NEAR_HULL = 0.08  # eV/atom
 FORCE = 0.05  # eV/Å, at which a relaxation ends
@@ -83,9 +82,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     table = read_crystals(args.data, asked[0]["split"], asked[0]["max_atoms"])
     if table.sha256 != asked[0]["data"]:
         raise BenchmarkError(f"the samples were not drawn for {args.data}: its sha256 is another")
-    predictor = load(find(args.predictor))[0]
-    if not isinstance(predictor, DaoP):
-        raise BenchmarkError(f"{args.predictor} is no dao-p checkpoint")
+    predictor = load_predictor(args.predictor)
     rows = chosen_rows(table, asked[0]["limit"])
     known = np.flatnonzero(~np.isnan(table.energy[rows]))
     chosen = np.sort(np.random.default_rng(1).permutation(known)[: args.limit])
