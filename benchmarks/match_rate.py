@@ -13,7 +13,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from dao_flows.model.dataset import DataError
 from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
 from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
+from dao_flows.model.walk import Sampler
 
-SAMPLER = ("steps", "corrector", "order", "churn", "bf16", "predictor", "guidance")
+SAMPLER = ("sampler", "steps", "churn", "bf16", "predictor", "guidance")
 
 
 class BenchmarkError(ValueError):
@@ -102,7 +103,7 @@ def generate(args: argparse.Namespace, references: list[Crystal], rows: np.ndarr
             model,
             requests,
             args.seed,
-            SamplerConfig(args.steps, args.corrector, order=args.order, churn=args.churn, bf16=args.bf16),
+            SamplerConfig(args.steps, args.sampler, churn=args.churn, bf16=args.bf16),
             predictor=predictor,
             guidance=Guidance(args.guidance, args.guidance) if predictor else None,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -230,10 +231,10 @@ def main() -> int:
     p.add_argument("--limit", type=positive, help="a random subset of this many rows (always the same)")
     p.add_argument("--max-atoms", type=positive)
     p.add_argument("--samples", type=positive, default=1)
-    p.add_argument("--steps", type=positive, default=100)
-    p.add_argument("--corrector", action=argparse.BooleanOptionalAction, default=True)
-    p.add_argument("--order", type=int, default=1, choices=(1, 2))
-    p.add_argument("--churn", type=float, default=0.0)
+    default = SamplerConfig()
+    p.add_argument("--sampler", choices=get_args(Sampler), default=default.sampler)
+    p.add_argument("--steps", type=positive, default=default.steps)
+    p.add_argument("--churn", type=float, default=default.churn)
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     p.add_argument("--predictor", help="DAO-P whose energy guides; without it, no guidance")
     p.add_argument("--guidance", type=float, default=20.0, help="its strength, for coordinates and lattice")

@@ -19,14 +19,16 @@ from dao_flows.model.library import find
 CALLS = (10, 20, 50, 100, 200, 500, 2000)
 # sampler -> its options, and network calls a step
 DIFFUSION: dict[str, tuple[list[str], int]] = {
-    "predictor-corrector (published)": (["--corrector"], 2),
-    "ancestral": (["--no-corrector"], 1),
-    "second order": (["--order", "2"], 2),
-    "second order, churn 0.5": (["--order", "2", "--churn", "0.5"], 2),
+    "renoising": (["--sampler", "renoising"], 1),
+    "predictor-corrector (published)": (["--sampler", "predictor-corrector"], 2),
+    "ancestral": (["--sampler", "ancestral"], 1),
+    "second order": (["--sampler", "heun"], 2),
+    "second order, churn 0.5": (["--sampler", "heun", "--churn", "0.5"], 2),
 }
 FLOW: dict[str, tuple[list[str], int]] = {
-    "flow, first order": (["--no-corrector"], 1),
-    "flow, second order": (["--no-corrector", "--order", "2"], 2),
+    "flow, renoising": (["--sampler", "renoising"], 1),
+    "flow, first order": (["--sampler", "euler"], 1),
+    "flow, second order": (["--sampler", "heun"], 2),
 }
 
 
@@ -98,7 +100,7 @@ def main() -> int:
         flow = read_card(find(args.checkpoint)).architecture.get("objective") == "flow"
         for name, (options, per_step) in (FLOW if flow else DIFFUSION).items():
             for calls in args.calls:
-                if calls <= 1000 * per_step and (calls <= 500 or "--corrector" in options):
+                if calls <= 1000 * per_step and (calls <= 500 or "predictor-corrector" in options):
                     found = point(args, name, options, calls // per_step, calls)
                     points.append(found)
                     low, high = (100 * share for share in found["match_rate_95"])

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from dao_flows.model.library import find
 from dao_flows.model.memory import keep_freed_memory
 from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
 from dao_flows.model.samplers import walk_for
+from dao_flows.model.walk import Sampler
 
 OURS, PUBLISHED_FORM = "DAO-G", "the published form"
 
@@ -137,9 +138,8 @@ def main() -> int:
     p.add_argument("--crystalflow", type=Path, help="a checkout of CrystalFlow to compare with")
     p.add_argument("--atoms", type=positive, nargs="+", default=[5, 10], help="cell sizes: perov-5's, MP-20's mean")
     p.add_argument("--batch-size", type=positive, nargs="+", default=[64], help="crystals drawn together")
+    p.add_argument("--sampler", choices=get_args(Sampler), default=default.sampler)
     p.add_argument("--steps", type=positive, default=default.steps)
-    p.add_argument("--corrector", action=argparse.BooleanOptionalAction, default=default.corrector)
-    p.add_argument("--order", type=int, default=default.order, choices=(1, 2))
     p.add_argument("--churn", type=float, default=default.churn)
     p.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=default.bf16, help="our products in bf16")
     p.add_argument("--threads", type=positive, default=2)
@@ -154,7 +154,7 @@ def main() -> int:
     keep_freed_memory()
     try:
         model, elements, about = generator(args)
-        config = SamplerConfig(args.steps, args.corrector, order=args.order, churn=args.churn, bf16=args.bf16)
+        config = SamplerConfig(args.steps, args.sampler, churn=args.churn, bf16=args.bf16)
         walk_for(model, config).times()  # settings that do not fit are refused before anything is timed
         rivals = [peers.diffcsp(args.diffcsp)] if args.diffcsp else []
         rivals += [peers.crystalflow(args.crystalflow)] if args.crystalflow else []

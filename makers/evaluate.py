@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from .progress import report
 from .provenance import execution_record, provenance
 from .reuse import reusable
 from .run_folder import run_folder
-from .sampler import Bf16, check_sampler, measured_precision, sampler_config, sampler_parameters, settled
+from .sampler import Bf16, check_sampling, measured_precision, sampler_config, sampler_parameters, settled
 from .schemas import SCHEMA_VERSION, PrecisionChoice, Provenance, Science
 from .stage import stage
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dao_flows.model.dao_g import DaoG
     from dao_flows.model.data import CrystalTable
     from dao_flows.model.sample import Request
+    from dao_flows.model.walk import Sampler
 
 STABLE = 0.08  # eV/atom above hull, as the DAO paper counts
 BIN = 0.02  # eV/atom, of the histogram of energies
@@ -88,7 +90,7 @@ class EvaluateMaker(Maker):
     predictor: DAO-P whose energies the samples are judged by (None: no energies), and whose energy guides them with the
     two strengths (0: no guidance). split: rows of this split alone (None: all); limit: a random subset, always the
     same; max_atoms: larger cells are left out (None: what the checkpoint covers). samples: k for each crystal; steps,
-    corrector, order, churn, double, bf16, seed: as in GenerateMaker. chunk: crystals drawn at a time; finished chunks
+    sampler, churn, double, bf16, seed: as in GenerateMaker. chunk: crystals drawn at a time; finished chunks
     survive a kill, and stay in the run's folder (see run_folder), from which the same evaluation takes them again; what
     bf16='auto' came to stays there too.
     """
@@ -102,8 +104,7 @@ class EvaluateMaker(Maker):
     max_atoms: int | None = None
     samples: int = 1
     steps: int | None = None
-    corrector: bool = True
-    order: int = 1
+    sampler: Sampler = "renoising"
     churn: float = 0.0
     double: bool = False
     bf16: Bf16 = False
@@ -161,8 +162,8 @@ class EvaluateMaker(Maker):
         """The crystals to predict. Raises as `make` does."""
         from dao_flows.model.data import read_crystals
 
-        self.check()
         found = card(checkpoint, "dao-g")
+        self.check(found.architecture)
         table = read_crystals(data, self.split, min(self.max_atoms or found.max_atoms, found.max_atoms))
         covered = set(found.elements)
         fit = np.flatnonzero([set(np.unique(crystal.numbers).tolist()) <= covered for crystal in table.crystals])
@@ -170,9 +171,9 @@ class EvaluateMaker(Maker):
             raise SettingError(f"{found.name} covers the elements of no crystal in {data}")
         return Held(table, np.sort(np.random.default_rng(0).permutation(fit)[: self.limit]))
 
-    def check(self) -> None:
-        """Raises SettingError for a setting out of range."""
-        check_sampler(self)
+    def check(self, architecture: Mapping[str, Any]) -> None:
+        """Raises SettingError for a setting out of range; architecture: what is known of the generator's."""
+        check_sampling(self, architecture)
         for setting in ("samples", "chunk", "limit", "max_atoms"):
             if (value := getattr(self, setting)) is not None and value < 1:
                 raise SettingError(f"{setting} must be at least 1, not {value}")

@@ -26,13 +26,14 @@ from .chemistry import (
 from .progress import report
 from .provenance import digest, execution_record, provenance
 from .reuse import reusable
-from .sampler import Bf16, check_sampler, measured_precision, sampler_config, sampler_parameters, settled
+from .sampler import Bf16, check_sampling, measured_precision, sampler_config, sampler_parameters, settled
 from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
 from .stage import stage
 from .structures import to_structure
 
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
+    from dao_flows.model.walk import Sampler
 
 MAX_CANDIDATES, MAX_ATOMS = 2_000, 20_000  # in one job: relaxed, all distinct, they are a document of 13 MB (limit: 16)
 AUTO_ATOMS = 20  # in a cell that nobody asked for: with more, every Z would get fewer candidates
@@ -45,14 +46,13 @@ class GenerateMaker(Maker):
     """Draws candidates for a batch of compositions in one job.
 
     checkpoint: DAO-G by name, path or sha256. predictor: DAO-P whose energy guides, with a strength for coordinates and
-    one for the lattice; None, or both strengths 0: no guidance. steps: times visited (None: the sampler's default);
-    corrector: a second network call a step, as published (with steps=1000); order, churn: of a sampler of second order
-    (docs/sampling.md); double: in float64, slower; bf16: matrix products in bfloat16, with 'auto' if the job measures
-    that to be faster. candidates: per composition. z: formula units per cell; 'auto' deals the candidates round-robin
-    over all Z that fit into max_atoms (None: into 20, or one formula unit where that is larger), smallest first. A
-    formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell. No cell is larger than what the
-    checkpoints cover. seed: candidate k of a formula and a Z is the same in any batch (but for bf16, docs/sampling.md),
-    and when more are asked for.
+    one for the lattice; None, or both strengths 0: no guidance. sampler: by name, see docs/sampling.md; steps: times
+    visited (None: the default); churn: noise that 'heun' gives back; double: in float64, slower; bf16: matrix products
+    in bfloat16, with 'auto' if the job measures that to be faster. candidates: per composition. z: formula units per
+    cell; 'auto' deals the candidates round-robin over all Z that fit into max_atoms (None: into 20, or one formula unit
+    where that is larger), smallest first. A formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell.
+    No cell is larger than what the checkpoints cover. seed: candidate k of a formula and a Z is the same in any batch
+    (but for bf16, docs/sampling.md), and when more are asked for.
     """
 
     name: str = "generate"
@@ -61,8 +61,7 @@ class GenerateMaker(Maker):
     guidance_coordinates: float = 20.0
     guidance_lattice: float = 20.0
     steps: int | None = None
-    corrector: bool = True
-    order: int = 1
+    sampler: Sampler = "renoising"
     churn: float = 0.0
     double: bool = False
     bf16: Bf16 = False
@@ -228,11 +227,8 @@ class GenerateMaker(Maker):
             raise SettingError(f"z must be 'auto' or at least 1, not {self.z}")
         if self.guidance_coordinates < 0 or self.guidance_lattice < 0:
             raise SettingError("guidance strengths must not be negative")
-        check_sampler(self)
         cards = self.cards()
-        last = cards["generator"].architecture["noise"]["steps"]
-        if self.steps is not None and not 1 <= self.steps <= last:
-            raise SettingError(f"steps must lie between 1 and {last}, not {self.steps}")
+        check_sampling(self, cards["generator"].architecture)
         smallest = min(cards.values(), key=lambda c: c.max_atoms)
         if self.max_atoms is not None and not 1 <= self.max_atoms <= smallest.max_atoms:
             raise SettingError(

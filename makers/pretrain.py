@@ -55,7 +55,7 @@ class PretrainFlowMaker(Maker):
                 trainer.check()
         self.relax.check()
         if self.evaluate is not None:
-            self.evaluate.check()
+            self.evaluate.check({"objective": self.stage_one.objective()})
 
     def make(self, sources: list[str], out: str, held_out: str | None = None) -> Flow:
         """The flow for these sources; datasets and figures go to the folder `out`, given in full.

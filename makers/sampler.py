@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ from .schemas import PrecisionChoice
 if TYPE_CHECKING:
     from dao_flows.model.dao_g import DaoG
     from dao_flows.model.sample import Request
-    from dao_flows.model.samplers import SamplerConfig
+    from dao_flows.model.walk import Sampler, SamplerConfig
 
 WORTH_IT = 1.1  # times as fast, at least, for bf16 to be taken: less is within what a measurement scatters by
 
@@ -26,8 +26,7 @@ class SamplerSettings(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     steps: int | None
-    corrector: bool
-    order: int
+    sampler: Sampler
     churn: float
     double: bool
     bf16: Bf16
@@ -41,17 +40,16 @@ def sampler_config(maker: SamplerSettings) -> SamplerConfig:
 
     So does bf16='auto', which `settled` takes apart and the job settles.
     """
-    from dao_flows.model.samplers import SamplerConfig, SamplingError
+    from dao_flows.model.walk import SamplerConfig, SamplingError
 
     if not isinstance(maker.bf16, bool):
         raise SettingError(f"bf16 must be settled as true or false by now, not {maker.bf16!r}")
     try:
         return SamplerConfig(
             steps=SamplerConfig().steps if maker.steps is None else maker.steps,
-            corrector=maker.corrector,
-            double=maker.double,
-            order=maker.order,
+            sampler=maker.sampler,
             churn=float(maker.churn),
+            double=maker.double,
             bf16=maker.bf16,
         )
     except SamplingError as error:
@@ -72,10 +70,21 @@ def settled(maker: Drawing) -> list[Drawing]:
     return [replace(maker, bf16=bf16) for bf16 in (False, True)]
 
 
-def check_sampler(maker: SamplerSettings) -> None:
-    """Raises SettingError as sampler_config does, for either precision where bf16 is 'auto'."""
-    for each in settled(maker):
-        sampler_config(each)
+def check_sampling(maker: SamplerSettings, architecture: Mapping[str, Any]) -> None:
+    """Raises SettingError as sampler_config does, for either precision, and for a sampler that the generator has not.
+
+    architecture: as on the generator's card, or what is known of it.
+    """
+    from dao_flows.model.noise import NoiseConfig
+    from dao_flows.model.samplers import check_sampler
+    from dao_flows.model.walk import SamplingError
+
+    for config in map(sampler_config, settled(maker)):
+        try:
+            check_sampler(config, architecture.get("objective", "diffusion"))
+            config.times(architecture.get("noise", {}).get("steps", NoiseConfig().steps))
+        except SamplingError as error:
+            raise SettingError(str(error)) from None
 
 
 def measured_precision(model: DaoG, draws: Iterable[Sequence[Request]]) -> PrecisionChoice:

@@ -170,6 +170,12 @@ class TrainMaker(Maker):
         check(args)
         return args
 
+    def objective(self) -> str:
+        """What the checkpoint will have learned by. Raises CheckpointError for a start that is none."""
+        parent = _checkpoint(self.start, self.kind)
+        architecture = _card(parent).architecture if parent else self.config
+        return str(architecture.get("objective") or "diffusion")
+
     def _seconds(self) -> float | None:
         """How long this job may train; None: without end. Raises SettingError where the queue's time is up."""
         left = queue_seconds_left()

@@ -14,7 +14,8 @@ from .crystals import Crystal
 from .dao_g import DaoG
 from .dao_p import DaoP
 from .draws import NormalStreams, Request
-from .samplers import Guidance, SamplerConfig, SamplingError, Walk, check_pair, walk_for
+from .samplers import walk_for
+from .walk import Guidance, SamplerConfig, SamplingError, Walk, check_pair
 
 __all__ = ["Guidance", "NormalStreams", "Request", "SamplerConfig", "SamplingError", "check_pair", "sample"]
 

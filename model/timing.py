@@ -12,7 +12,7 @@ import torch
 from .batching import ROWS, Batches
 from .crystals import Crystal
 from .dao_g import DaoG
-from .samplers import call_network, prepared_network
+from .walk import call_network, prepared_network
 
 VOLUME = 20.0  # Å³ an atom, of the crystals that are timed
 ELEMENTS = 94

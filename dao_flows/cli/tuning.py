@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -99,9 +99,11 @@ def evaluate(
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger cells out.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Crystals drawn for each composition.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
-    corrector: Annotated[bool, typer.Option(help="A second network call a step, as published.")] = True,
-    order: Annotated[int, typer.Option(min=1, max=2, help="Of the sampler; 2: two network calls a step.")] = 1,
-    churn: Annotated[float, typer.Option(min=0, help="Noise given back before a step of second order.")] = 0.0,
+    sampler: Annotated[
+        Literal["renoising", "predictor-corrector", "ancestral", "heun", "euler"],
+        typer.Option(help="Way from noise to a crystal, see docs/sampling.md."),
+    ] = "renoising",
+    churn: Annotated[float, typer.Option(min=0, help="Noise that heun gives back before a step.")] = 0.0,
     bf16: Annotated[bool, BF16] = False,
     auto_bf16: Annotated[bool, AUTO_BF16] = False,
     guidance: Annotated[float, typer.Option(min=0, help="Strength of DAO-P's energy; 0: none.")] = 0.0,
@@ -126,8 +128,7 @@ def evaluate(
         max_atoms=max_atoms,
         samples=samples,
         steps=steps,
-        corrector=corrector,
-        order=order,
+        sampler=sampler,
         churn=churn,
         bf16=bf16_setting(bf16, auto_bf16),
         seed=seed,

@@ -43,14 +43,14 @@ TABLE = {
     "MergeShardsMaker": "inputs.dataset inputs.shards parameters.dataset_name",
     "EvaluateMaker": """
         checkpoints.generator checkpoints.predictor inputs.data parameters.bf16 parameters.chunk parameters.churn
-        parameters.corrector parameters.double parameters.guidance_coordinates parameters.guidance_lattice
-        parameters.limit parameters.max_atoms parameters.order parameters.samples parameters.split parameters.steps""",
+        parameters.double parameters.guidance_coordinates parameters.guidance_lattice parameters.limit
+        parameters.max_atoms parameters.sampler parameters.samples parameters.split parameters.steps""",
     "CompareStagesMaker": "checkpoints.stage-1 inputs.evaluations parameters.labels",
     "GenerateMaker": """
         checkpoints.generator checkpoints.predictor inputs.compositions.*.cells.*.candidates
         inputs.compositions.*.cells.*.z inputs.compositions.*.formula parameters.bf16 parameters.churn
-        parameters.corrector parameters.double parameters.guidance_coordinates parameters.guidance_lattice
-        parameters.order parameters.steps""",
+        parameters.double parameters.guidance_coordinates parameters.guidance_lattice parameters.sampler
+        parameters.steps""",
     "ScreenMaker": """
         checkpoints.predictor inputs.generation parameters.angle_tol parameters.ltol parameters.max_volume_per_atom
         parameters.min_distance parameters.min_distance_ratio parameters.min_volume_per_atom

@@ -108,10 +108,11 @@ def test_what_does_not_decide_the_result_does_not_change_its_hash_or_ids():
     different = [
         maker(seed=1),
         maker(steps=11),
-        maker(corrector=False),
+        maker(sampler="ancestral"),
+        maker(sampler="predictor-corrector"),
         maker(double=True),
-        maker(order=2),
-        maker(order=2, churn=0.5),
+        maker(sampler="heun"),
+        maker(sampler="heun", churn=0.5),
         maker(bf16=True),
         maker(candidates=5),
         maker(z=2),
@@ -119,12 +120,14 @@ def test_what_does_not_decide_the_result_does_not_change_its_hash_or_ids():
         maker(predictor=None),
     ]
     hashes = {science_hash(m.science(["Cr3Os", "NaCl"])) for m in different}
-    assert len(hashes | {science_hash(base)}) == 12
+    assert len(hashes | {science_hash(base)}) == 13
 
 
 def test_samplers_that_exclude_each_other_are_said_before_anything_runs():
     for settings, words in (
-        ({"order": 3}, "order"),
+        ({"sampler": "ddim"}, "sampler must be one of renoising, .*not 'ddim'"),
+        ({"sampler": "euler"}, "learned by diffusion is not sampled by 'euler'"),
+        ({"churn": 1}, "churn must be 0"),
         ({"churn": -1}, "churn"),
         ({"double": True, "bf16": True}, "double"),
         ({"double": True, "bf16": "auto"}, "double"),
@@ -134,7 +137,7 @@ def test_samplers_that_exclude_each_other_are_said_before_anything_runs():
             maker(**settings).check("NaCl")
 
 
-@pytest.mark.parametrize("settings", [{"order": 2, "churn": 0.5}, {"corrector": False}])
+@pytest.mark.parametrize("settings", [{"sampler": "heun", "churn": 0.5}, {"sampler": "ancestral"}])
 def test_every_sampler_gives_a_candidate_that_is_the_same_in_any_batch(settings, job_store):
     alone = {c.candidate_id: c.structure for c in generate(job_store, "NaCl", **settings).candidates}
     batch = {c.candidate_id: c.structure for c in generate(job_store, ["Si", "NaCl"], **settings).candidates}

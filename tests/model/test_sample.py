@@ -1,4 +1,4 @@
-"""The predictor-corrector sampler: streams, strides, guidance."""
+"""Sampling: streams, strides, bounded guidance."""
 
 from itertools import pairwise
 
@@ -52,7 +52,7 @@ def test_impossible_step_counts_are_refused(steps):
 def test_the_same_batch_gives_the_same_crystals_bit_for_bit(guided):
     model = build(DaoG)
     extra = {"predictor": build(DaoP, 1), "guidance": Guidance(5.0, 5.0)} if guided else {}
-    first, second = (sample(model, requests(), 3, SamplerConfig(20, corrector=True), **extra) for _ in range(2))
+    first, second = (sample(model, requests(), 3, SamplerConfig(20), **extra) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert np.array_equal(a.frac, b.frac)
         assert np.array_equal(a.lattice, b.lattice)
@@ -60,9 +60,9 @@ def test_the_same_batch_gives_the_same_crystals_bit_for_bit(guided):
 
 def test_a_candidate_does_not_depend_on_its_batch_or_its_place():
     model, wanted = build(DaoG), requests()
-    together = sample(model, wanted, 3, SamplerConfig(100, corrector=True))
-    reversed_ = sample(model, wanted[::-1], 3, SamplerConfig(100, corrector=True), max_batch_atoms=10)[::-1]
-    alone = [sample(model, [request], 3, SamplerConfig(100, corrector=True))[0] for request in wanted]
+    together = sample(model, wanted, 3, SamplerConfig(100))
+    reversed_ = sample(model, wanted[::-1], 3, SamplerConfig(100), max_batch_atoms=10)[::-1]
+    alone = [sample(model, [request], 3, SamplerConfig(100))[0] for request in wanted]
     for a, b, c in zip(together, reversed_, alone, strict=True):
         assert distance(a, b) < 1e-3
         assert distance(a, c) < 1e-3
@@ -70,7 +70,7 @@ def test_a_candidate_does_not_depend_on_its_batch_or_its_place():
 
 def test_in_double_precision_the_published_sampler_does_not_depend_on_the_batch():
     model, wanted = build(DaoG), requests(2)
-    config = SamplerConfig(1000, corrector=False, double=True)
+    config = SamplerConfig(1000, "ancestral", double=True)
     together = sample(model, wanted, 3, config)
     alone = [sample(model, [request], 3, config)[0] for request in wanted]
     assert max(distance(a, b) for a, b in zip(together, alone, strict=True)) < 1e-6
@@ -95,23 +95,9 @@ def test_streams_are_standard_normal_and_zero_on_padding():
     assert abs(np.corrcoef(normal[:1000].ravel(), normal[1000:2000].ravel())[0, 1]) < 0.05
 
 
-def test_guidance_of_no_strength_changes_nothing_and_guidance_lowers_the_energy():
-    model, predictor, wanted = build(DaoG), build(DaoP, 1), requests(40)
-    for parameter in predictor.network.energy_out.parameters():
-        parameter.data.mul_(3)
-    config = SamplerConfig(50, corrector=False)
-    free = sample(model, wanted, 0, config)
-    zero = sample(model, wanted, 0, config, predictor=predictor, guidance=Guidance(0.0, 0.0))
-    assert max(distance(a, b) for a, b in zip(free, zero, strict=True)) == 0
-    guided = sample(model, wanted, 0, config, predictor=predictor, guidance=Guidance(20.0, 20.0))
-    from dao_flows.model.dao_p import predict_energy
-
-    assert predict_energy(predictor, guided).mean() < predict_energy(predictor, free).mean()
-
-
 def test_clipped_guidance_is_bounded():
     model, predictor, wanted = build(DaoG), build(DaoP, 1), requests(8)
-    config = SamplerConfig(30, corrector=False)
+    config = SamplerConfig(30)
     free = sample(model, wanted, 0, config)
     tiny = sample(model, wanted, 0, config, predictor=predictor, guidance=Guidance(20.0, 20.0, max_norm=1e-9))
     assert max(distance(a, b) for a, b in zip(free, tiny, strict=True)) < 1e-3
