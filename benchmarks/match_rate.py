@@ -21,7 +21,9 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from dao_flows import __version__
+from dao_flows.makers.dedup import Tolerance, find_duplicates
 from dao_flows.makers.match_rate import figures, match
+from dao_flows.makers.structures import to_structure
 from dao_flows.model.checkpoint import CheckpointError, load, verify
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
@@ -31,7 +33,7 @@ from dao_flows.model.dataset import DataError
 from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
 from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
-from dao_flows.model.walk import Sampler
+from dao_flows.model.sampler_name import Sampler
 
 SAMPLER = ("sampler", "steps", "churn", "bf16", "predictor", "guidance")
 
@@ -199,9 +201,34 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.rank:
         energies = predict_energy(load_predictor(args.rank), drawn).reshape(matching.rms.shape)
-        first = np.take_along_axis(matching.rms, energies.argmin(1)[:, None], axis=1)
-        result["first_ranked"] = {"predictor": args.rank, **figures(first).model_dump()}
+        first = {"energy": energies.argmin(1), "agreement": most_agreed(drawn, energies)}
+        result["first_ranked"] = {"predictor": args.rank} | {
+            name: figures(np.take_along_axis(matching.rms, chosen[:, None], axis=1)).model_dump()
+            for name, chosen in first.items()
+        }
     return result
+
+
+def most_agreed(drawn: list[Crystal], energies: np.ndarray) -> np.ndarray:
+    """(n,) of each row's k samples the one that most others duplicate, as `ScreenMaker(rank_by='agreement')` ranks.
+
+    energies: (n, k), in the order of the samples; of duplicates, and between equals, the lowest comes first.
+    """
+    rows, samples = energies.shape
+    ranked = np.argsort(energies, axis=1, kind="stable")
+    finite = [
+        (row, int(k))
+        for row in range(rows)
+        for k in ranked[row]
+        if np.isfinite(drawn[row * samples + k].frac).all() and np.isfinite(drawn[row * samples + k].lattice).all()
+    ]
+    structures = [to_structure(drawn[row * samples + k]) for row, k in finite]
+    same = find_duplicates(structures, [str(row) for row, _ in finite], Tolerance())
+    often = np.zeros((rows, samples))
+    for (row, k), kept in zip(finite, same, strict=True):
+        often[row, k if kept is None else finite[kept][1]] += 1
+    best = np.take_along_axis(often, ranked, axis=1).argmax(1)  # the first of the largest
+    return np.take_along_axis(ranked, best[:, None], axis=1)[:, 0]
 
 
 def chosen_rows(table: CrystalTable, limit: int | None) -> np.ndarray:
@@ -238,7 +265,7 @@ def main() -> int:
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     p.add_argument("--predictor", help="DAO-P whose energy guides; without it, no guidance")
     p.add_argument("--guidance", type=float, default=20.0, help="its strength, for coordinates and lattice")
-    p.add_argument("--rank", help="DAO-P by whose energy the first of the samples is measured, too")
+    p.add_argument("--rank", help="measure the first of the samples, too: by this DAO-P's energy, and by agreement")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--threads", type=positive, default=2)
     p.add_argument("--quick", action="store_true", help="20 rows, 20 steps: to see that it runs")
@@ -261,9 +288,10 @@ def main() -> int:
     low, high = (100 * share for share in every["match_rate_95"])
     rmse = "–" if every["rmse"] is None else "{:.4f} [{:.4f}, {:.4f}]".format(every["rmse"], *every["rmse_95"])
     if args.rank:
-        first = result["first_ranked"]
-        low_1, high_1 = (100 * share for share in first["match_rate_95"])
-        print(f"first by {args.rank}: match rate {100 * first['match_rate']:.1f} % [{low_1:.1f}, {high_1:.1f}]")
+        for name in ("energy", "agreement"):
+            first = result["first_ranked"][name]
+            low_1, high_1 = (100 * share for share in first["match_rate_95"])
+            print(f"first by {name}: match rate {100 * first['match_rate']:.1f} % [{low_1:.1f}, {high_1:.1f}]")
     print(
         f"match rate {100 * every['match_rate']:.1f} % [{low:.1f}, {high:.1f}], RMSE {rmse} "
         f"(n = {result['n']}, k = {args.samples}; with validity filter {100 * valid['match_rate']:.1f} %)"

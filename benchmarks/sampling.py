@@ -34,8 +34,8 @@ from dao_flows.model.dao_g import DaoG
 from dao_flows.model.library import find
 from dao_flows.model.memory import keep_freed_memory
 from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
+from dao_flows.model.sampler_name import Sampler
 from dao_flows.model.samplers import walk_for
-from dao_flows.model.walk import Sampler
 
 OURS, PUBLISHED_FORM = "DAO-G", "the published form"
 

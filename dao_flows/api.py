@@ -29,6 +29,7 @@ from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify
 from dao_flows.model.library import find
+from dao_flows.model.sampler_name import Sampler
 
 from .candidates import CandidateBuilder, candidate_doc
 from .errors import InputError, StoreError
@@ -162,6 +163,7 @@ def predict(
     out: str | Path | None = None,
     *,
     steps: int | None = None,
+    sampler: Sampler = "renoising",
     relax: bool | None = None,
     rank_by: str = "energy",
     top_k: int | None = None,
@@ -181,9 +183,9 @@ def predict(
     """Generate, screen, rank and store crystal structures for one formula or many.
 
     n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
-    candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; steps: of the sampler; relax: in DAO-P's
-    energy; rank_by: 'energy' or 'agreement' of candidates (`ScreenMaker`); top_k: structures kept a formula; max_atoms:
-    in a cell; bf16: matrix products in bfloat16, 'auto' if that is measured to be faster (docs/sampling.md);
+    candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; sampler, steps: docs/sampling.md;
+    relax: in DAO-P's energy; rank_by: 'energy' or 'agreement' of candidates (`ScreenMaker`); top_k: structures kept a
+    formula; max_atoms: in a cell; bf16: matrix products in bfloat16, 'auto' if that is measured to be faster;
     verify_with: backend by which the verify_top best of each formula are then verified, reference_set: for their hulls
     (as in `verify_candidates`); reuse: take stored results of the same science, whichever run made them; on_notice: is
     told if there are any, and reuse is off; command: for the log of runs. None: guidance, steps and relax as the makers
@@ -209,6 +211,7 @@ def predict(
         seed=seed,
         guidance=guidance,
         steps=steps,
+        sampler=sampler,
         relax=relax,
         rank_by=rank_by,
         top_k=top_k,
@@ -227,6 +230,7 @@ def predict(
     request = {
         "formulas": [entry.formula for entry in entries],
         **{"n": n, "z": z, "seed": seed, "guidance": guidance, "steps": steps, "relax": relax, "top_k": top_k},
+        "sampler": sampler,
         **{
             "rank_by": rank_by,
             "max_atoms": max_atoms,
@@ -280,6 +284,7 @@ def prediction_maker(
     seed: int,
     guidance: bool | None,
     steps: int | None,
+    sampler: Sampler,
     relax: bool | None,
     rank_by: str,
     top_k: int | None,
@@ -295,6 +300,7 @@ def prediction_maker(
         max_atoms=max_atoms,
         seed=seed,
         steps=steps,
+        sampler=sampler,
         bf16=bf16,
         device=device,
     )

@@ -12,6 +12,8 @@ import numpy as np
 from jobflow.core.maker import Maker
 from pydantic import BaseModel, Field
 
+from dao_flows.model.sampler_name import Sampler
+
 from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
 from .files import write_whole
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from dao_flows.model.dao_g import DaoG
     from dao_flows.model.data import CrystalTable
     from dao_flows.model.sample import Request
-    from dao_flows.model.walk import Sampler
 
 STABLE = 0.08  # eV/atom above hull, as the DAO paper counts
 BIN = 0.02  # eV/atom, of the histogram of energies

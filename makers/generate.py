@@ -12,6 +12,8 @@ import numpy as np
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
 
+from dao_flows.model.sampler_name import Sampler
+
 from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
 from .chemistry import (
@@ -33,7 +35,6 @@ from .structures import to_structure
 
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
-    from dao_flows.model.walk import Sampler
 
 MAX_CANDIDATES, MAX_ATOMS = 2_000, 20_000  # in one job: relaxed, all distinct, they are a document of 13 MB (limit: 16)
 AUTO_ATOMS = 20  # in a cell that nobody asked for: with more, every Z would get fewer candidates

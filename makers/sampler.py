@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
+from dao_flows.model.sampler_name import Sampler
+
 from .checkpoints import SettingError
 from .schemas import PrecisionChoice
 
 if TYPE_CHECKING:
     from dao_flows.model.dao_g import DaoG
     from dao_flows.model.sample import Request
-    from dao_flows.model.walk import Sampler, SamplerConfig
+    from dao_flows.model.walk import SamplerConfig
 
 WORTH_IT = 1.1  # times as fast, at least, for bf16 to be taken: less is within what a measurement scatters by
 

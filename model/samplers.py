@@ -17,7 +17,8 @@ from .dao_g import DaoG
 from .dao_p import DaoP
 from .diffusion_walks import Ancestral, Heun, PredictorCorrector, Renoising
 from .flow_walks import FlowEuler, FlowHeun, FlowRenoising
-from .walk import Guidance, Sampler, SamplerConfig, SamplingError, Walk, check_pair
+from .sampler_name import Sampler
+from .walk import Guidance, SamplerConfig, SamplingError, Walk, check_pair
 
 WALKS: dict[str, dict[str, type[Walk]]] = {
     "diffusion": {

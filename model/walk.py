@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +16,7 @@ from .dao_g import DaoG
 from .dao_p import DaoP
 from .draws import NormalStreams
 from .flow import stretch
-
-Sampler = Literal["renoising", "predictor-corrector", "ancestral", "heun", "euler"]
+from .sampler_name import Sampler
 
 
 class SamplingError(ValueError):
@@ -36,7 +34,7 @@ class SamplerConfig:
     processors with units for it a candidate may differ with its batch, for kernels are picked by shape.
     """
 
-    steps: int = 50
+    steps: int = 100
     sampler: Sampler = "renoising"
     churn: float = 0.0
     double: bool = False

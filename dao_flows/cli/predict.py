@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dao_flows.model.sampler_name import Sampler
+
 from ..errors import InputError
 from .verify import BACKEND_HELP, REFERENCE_HELP, show
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ..api import Interrupted, PredictionResult, Progress
 
 REUSE_HELP = "Take results of the same science from the store, whichever run made them, in place of computing."
+SAMPLER = typer.Option("--sampler", help="Way from noise to a crystal; the default finds most in fewest steps.")
 BF16 = typer.Option("--bf16", help="Matrix products in bfloat16.")
 AUTO_BF16 = typer.Option("--auto-bf16", help="In bfloat16 if the job measures that to be faster where it runs.")
 EXAMPLES = """[bold]Examples[/bold]
@@ -58,7 +61,8 @@ def predict(
         str | None, typer.Option("--verify", metavar="BACKEND", help="Verify the best of each formula: " + BACKEND_HELP)
     ] = None,
     reference: Annotated[str | None, typer.Option(help=REFERENCE_HELP)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler (otherwise 100).")] = None,
+    sampler: Annotated[Sampler, SAMPLER] = "renoising",
     max_atoms: Annotated[
         int | None,
         typer.Option(min=1, help="Most atoms in a cell (otherwise 20, or a formula unit if it has more)."),
@@ -112,6 +116,7 @@ def predict(
                 guidance=guidance,
                 out=out,
                 steps=steps,
+                sampler=sampler,
                 relax=relax,
                 rank_by=rank_by,
                 top_k=None if verify_with else top,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from dao_flows.model.sampler_name import Sampler
+
 from ..errors import InputError
-from .predict import AUTO_BF16, BF16, bf16_setting
+from .predict import AUTO_BF16, BF16, SAMPLER, bf16_setting
 
 FINETUNE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -98,11 +100,8 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="A random subset of so many, always the same.")] = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger cells out.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Crystals drawn for each composition.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
-    sampler: Annotated[
-        Literal["renoising", "predictor-corrector", "ancestral", "heun", "euler"],
-        typer.Option(help="Way from noise to a crystal, see docs/sampling.md."),
-    ] = "renoising",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler (otherwise 100).")] = None,
+    sampler: Annotated[Sampler, SAMPLER] = "renoising",
     churn: Annotated[float, typer.Option(min=0, help="Noise that heun gives back before a step.")] = 0.0,
     bf16: Annotated[bool, BF16] = False,
     auto_bf16: Annotated[bool, AUTO_BF16] = False,

@@ -13,6 +13,7 @@ from dao_flows.makers.symmetry import symmetrised_primitive
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.library import find as find_checkpoint
+from dao_flows.model.sampler_name import Sampler
 
 from .. import __version__
 from ..api import plan_batches, prediction_maker
@@ -56,6 +57,7 @@ def predict_flows(
     rank_by: str = "energy",
     top_k: int | None = None,
     steps: int | None = None,
+    sampler: Sampler = "renoising",
     max_atoms: int | None = None,
     bf16: Bf16 = False,
     checkpoint: str | None = None,
@@ -76,6 +78,7 @@ def predict_flows(
         seed=seed,
         guidance=guidance,
         steps=steps,
+        sampler=sampler,
         relax=relax,
         rank_by=rank_by,
         top_k=top_k,
