@@ -24,6 +24,14 @@ def runs_of(store):
     return runs.read(stores.collection(store, "runs"))
 
 
+def test_the_sampler_asked_for_is_the_one_in_the_document(workplace):
+    predict("NaCl", sampler="ancestral", **QUICK)
+    [run] = runs_of(stores.job_store())
+    assert run.request["sampler"] == "ancestral"
+    documents = stores.job_store().query({"output.provenance.science.maker": "GenerateMaker"})
+    assert [d["output"]["provenance"]["science"]["parameters"]["sampler"] for d in documents] == ["ancestral"]
+
+
 def test_the_same_seed_gives_the_same_candidates_and_they_are_stored_once(workplace):
     first, second = predict("NaCl", **QUICK), predict(["NaCl"], **QUICK)
     assert fingerprint(first) == fingerprint(second) != []
@@ -70,7 +78,17 @@ def test_a_thousand_formulas_with_three_bad_ones_name_the_three_before_anything_
 
 
 @pytest.mark.parametrize(
-    "setting", [{"n": 0}, {"bf16": "yes"}, {"seed": -1}, {"steps": 0}, {"top_k": 0}, {"max_atoms": 1000}, {"n": 10**6}]
+    "setting",
+    [
+        {"n": 0},
+        {"bf16": "yes"},
+        {"sampler": "euler"},
+        {"seed": -1},
+        {"steps": 0},
+        {"top_k": 0},
+        {"max_atoms": 1000},
+        {"n": 10**6},
+    ],
 )
 def test_settings_out_of_range_are_refused_before_anything_runs(workplace, setting):
     with pytest.raises(SettingError):

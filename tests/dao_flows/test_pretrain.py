@@ -173,6 +173,11 @@ def test_the_plan_runs_nothing_and_scales(write, tmp_path, call):
         ({"relax": {"low": 2}}, "the window is empty"),
         ({"dataset": {"min_atoms": 0}}, "min_atoms"),
         ({"evaluate": {"samples": 0}}, "samples must be at least 1"),
+        ({"evaluate": {"sampler": "euler"}}, "learned by diffusion is not sampled by 'euler'"),
+        (
+            {"evaluate": {"sampler": "ancestral"}, "stage_one": TRAINING | {"objective": "flow"}},
+            "learned by flow is not sampled by 'ancestral'",
+        ),
         ({"sources": ["nowhere.parquet"]}, "nowhere.parquet"),
     ],
 )
@@ -243,6 +248,8 @@ def test_fine_tuning_and_evaluation(place, call, tiny_checkpoints, tmp_path):
         ([*tune, "--set", "hue=3"], "hue"),
         (["finetune", start, str(CRYSTALS), *quick, "--property", "tc"], "dao-p"),
         (["evaluate", start, str(CRYSTALS), "--split", "other"], "no crystal"),
+        (["evaluate", start, str(CRYSTALS), "--sampler", "euler"], "not sampled by 'euler'"),
+        (["evaluate", start, str(CRYSTALS), "--sampler", "ancestral", "--churn", "1"], "churn must be 0"),
     ):
         code, _, err = call(*bad)
         assert code == 2, bad
