@@ -68,7 +68,6 @@ def main() -> None:
     p.add_argument("--checkpoint", default="dao-g-base")
     p.add_argument("--predictor", default="dao-p-base")
     p.add_argument("--samples", type=int, default=20)
-    p.add_argument("--steps", type=int, default=200)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path("predicted.png"))
     args = p.parse_args()
@@ -82,7 +81,7 @@ def main() -> None:
         row = names.index(formula)
         reference, numbers = references[row], table.crystals[row].numbers
         requests = [Request(numbers, (row, k)) for k in range(args.samples)]
-        drawn = sample(generator, requests, args.seed, SamplerConfig(args.steps))
+        drawn = sample(generator, requests, args.seed, SamplerConfig())
         best = drawn[int(np.argmin(predict_energy(predictor, drawn)))]
         predicted = Structure(best.lattice, best.numbers.tolist(), best.frac)
         distance = matcher.get_rms_dist(reference, predicted)
