@@ -165,7 +165,7 @@ def predict(
     steps: int | None = None,
     sampler: Sampler = "renoising",
     relax: bool | None = None,
-    rank_by: str = "energy",
+    rank_by: str = "agreement",
     top_k: int | None = None,
     max_atoms: int | None = None,
     bf16: Bf16 = False,
@@ -184,7 +184,7 @@ def predict(
 
     n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
     candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; sampler, steps: docs/sampling.md;
-    relax: in DAO-P's energy; rank_by: 'energy' or 'agreement' of candidates (`ScreenMaker`); top_k: structures kept a
+    relax: in DAO-P's energy; rank_by: 'agreement' of candidates or 'energy' (`ScreenMaker`); top_k: structures kept a
     formula; max_atoms: in a cell; bf16: matrix products in bfloat16, 'auto' if that is measured to be faster;
     verify_with: backend by which the verify_top best of each formula are then verified, reference_set: for their hulls
     (as in `verify_candidates`); reuse: take stored results of the same science, whichever run made them; on_notice: is

@@ -1,4 +1,4 @@
-"""ScreenMaker: which generated candidates are worth keeping, in order of DAO-P's energy above hull."""
+"""ScreenMaker: which generated candidates are worth keeping, and which come first."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from .validity import NEUTRALITY, Contacts, Rules, charge_neutral, contact_fault
 if TYPE_CHECKING:
     from dao_flows.model.batching import BatchLog
 
-RANKINGS = ("energy", "agreement")
+RANKINGS = ("agreement", "energy")
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class ScreenMaker(Maker):
     min_distance_ratio of the sum of the covalent radii, and that the volume per atom (Å³) lies between the two bounds;
     among 4,000 crystals within 0.08 eV/atom of the hull the smallest ratio was 0.603, the volumes were 6 to 117 Å³.
     Charge neutrality (SMACT) is a flag, and a filter with require_neutral. Space groups are found at symprec_tight and
-    symprec_loose (Å). ltol, stol and angle_tol are StructureMatcher's, for duplicates. rank_by: 'energy', the lowest
-    first, or 'agreement', first what was drawn most often, and the lower energy between equals. top_k: best of each
-    composition to keep; None: all. prototypes: name the known prototype that a structure realises.
+    symprec_loose (Å). ltol, stol and angle_tol are StructureMatcher's, for duplicates. rank_by: 'agreement',
+    first what was drawn most often, and the lower energy between equals, or 'energy', the lowest first. top_k: best of
+    each composition to keep; None: all. prototypes: name the known prototype that a structure realises.
     """
 
     name: str = "screen"
@@ -93,7 +93,7 @@ class ScreenMaker(Maker):
     ltol: float = 0.2
     stol: float = 0.3
     angle_tol: float = 5.0
-    rank_by: str = "energy"
+    rank_by: str = "agreement"
     top_k: int | None = None
     prototypes: bool = True
     device: str = "auto"

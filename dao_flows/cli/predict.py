@@ -50,9 +50,9 @@ def predict(
         bool | None, typer.Option("--relax/--no-relax", help="Relax in DAO-P's energy.", show_default=False)
     ] = None,
     rank_by: Annotated[
-        Literal["energy", "agreement"],
-        typer.Option(help="What comes first: the lowest energy by DAO-P, or what was drawn most often."),
-    ] = "energy",
+        Literal["agreement", "energy"],
+        typer.Option(help="What comes first: what was drawn most often, or the lowest energy by DAO-P."),
+    ] = "agreement",
     top: Annotated[
         int | None,
         typer.Option("--top", min=1, help="Structures to keep for each formula; with --verify, to verify (3)."),

@@ -54,7 +54,7 @@ def predict_flows(
     seed: int = 0,
     guidance: bool | None = None,
     relax: bool | None = None,
-    rank_by: str = "energy",
+    rank_by: str = "agreement",
     top_k: int | None = None,
     steps: int | None = None,
     sampler: Sampler = "renoising",

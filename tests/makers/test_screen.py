@@ -69,7 +69,7 @@ def test_every_candidate_is_accounted_for_and_every_rejected_one_says_why(screen
     document.failed.append(
         FailedCandidate(candidate_id="dao-x", formula="NaCl", z=1, index=9, reason="the network's output is not finite")
     )
-    result = screen(document, top_k=1)
+    result = screen(document, rank_by="energy", top_k=1)
     ids = [c.candidate_id for c in result.accepted] + [c.candidate_id for c in result.rejected]
     assert sorted(ids) == sorted([*(c.candidate_id for c in document.candidates), "dao-x"])
     rejected = {c.candidate_id: c for c in result.rejected}
@@ -108,14 +108,14 @@ def test_by_agreement_what_was_drawn_most_often_comes_first_and_the_lower_energy
     order = [int(c.candidate_id[4:]) for c in by_energy]
     often = [crystals[names[order[2]]]] * 3  # the highest in energy, three times
     drawn = generation([*(crystals[names[k]] for k in order), *often[1:]])
-    result = screen(drawn, rank_by="agreement")
+    result = screen(drawn)
     assert [c.rank for c in result.accepted] == [1, 2, 3]
     assert [len(c.duplicates) for c in result.accepted] == [2, 0, 0]
     assert result.accepted[0].energy.value == max(c.energy.value for c in result.accepted)
     assert result.accepted[1].energy.value < result.accepted[2].energy.value
-    [first] = screen(drawn, rank_by="agreement", top_k=1).accepted
+    [first] = screen(drawn, top_k=1).accepted
     assert first.candidate_id == result.accepted[0].candidate_id
-    [lowest] = screen(drawn, top_k=1).accepted
+    [lowest] = screen(drawn, rank_by="energy", top_k=1).accepted
     assert lowest.energy.value == result.accepted[1].energy.value
 
 
@@ -219,7 +219,7 @@ def test_the_document_survives_a_store(screen, generation, crystals):
     ("settings", "wrong"),
     [
         ({"top_k": 0}, "top_k must be at least 1"),
-        ({"rank_by": "beauty"}, "rank_by must be energy or agreement, not 'beauty'"),
+        ({"rank_by": "beauty"}, "rank_by must be agreement or energy, not 'beauty'"),
         ({"symprec_loose": 0}, "symprec_loose must be above 0"),
         ({"min_distance": -1}, "min_distance must not be negative"),
         ({"min_volume_per_atom": 300.0}, "max_volume_per_atom must be above"),
