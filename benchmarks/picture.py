@@ -1,7 +1,7 @@
 """Draw predicted beside reference structures: `python benchmarks/picture.py --help`.
 
 Reads a parquet file of reference crystals (the benchmarks' columns), predicts each composition at the reference's cell
-size, takes the candidate that DAO-P ranks first, and draws both with their match and RMSE.
+size, takes the candidate that was drawn most often, as `predict` ranks, and draws both with their match and RMSE.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from match_rate import most_agreed
 from matplotlib.axes import Axes
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
@@ -69,8 +70,11 @@ def main() -> None:
     p.add_argument("--predictor", default="dao-p-base")
     p.add_argument("--samples", type=int, default=20)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--quick", action="store_true", help="the first formula, 2 samples: to see that it runs")
     p.add_argument("--out", type=Path, default=Path("predicted.png"))
     args = p.parse_args()
+    if args.quick:
+        args.formulas, args.samples = args.formulas[:1], 2
     generator, predictor = load(find(args.checkpoint))[0], load(find(args.predictor))[0]
     table = read_crystals(args.data)
     references = [Structure(c.lattice, c.numbers.tolist(), c.frac) for c in table.crystals]
@@ -82,7 +86,7 @@ def main() -> None:
         reference, numbers = references[row], table.crystals[row].numbers
         requests = [Request(numbers, (row, k)) for k in range(args.samples)]
         drawn = sample(generator, requests, args.seed, SamplerConfig())
-        best = drawn[int(np.argmin(predict_energy(predictor, drawn)))]
+        best = drawn[int(most_agreed(drawn, predict_energy(predictor, drawn)[None])[0])]
         predicted = Structure(best.lattice, best.numbers.tolist(), best.frac)
         distance = matcher.get_rms_dist(reference, predicted)
         verdict = f"match, RMSE {distance[0]:.3f}" if distance else "no match"
