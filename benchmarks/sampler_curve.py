@@ -60,15 +60,16 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for name in dict.fromkeys(p["sampler"] for p in points):
-        mine = [p for p in points if p["sampler"] == name and p["rmse"] is not None]
-        calls = [p["calls"] for p in mine]
         for axis, key, factor in zip(axes, ("match_rate", "rmse"), (100, 1), strict=True):
+            mine = [p for p in points if p["sampler"] == name and p[key] is not None]  # no RMSE where nothing matched
+            calls = [p["calls"] for p in mine]
             values = [factor * p[key] for p in mine]
             bounds = [[factor * p[f"{key}_95"][side] for p in mine] for side in (0, 1)]
             (line,) = axis.plot(calls, values, "o-", label=name, markersize=4)
             axis.fill_between(calls, *bounds, color=line.get_color(), alpha=0.12, linewidth=0)
     for axis, label in zip(axes, ("match rate / %", "RMSE of the matched"), strict=True):
         axis.set_xscale("log")
+        axis.set_xlim(min(p["calls"] for p in points) / 1.2, max(p["calls"] for p in points) * 1.2)
         axis.set_xlabel("network calls a crystal")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)

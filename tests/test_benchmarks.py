@@ -1,0 +1,98 @@
+"""The benchmarks of the core run with one command, and end with their figure."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from dao_flows.model.library import FOLDER_VARIABLE
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+NUMBER = r"[\d.]+(e[+-]\d+)?"
+
+
+@pytest.fixture(scope="module")
+def rock_salts(tmp_path_factory) -> Path:
+    """Crystals as the benchmarks read them, half of them for validation."""
+    path = tmp_path_factory.mktemp("data") / "salts.parquet"
+    salts = [(metal, halide) for metal in ("Li", "Na", "K", "Rb") for halide in ("F", "Cl", "Br", "I")]
+    crystals = [
+        Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.5), salt, [[0, 0, 0], [0.5, 0.5, 0.5]]) for salt in salts
+    ]
+    columns = {
+        "numbers": [list(c.atomic_numbers) for c in crystals],
+        "frac": [c.frac_coords.ravel().tolist() for c in crystals],
+        "lattice": [c.lattice.matrix.ravel().tolist() for c in crystals],
+        "e_above_hull": [0.01 * i for i in range(len(crystals))],
+        "reduced_formula": [c.composition.reduced_formula for c in crystals],
+        "split": ["val" if i % 2 else "train" for i in range(len(crystals))],
+    }
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.fixture
+def run(tiny_checkpoints, tmp_path):
+    """Runs a benchmark with the tiny checkpoints in an empty folder; returns its last line."""
+
+    def command(script: str, *arguments: str | Path) -> str:
+        done = subprocess.run(
+            [sys.executable, str(BENCHMARKS / script), *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, FOLDER_VARIABLE: str(tiny_checkpoints), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "figure"),
+    [
+        ("sampling.py", ["--checkpoint", "dao-g-tiny"], rf"{NUMBER} crystals/s, {NUMBER}× the published form"),
+        ("sampling.py", ["--checkpoint", "dao-g-tiny", "--sampler", "heun", "--bf16"], rf"{NUMBER} crystals/s"),
+        ("forward.py", [], rf"MP-20 fp32: {NUMBER}×"),
+        ("screening.py", ["--steps", "5"], rf"60 candidates in {NUMBER} s"),
+    ],
+    ids=["sampling", "sampling-heun-bf16", "forward", "screening"],
+)
+def test_speed(run, script, arguments, figure):
+    assert re.search(figure, run(script, *arguments, "--quick"))
+
+
+def test_speed_of_training(run, rock_salts):
+    assert re.search(rf"{NUMBER} crystals/s", run("training.py", rock_salts, "--quick"))
+
+
+def test_match_rate_tells_both_rankings(run, rock_salts, tmp_path):
+    arguments = ["--checkpoint", "dao-g-tiny", "--samples", 2, "--steps", 2, "--rank", "dao-p-tiny", "--out", "rates"]
+    assert re.search(rf"match rate {NUMBER} %", run("match_rate.py", rock_salts, "--split", "val", *arguments))
+    figures = json.loads((tmp_path / "rates.json").read_text())
+    assert (figures["n"], figures["sampler"], figures["steps"]) == (8, "renoising", 2)
+    assert {"energy", "agreement"} <= set(figures["first_ranked"])
+
+
+def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, rock_salts, tmp_path):
+    arguments = ["--checkpoint", "dao-g-tiny", "--split", "val", "--limit", 2, "--threads", 1, "--out", "curve"]
+    last = run("sampler_curve.py", rock_salts, *arguments, "--calls", 4)
+    assert re.search(rf"at 4 calls: {NUMBER} % of {NUMBER}", last)
+    points = json.loads((tmp_path / "curve/points.json").read_text())
+    steps = {Path(path).stem: json.loads(path.read_text())["steps"] for path in tmp_path.glob("curve/dao-g-tiny*.json")}
+    assert len(points) == len({p["sampler"] for p in points}) == len(steps) == 5
+    assert sorted(steps.values()) == [2, 2, 2, 4, 4]
+    assert (tmp_path / "curve/curve.png").read_bytes().startswith(b"\x89PNG")
+
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("curve/*-1.json")}
+    assert run("sampler_curve.py", rock_salts, *arguments, "--calls", 4) == last
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
