@@ -32,13 +32,17 @@ FLOW: dict[str, tuple[list[str], int]] = {
 }
 
 
-def point(args: argparse.Namespace, name: str, options: list[str], steps: int, calls: int) -> dict[str, Any]:
+def point(
+    args: argparse.Namespace, checkpoint: Path, name: str, options: list[str], steps: int, calls: int
+) -> dict[str, Any]:
     """One run of match_rate.py, or what it left."""
-    stem = args.out / f"{args.checkpoint}-{name.replace(' ', '_').replace(',', '')}-{calls}-{args.samples}"
+    card = read_card(checkpoint)
+    sampler = name.translate(str.maketrans(" ", "_", ",()"))
+    stem = args.out / f"{card.name}-{card.sha256[:8]}-{sampler}-{calls}-{args.samples}"
     result = stem.with_name(stem.name + ".json")
     if not result.exists():
         command = [sys.executable, str(Path(__file__).with_name("match_rate.py")), str(args.data)]
-        command += ["--checkpoint", args.checkpoint, "--samples", str(args.samples), "--limit", str(args.limit)]
+        command += ["--checkpoint", str(checkpoint), "--samples", str(args.samples), "--limit", str(args.limit)]
         command += ["--threads", str(args.threads), "--steps", str(steps), "--out", str(stem), *options]
         command += ["--split", args.split] if args.split else []
         command += ["--max-atoms", str(args.max_atoms)] if args.max_atoms else []
@@ -96,13 +100,12 @@ def main() -> int:
         args.limit, args.calls = 20, (10, 20)
     args.out.mkdir(parents=True, exist_ok=True)
     points = []
-    for checkpoint in args.checkpoint.split(","):
-        args.checkpoint = checkpoint
-        flow = read_card(find(args.checkpoint)).architecture.get("objective") == "flow"
+    for checkpoint in map(find, args.checkpoint.split(",")):
+        flow = read_card(checkpoint).architecture.get("objective") == "flow"
         for name, (options, per_step) in (FLOW if flow else DIFFUSION).items():
             for calls in args.calls:
                 if calls <= 1000 * per_step and (calls <= 500 or "predictor-corrector" in options):
-                    found = point(args, name, options, calls // per_step, calls)
+                    found = point(args, checkpoint, name, options, calls // per_step, calls)
                     points.append(found)
                     low, high = (100 * share for share in found["match_rate_95"])
                     rmse = "–" if found["rmse"] is None else f"{found['rmse']:.3f}"

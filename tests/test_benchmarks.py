@@ -88,7 +88,7 @@ def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, rock_salts
     last = run("sampler_curve.py", rock_salts, *arguments, "--calls", 4)
     assert re.search(rf"at 4 calls: {NUMBER} % of {NUMBER}", last)
     points = json.loads((tmp_path / "curve/points.json").read_text())
-    steps = {Path(path).stem: json.loads(path.read_text())["steps"] for path in tmp_path.glob("curve/dao-g-tiny*.json")}
+    steps = {path.stem: json.loads(path.read_text())["steps"] for path in tmp_path.glob("curve/dao-g-tiny*.json")}
     assert len(points) == len({p["sampler"] for p in points}) == len(steps) == 5
     assert sorted(steps.values()) == [2, 2, 2, 4, 4]
     assert (tmp_path / "curve/curve.png").read_bytes().startswith(b"\x89PNG")
