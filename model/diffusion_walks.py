@@ -128,8 +128,9 @@ class Heun(_Diffusion):
         return crystals.with_geometry(frac % 1, float(np.sqrt(alpha_bar[s])) * signal)
 
     def _noisier(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> tuple[Crystals, int]:
-        """Back up by the share of the step that churn says."""
-        up = min(self.last, t + round(self.config.churn * (t - s))) if s > 0 else t
+        """Back up by the share of the step that churn says, at most to the first time (SamplerConfig.times)."""
+        first = self.config.times(self.last)[0]
+        up = min(first, t + round(self.config.churn * (t - s))) if s > 0 else t
         if up == t:
             return crystals, t
         sigma, alpha = self.schedule.sigma, float(self.schedule.alpha_bar[up] / self.schedule.alpha_bar[t])

@@ -50,7 +50,7 @@ class Oracle:
     """
 
     def __init__(self, model, width=0.0):
-        self.model, self.calls, self.width = model, 0, width
+        self.model, self.asked, self.width = model, [], width
         self.frac = torch.from_numpy(TARGET.frac)
         self.lattice = torch.from_numpy(TARGET.lattice / len(TARGET) ** (1 / 3))
 
@@ -58,8 +58,8 @@ class Oracle:
         return self
 
     def __call__(self, crystals, t):
-        self.calls += 1
         k, none = int(t[0]), torch.zeros(())
+        self.asked.append(k)
         schedule = self.model.schedule
         if self.model.config.objective == "flow":
             way = wrap(self.frac - crystals.frac) / (k / 1000) / COORDINATE_UNIT
@@ -132,7 +132,17 @@ def test_network_calls_are_what_the_docs_count(way, calls):
     model = build(DaoG, objective).double()
     model.network.forward = oracle = Oracle(model)
     sample(model, [Request(TARGET.numbers, (0,))], 0, config)
-    assert oracle.calls == calls
+    assert len(oracle.asked) == calls
+
+
+@pytest.mark.parametrize("steps", [5, 25, 250])
+def test_churn_does_not_go_back_to_where_the_signal_is_lost(steps):
+    model = build(DaoG, "diffusion").double()
+    model.network.forward = oracle = Oracle(model)
+    config = SamplerConfig(steps, "heun", churn=0.5)
+    sample(model, [Request(TARGET.numbers, (0,))], 0, config)
+    assert max(oracle.asked) == oracle.asked[0] == config.times(1000)[0] < 1000
+    assert len(set(oracle.asked)) > steps  # it does go back elsewhere
 
 
 def test_generator_and_predictor_must_have_learned_from_the_same_noise():
