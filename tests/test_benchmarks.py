@@ -83,9 +83,9 @@ def test_match_rate_tells_both_rankings(run, rock_salts, tmp_path):
     assert {"energy", "agreement"} <= set(figures["first_ranked"])
 
 
-def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, rock_salts, tmp_path):
-    arguments = ["--checkpoint", "dao-g-tiny", "--split", "val", "--limit", 2, "--threads", 1, "--out", "curve"]
-    last = run("sampler_curve.py", rock_salts, *arguments, "--calls", 4)
+def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, rock_salts, tiny_checkpoints, tmp_path):
+    arguments = ["--split", "val", "--limit", 2, "--threads", 1, "--out", "curve", "--calls", 4]
+    last = run("sampler_curve.py", rock_salts, "--checkpoint", "dao-g-tiny", *arguments)
     assert re.search(rf"at 4 calls: {NUMBER} % of {NUMBER}", last)
     points = json.loads((tmp_path / "curve/points.json").read_text())
     steps = {path.stem: json.loads(path.read_text())["steps"] for path in tmp_path.glob("curve/dao-g-tiny*.json")}
@@ -94,5 +94,5 @@ def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, rock_salts
     assert (tmp_path / "curve/curve.png").read_bytes().startswith(b"\x89PNG")
 
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("curve/*-1.json")}
-    assert run("sampler_curve.py", rock_salts, *arguments, "--calls", 4) == last
+    assert run("sampler_curve.py", rock_salts, "--checkpoint", tiny_checkpoints / "dao-g-tiny", *arguments) == last
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
