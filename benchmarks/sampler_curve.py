@@ -33,12 +33,11 @@ FLOW: dict[str, tuple[list[str], int]] = {
 
 
 def point(
-    args: argparse.Namespace, checkpoint: Path, name: str, options: list[str], steps: int, calls: int
+    args: argparse.Namespace, checkpoint: Path, label: str, name: str, options: list[str], steps: int, calls: int
 ) -> dict[str, Any]:
-    """One run of match_rate.py, or what it left."""
-    card = read_card(checkpoint)
+    """One run of match_rate.py, or what it left. label: the checkpoint's, in file names."""
     sampler = name.translate(str.maketrans(" ", "_", ",()"))
-    stem = args.out / f"{card.name}-{card.sha256[:8]}-{sampler}-{calls}-{args.samples}"
+    stem = args.out / f"{label}-{sampler}-{calls}-{args.samples}"
     result = stem.with_name(stem.name + ".json")
     if not result.exists():
         command = [sys.executable, str(Path(__file__).with_name("match_rate.py")), str(args.data)]
@@ -101,11 +100,13 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     points = []
     for checkpoint in map(find, args.checkpoint.split(",")):
-        flow = read_card(checkpoint).architecture.get("objective") == "flow"
+        card = read_card(checkpoint)
+        label = f"{card.name}-{card.sha256[:8]}"
+        flow = card.architecture.get("objective") == "flow"
         for name, (options, per_step) in (FLOW if flow else DIFFUSION).items():
             for calls in args.calls:
                 if calls <= 1000 * per_step and (calls <= 500 or "predictor-corrector" in options):
-                    found = point(args, checkpoint, name, options, calls // per_step, calls)
+                    found = point(args, checkpoint, label, name, options, calls // per_step, calls)
                     points.append(found)
                     low, high = (100 * share for share in found["match_rate_95"])
                     rmse = "–" if found["rmse"] is None else f"{found['rmse']:.3f}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -97,10 +99,14 @@ class Heun(_Diffusion):
     (arXiv 2206.00364, algorithm 2).
     """
 
+    @cached_property
+    def first(self) -> int:
+        """The first time, beyond which the signal is lost (SamplerConfig.times)."""
+        return self.config.times(self.last)[0]
+
     def times(self) -> list[int]:
         """σ^(1/7) falls in equal steps (arXiv 2206.00364, eq. 5); each σ at the nearest of the schedule's times."""
-        last = self.config.times(self.last)[0]
-        first, final = self.schedule.sigma[[last, 1]] ** (1 / KARRAS)
+        first, final = self.schedule.sigma[[self.first, 1]] ** (1 / KARRAS)
         wanted = np.linspace(first, final, self.config.steps) ** KARRAS
         nearest = np.abs(np.log(self.schedule.sigma[1:, None]) - np.log(wanted)).argmin(0) + 1
         return [*sorted({int(t) for t in nearest}, reverse=True), 0]
@@ -128,9 +134,8 @@ class Heun(_Diffusion):
         return crystals.with_geometry(frac % 1, float(np.sqrt(alpha_bar[s])) * signal)
 
     def _noisier(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> tuple[Crystals, int]:
-        """Back up by the share of the step that churn says, at most to the first time (SamplerConfig.times)."""
-        first = self.config.times(self.last)[0]
-        up = min(first, t + round(self.config.churn * (t - s))) if s > 0 else t
+        """Back up by the share of the step that churn says, at most to the first time."""
+        up = min(self.first, t + round(self.config.churn * (t - s))) if s > 0 else t
         if up == t:
             return crystals, t
         sigma, alpha = self.schedule.sigma, float(self.schedule.alpha_bar[up] / self.schedule.alpha_bar[t])

@@ -7,35 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from pymatgen.core import Lattice, Structure
 
 from dao_flows.model.library import FOLDER_VARIABLE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NUMBER = r"[\d.]+(e[+-]\d+)?"
-
-
-@pytest.fixture(scope="module")
-def rock_salts(tmp_path_factory) -> Path:
-    """Crystals as the benchmarks read them, half of them for validation."""
-    path = tmp_path_factory.mktemp("data") / "salts.parquet"
-    salts = [(metal, halide) for metal in ("Li", "Na", "K", "Rb") for halide in ("F", "Cl", "Br", "I")]
-    crystals = [
-        Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.5), salt, [[0, 0, 0], [0.5, 0.5, 0.5]]) for salt in salts
-    ]
-    columns = {
-        "numbers": [list(c.atomic_numbers) for c in crystals],
-        "frac": [c.frac_coords.ravel().tolist() for c in crystals],
-        "lattice": [c.lattice.matrix.ravel().tolist() for c in crystals],
-        "e_above_hull": [0.01 * i for i in range(len(crystals))],
-        "reduced_formula": [c.composition.reduced_formula for c in crystals],
-        "split": ["val" if i % 2 else "train" for i in range(len(crystals))],
-    }
-    pq.write_table(pa.table(columns), path)
-    return path
 
 
 @pytest.fixture
@@ -71,21 +48,21 @@ def test_speed(run, script, arguments, figure):
     assert re.search(figure, run(script, *arguments, "--quick"))
 
 
-def test_speed_of_training(run, rock_salts):
-    assert re.search(rf"{NUMBER} crystals/s", run("training.py", rock_salts, "--quick"))
+def test_speed_of_training(run, parquet):
+    assert re.search(rf"{NUMBER} crystals/s", run("training.py", parquet(), "--quick"))
 
 
-def test_match_rate_tells_both_rankings(run, rock_salts, tmp_path):
+def test_match_rate_tells_both_rankings(run, parquet, tmp_path):
     arguments = ["--checkpoint", "dao-g-tiny", "--samples", 2, "--steps", 2, "--rank", "dao-p-tiny", "--out", "rates"]
-    assert re.search(rf"match rate {NUMBER} %", run("match_rate.py", rock_salts, "--split", "val", *arguments))
+    assert re.search(rf"match rate {NUMBER} %", run("match_rate.py", parquet(), "--split", "val", *arguments))
     figures = json.loads((tmp_path / "rates.json").read_text())
-    assert (figures["n"], figures["sampler"], figures["steps"]) == (8, "renoising", 2)
+    assert (figures["n"], figures["sampler"], figures["steps"]) == (12, "renoising", 2)
     assert {"energy", "agreement"} <= set(figures["first_ranked"])
 
 
-def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, rock_salts, tiny_checkpoints, tmp_path):
-    arguments = ["--split", "val", "--limit", 2, "--threads", 1, "--out", "curve", "--calls", 4]
-    last = run("sampler_curve.py", rock_salts, "--checkpoint", "dao-g-tiny", *arguments)
+def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, parquet, tiny_checkpoints, tmp_path):
+    crystals, arguments = parquet(), ["--split", "val", "--limit", 2, "--threads", 1, "--out", "curve", "--calls", 4]
+    last = run("sampler_curve.py", crystals, "--checkpoint", "dao-g-tiny", *arguments)
     assert re.search(rf"at 4 calls: {NUMBER} % of {NUMBER}", last)
     points = json.loads((tmp_path / "curve/points.json").read_text())
     steps = {path.stem: json.loads(path.read_text())["steps"] for path in tmp_path.glob("curve/dao-g-tiny*.json")}
@@ -94,5 +71,5 @@ def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, rock_salts
     assert (tmp_path / "curve/curve.png").read_bytes().startswith(b"\x89PNG")
 
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("curve/*-1.json")}
-    assert run("sampler_curve.py", rock_salts, "--checkpoint", tiny_checkpoints / "dao-g-tiny", *arguments) == last
+    assert run("sampler_curve.py", crystals, "--checkpoint", tiny_checkpoints / "dao-g-tiny", *arguments) == last
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
