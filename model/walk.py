@@ -101,10 +101,13 @@ class Walk(ABC):
 
 def check_pair(generator: Dao, predictor: Dao) -> None:
     """Raises SamplingError unless both saw the same noise in training; otherwise E_t means nothing at t > 0."""
-    ours, theirs = (
-        (model.config.noise, model.config.volume_scaling, model.config.objective) for model in (generator, predictor)
-    )
-    if ours != theirs:
+    ours, theirs = generator.config, predictor.config
+    if ours.objective != theirs.objective:
+        raise SamplingError(
+            f"the generator learned by {ours.objective}, the predictor by {theirs.objective}: guide with a predictor "
+            f"that learned by {ours.objective}, too, or not at all"
+        )
+    if (ours.noise, ours.volume_scaling) != (theirs.noise, theirs.volume_scaling):
         raise SamplingError(
             "generator and predictor were trained with different noise schedules: guide with another predictor"
         )
