@@ -19,10 +19,10 @@ from dao_flows.model.library import find
 
 
 def without_folders(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with the absolute paths of their `command` cut down to file names."""
+    """The fields with paths in their `command` that lead out of the working folder cut down to file names."""
     if "command" not in fields:
         return fields
-    words = [Path(word).name if word.startswith("/") else word for word in shlex.split(fields["command"])]
+    words = [Path(word).name if word.startswith(("/", "../")) else word for word in shlex.split(fields["command"])]
     return {**fields, "command": shlex.join(words)}
 
 
@@ -40,6 +40,7 @@ def main() -> int:
         return 2
     metrics = {**card.metrics, args.key: without_folders(result)}
     write_card(folder, replace(card, metrics=metrics, training=without_folders(card.training)))
+    print(f"{card.name}: {args.key} is in its card")
     return 0
 
 

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from dao_flows.model.checkpoint import read_card
 from dao_flows.model.library import FOLDER_VARIABLE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -73,3 +75,13 @@ def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, parquet, t
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("curve/*-1.json")}
     assert run("sampler_curve.py", crystals, "--checkpoint", tiny_checkpoints / "dao-g-tiny", *arguments) == last
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_recorded_figures_tell_no_folders_of_the_machine(run, tiny_checkpoints, tmp_path):
+    checkpoint = shutil.copytree(tiny_checkpoints / "dao-g-tiny", tmp_path / "dao-g-mine")
+    command = "python benchmarks/match_rate.py ../elsewhere/test.parquet --out /home/me/found"
+    figures = {"checkpoint_sha256": read_card(checkpoint).sha256, "command": command, "n": 3}
+    (tmp_path / "found.json").write_text(json.dumps(figures))
+    assert run("record.py", checkpoint, "test_1_sample", "found.json") == "dao-g-tiny: test_1_sample is in its card"
+    kept = read_card(checkpoint).metrics["test_1_sample"]
+    assert kept == figures | {"command": "python benchmarks/match_rate.py test.parquet --out found"}
