@@ -109,12 +109,6 @@ def test_a_predictor_of_another_schedule_is_refused():
         sample(build(DaoG), requests(1), 0, SamplerConfig(5), predictor=other, guidance=Guidance())
 
 
-def test_a_predictor_of_another_objective_is_refused():
-    flow = DaoG(DaoConfig(build(DaoP).config.network, volume_scaling=True, objective="flow"))
-    with pytest.raises(SamplingError, match="the generator learned by flow, the predictor by diffusion"):
-        sample(flow, requests(1), 0, SamplerConfig(5), predictor=build(DaoP), guidance=Guidance())
-
-
 def test_progress_counts_every_step_of_every_batch():
     seen: list[tuple[int, int]] = []
     sample(build(DaoG), requests(), 0, SamplerConfig(4), max_batch_atoms=8, progress=lambda d, n: seen.append((d, n)))

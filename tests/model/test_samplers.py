@@ -145,8 +145,8 @@ def test_churn_does_not_go_back_to_where_the_signal_is_lost(steps):
     assert len(set(oracle.asked)) > steps  # it does go back elsewhere
 
 
-def test_generator_and_predictor_must_have_learned_from_the_same_noise():
-    with pytest.raises(SamplingError, match="different noise"):
+def test_generator_and_predictor_must_have_learned_by_the_same_objective():
+    with pytest.raises(SamplingError, match="generator learned by flow, the predictor by diffusion"):
         sample(build(DaoG, "flow"), requests(1), 0, predictor=build(DaoP, "diffusion"), guidance=Guidance())
 
 
