@@ -79,7 +79,7 @@ def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, parquet, t
 
 def test_recorded_figures_tell_no_folders_of_the_machine(run, tiny_checkpoints, tmp_path):
     checkpoint = shutil.copytree(tiny_checkpoints / "dao-g-tiny", tmp_path / "dao-g-mine")
-    command = "python benchmarks/match_rate.py ../elsewhere/test.parquet --out /home/me/found"
+    command = "python benchmarks/match_rate.py ../elsewhere/test.parquet --out /data/runs/found"
     figures = {"checkpoint_sha256": read_card(checkpoint).sha256, "command": command, "n": 3}
     (tmp_path / "found.json").write_text(json.dumps(figures))
     assert run("record.py", checkpoint, "test_1_sample", "found.json") == "dao-g-tiny: test_1_sample is in its card"
