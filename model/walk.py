@@ -100,7 +100,7 @@ class Walk(ABC):
 
 
 def check_pair(generator: Dao, predictor: Dao) -> None:
-    """Raises SamplingError unless both saw the same noise in training; otherwise E_t means nothing at t > 0."""
+    """Raises SamplingError unless both learned from the same noise; otherwise E_t means nothing at t > 0."""
     ours, theirs = generator.config, predictor.config
     if ours.objective != theirs.objective:
         raise SamplingError(
