@@ -35,6 +35,7 @@ from .candidates import CandidateBuilder, candidate_doc
 from .errors import InputError, StoreError
 from .export import file_name, render, writable, write_files
 from .inputs import Entry, Z, raise_problems
+from .interruption import interruptible
 from .local import run_here
 from .reuse import marks, stored_batches, whole
 from .runs import Batch, Run, RunLog, unfinished
@@ -247,7 +248,8 @@ def predict(
         with log:
             for number, batch in enumerate(batches, 1):
                 tell = _listener(on_progress, number, len(batches))
-                finished.append(_run_batch(batch, jobs, log, earlier.get(batch.key), tell, reuse))
+                with interruptible():
+                    finished.append(_run_batch(batch, jobs, log, earlier.get(batch.key), tell, reuse))
     except KeyboardInterrupt:
         raise Interrupted(len(finished), len(batches)) from None
     result = PredictionResult(

@@ -12,6 +12,7 @@ from jobflow.managers.local import run_locally
 from dao_flows.makers.progress import Reporter, reporter
 from dao_flows.makers.provenance import digest, library_versions
 
+from .interruption import interruptible
 from .reuse import marks
 from .runs import RunLog
 from .settings import settings
@@ -45,7 +46,8 @@ def run_logged(
     reuse: jobs take stored results of the same science.
     """
     jobs = job_store(settings())
-    with RunLog(collection(jobs, "runs"), digest(request), request, library_versions(), command) as log:
+    log = RunLog(collection(jobs, "runs"), digest(request), request, library_versions(), command)
+    with log, interruptible():
         flow.update_metadata(marks(log.run_id, reuse))
         run_here(flow, jobs, listener or (lambda done, total, stage: None))
         output: dict[str, Any] = jobs.get_output(flow.output.uuid, load=True)

@@ -15,6 +15,7 @@ from dao_flows.makers.verify import VerifyMaker
 
 from .candidates import find
 from .errors import InputError
+from .interruption import interruptible
 from .local import run_here
 from .runs import RunLog
 from .settings import settings
@@ -79,8 +80,8 @@ def verify_candidates(
             for number, candidate in enumerate(candidates):
                 if on_progress is not None:
                     on_progress(number, len(candidates), f"verify with {backend}")
-                found = _verify(candidate, maker, jobs, log)
-                verifications.append(found)
+                with interruptible():
+                    verifications.append(_verify(candidate, maker, jobs, log))
     except KeyboardInterrupt:
         raise VerificationInterrupted(len(verifications), len(candidates)) from None
     return VerificationResult(

@@ -175,7 +175,7 @@ def _go_on(interruption: KeyboardInterrupt) -> str:
     if hasattr(interruption, "finished"):
         done: Interrupted = interruption  # type: ignore[assignment]
         return f"dao-flows: interrupted: {done}; the same command goes on from there"
-    return "dao-flows: interrupted before the first batch; nothing is lost"
+    return "dao-flows: interrupted; what is finished is stored (`dao-flows list`)"
 
 
 def _talkative() -> None:

@@ -1,5 +1,7 @@
 """`predict`: reproducible, checked up front, safe against interruption."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,35 @@ def test_an_interrupted_run_goes_on_where_it_stopped(workplace, monkeypatch, at,
     assert outcomes == ["finished", "interrupted"]
     assert len(runs_of(stores.job_store())[0].science_hashes) == 3
     assert predict(formulas, **HOPELESS).reused_batches == 0
+
+
+@pytest.fixture
+def heeds_signals():
+    """This process stops at Ctrl-C, wherever it was started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("made_of_it", "finished"), [(ValueError("could not determine the shape"), 0), (None, 1)])
+def test_an_interrupt_that_a_library_hides_is_one(workplace, monkeypatch, heeds_signals, made_of_it, finished):
+    """As torch makes a ValueError of it while it reads a file, and generators lose it while they are closed."""
+    load_model = generate.load_model
+
+    def interrupted(*arguments):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if made_of_it is not None:
+                raise made_of_it from None
+        return load_model(*arguments)
+
+    monkeypatch.setenv("DAO_FLOWS_BATCH_CANDIDATES", "1")
+    with monkeypatch.context() as patch, pytest.raises(api.Interrupted, match=f"{finished} of 2 batches"):
+        patch.setattr(generate, "load_model", interrupted)
+        predict(["NaCl", "MgO"], **HOPELESS)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [run.outcome for run in runs_of(stores.job_store())] == ["interrupted"]
 
 
 def test_an_interrupted_run_takes_over_what_auto_came_to_then(workplace, monkeypatch, call_takes):
