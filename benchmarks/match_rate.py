@@ -24,7 +24,7 @@ from dao_flows import __version__
 from dao_flows.makers.dedup import Tolerance, find_duplicates
 from dao_flows.makers.match_rate import figures, match
 from dao_flows.makers.structures import to_structure
-from dao_flows.model.checkpoint import CheckpointError, load, verify
+from dao_flows.model.checkpoint import CheckpointError, config_of, load, verify
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, predict_energy
@@ -34,6 +34,7 @@ from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
 from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
 from dao_flows.model.sampler_name import Sampler
+from dao_flows.model.samplers import default_config
 
 SAMPLER = ("sampler", "steps", "churn", "bf16", "predictor", "guidance")
 
@@ -169,8 +170,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     table = read_crystals(args.data, args.split, args.max_atoms)
     rows = chosen_rows(table, args.limit)
     references = [table.crystals[i] for i in rows]
+    card = None if args.baseline else verify(find(args.checkpoint))
+    if card and args.steps is None:
+        args.steps = default_config(config_of(card.architecture).objective).steps
     identity = {
-        "checkpoint": None if args.baseline else verify(find(args.checkpoint)).sha256,
+        "checkpoint": card and card.sha256,
         "baseline": args.baseline,
         "data": table.sha256,
         **{name: getattr(args, name) for name in ("split", "max_atoms", "limit", "samples", "seed")},
@@ -258,10 +262,9 @@ def main() -> int:
     p.add_argument("--limit", type=positive, help="a random subset of this many rows (always the same)")
     p.add_argument("--max-atoms", type=positive)
     p.add_argument("--samples", type=positive, default=1)
-    default = SamplerConfig()
-    p.add_argument("--sampler", choices=get_args(Sampler), default=default.sampler)
-    p.add_argument("--steps", type=positive, default=default.steps)
-    p.add_argument("--churn", type=float, default=default.churn)
+    p.add_argument("--sampler", choices=get_args(Sampler), default="renoising")
+    p.add_argument("--steps", type=positive, help="otherwise the default of the checkpoint's objective")
+    p.add_argument("--churn", type=float, default=0.0)
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     p.add_argument("--predictor", help="DAO-P whose energy guides; without it, no guidance")
     p.add_argument("--guidance", type=float, default=20.0, help="its strength, for coordinates and lattice")

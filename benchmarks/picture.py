@@ -22,7 +22,7 @@ from dao_flows.model.checkpoint import load
 from dao_flows.model.dao_p import predict_energy
 from dao_flows.model.data import read_crystals
 from dao_flows.model.library import find
-from dao_flows.model.sample import Request, SamplerConfig, sample
+from dao_flows.model.sample import Request, sample
 
 VIEW = np.array([[0.94, 0.34, 0.0], [-0.13, 0.36, 0.92]])  # orthographic, seen from slightly above
 DEPTH = np.array([0.31, -0.87, 0.38])
@@ -85,7 +85,7 @@ def main() -> None:
         row = names.index(formula)
         reference, numbers = references[row], table.crystals[row].numbers
         requests = [Request(numbers, (row, k)) for k in range(args.samples)]
-        drawn = sample(generator, requests, args.seed, SamplerConfig())
+        drawn = sample(generator, requests, args.seed)
         best = drawn[int(most_agreed(drawn, predict_energy(predictor, drawn)[None])[0])]
         predicted = Structure(best.lattice, best.numbers.tolist(), best.frac)
         distance = matcher.get_rms_dist(reference, predicted)

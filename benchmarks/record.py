@@ -18,12 +18,17 @@ from dao_flows.model.checkpoint import verify, write_card
 from dao_flows.model.library import find
 
 
-def without_folders(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with paths in their `command` that lead out of the working folder cut down to file names."""
-    if "command" not in fields:
-        return fields
-    words = [Path(word).name if word.startswith(("/", "../")) else word for word in shlex.split(fields["command"])]
-    return {**fields, "command": shlex.join(words)}
+def without_folders(value: Any, key: str = "") -> Any:
+    """Fields with the paths in each `command` and `location` that lead out of the working folder cut to file names."""
+    if isinstance(value, dict):
+        return {name: without_folders(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_folders(each) for each in value]
+    if key == "command" and isinstance(value, str):
+        return shlex.join(without_folders(word, "location") for word in shlex.split(value))
+    if key == "location" and isinstance(value, str) and value.startswith(("/", "../")):
+        return Path(value).name
+    return value
 
 
 def main() -> int:

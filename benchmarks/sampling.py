@@ -35,7 +35,7 @@ from dao_flows.model.library import find
 from dao_flows.model.memory import keep_freed_memory
 from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
 from dao_flows.model.sampler_name import Sampler
-from dao_flows.model.samplers import walk_for
+from dao_flows.model.samplers import default_config, walk_for
 
 OURS, PUBLISHED_FORM = "DAO-G", "the published form"
 
@@ -130,7 +130,6 @@ def line(record: dict[str, Any]) -> str:
 
 def main() -> int:
     """The last line is the figure; exit code 2 for what cannot be measured."""
-    default = SamplerConfig()
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--checkpoint", default="dao-g-base")
     p.add_argument("--published-size", action="store_true", help="12 × 384 with random weights instead of a checkpoint")
@@ -138,10 +137,10 @@ def main() -> int:
     p.add_argument("--crystalflow", type=Path, help="a checkout of CrystalFlow to compare with")
     p.add_argument("--atoms", type=positive, nargs="+", default=[5, 10], help="cell sizes: perov-5's, MP-20's mean")
     p.add_argument("--batch-size", type=positive, nargs="+", default=[64], help="crystals drawn together")
-    p.add_argument("--sampler", choices=get_args(Sampler), default=default.sampler)
-    p.add_argument("--steps", type=positive, default=default.steps)
-    p.add_argument("--churn", type=float, default=default.churn)
-    p.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=default.bf16, help="our products in bf16")
+    p.add_argument("--sampler", choices=get_args(Sampler), default="renoising")
+    p.add_argument("--steps", type=positive, help="otherwise the default of the checkpoint's objective")
+    p.add_argument("--churn", type=float, default=0.0)
+    p.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="our products in bf16")
     p.add_argument("--threads", type=positive, default=2)
     p.add_argument("--rounds", type=positive, default=3)
     p.add_argument("--peer-steps", type=positive, default=5, help="steps of a peer's sampler that are timed a round")
@@ -154,7 +153,8 @@ def main() -> int:
     keep_freed_memory()
     try:
         model, elements, about = generator(args)
-        config = SamplerConfig(args.steps, args.sampler, churn=args.churn, bf16=args.bf16)
+        steps = args.steps or default_config(model.config.objective).steps
+        config = SamplerConfig(steps, args.sampler, churn=args.churn, bf16=args.bf16)
         walk_for(model, config).times()  # settings that do not fit are refused before anything is timed
         rivals = [peers.diffcsp(args.diffcsp)] if args.diffcsp else []
         rivals += [peers.crystalflow(args.crystalflow)] if args.crystalflow else []

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from dao_flows.makers.checkpoints import card, pick_device
 from dao_flows.makers.pretrain import CONTROL, CPU, GPU, STAGE_ONE, STAGE_TWO
-from dao_flows.makers.sampler import SamplerSettings, sampler_config, settled
+from dao_flows.makers.sampler import SamplerSettings, objective_of, sampler_config, settled
 from dao_flows.makers.train import TrainMaker
 
 from .errors import InputError
@@ -164,7 +164,7 @@ def _sampling(maker: SamplerSettings, architecture: dict[str, Any], sizes: Seque
     """Crystals drawn per second; where bf16 is 'auto', by the faster precision."""
     from dao_flows.model.throughput import sampling_throughput
 
-    samplers = [sampler_config(each) for each in settled(maker)]
+    samplers = [sampler_config(each, objective_of(architecture)) for each in settled(maker)]
     return max(sampling_throughput(architecture, sizes, device, sampler, MEASURE_S) for sampler in samplers)
 
 

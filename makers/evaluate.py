@@ -22,7 +22,16 @@ from .progress import report
 from .provenance import execution_record, provenance
 from .reuse import reusable
 from .run_folder import run_folder
-from .sampler import Bf16, check_sampling, measured_precision, sampler_config, sampler_parameters, settled
+from .sampler import (
+    Bf16,
+    check_guidance,
+    check_sampling,
+    measured_precision,
+    objective_of,
+    sampler_config,
+    sampler_parameters,
+    settled,
+)
 from .schemas import SCHEMA_VERSION, PrecisionChoice, Provenance, Science
 from .stage import stage
 
@@ -188,12 +197,14 @@ class EvaluateMaker(Maker):
 
     def science(self, checkpoint: str, predictor: str | None, held: Held) -> Science:
         """All that decides the result. Raises SettingError where bf16 is 'auto': it is not known yet."""
-        checkpoints = {"generator": card(checkpoint, "dao-g").sha256}
+        cards = {"generator": card(checkpoint, "dao-g")}
         if predictor:
-            checkpoints["predictor"] = card(predictor, "dao-p").sha256
+            cards["predictor"] = card(predictor, "dao-p")
+            if self.guided:
+                check_guidance(cards["generator"], cards["predictor"])
         parameters: dict[str, Any] = {
             "samples": self.samples,
-            **sampler_parameters(self),
+            **sampler_parameters(self, objective_of(cards["generator"].architecture)),
             "chunk": self.chunk,
             "split": self.split,
             "limit": self.limit,
@@ -205,7 +216,7 @@ class EvaluateMaker(Maker):
             maker=type(self).__name__,
             parameters=parameters,
             inputs={"data": held.table.sha256},
-            checkpoints=checkpoints,
+            checkpoints={role: found.sha256 for role, found in cards.items()},
             seed=self.seed,
             code_version=__version__,
         )
@@ -256,7 +267,7 @@ class EvaluateMaker(Maker):
                     generator,
                     part,
                     self.seed,
-                    sampler_config(self),
+                    sampler_config(self, generator.config.objective),
                     predictor=predictor if guidance else None,
                     guidance=guidance,
                     progress=progress,

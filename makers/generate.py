@@ -28,7 +28,16 @@ from .chemistry import (
 from .progress import report
 from .provenance import digest, execution_record, provenance
 from .reuse import reusable
-from .sampler import Bf16, check_sampling, measured_precision, sampler_config, sampler_parameters, settled
+from .sampler import (
+    Bf16,
+    check_guidance,
+    check_sampling,
+    measured_precision,
+    objective_of,
+    sampler_config,
+    sampler_parameters,
+    settled,
+)
 from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
 from .stage import stage
 from .structures import to_structure
@@ -39,7 +48,6 @@ if TYPE_CHECKING:
 MAX_CANDIDATES, MAX_ATOMS = 2_000, 20_000  # in one job: relaxed, all distinct, they are a document of 13 MB (limit: 16)
 AUTO_ATOMS = 20  # in a cell that nobody asked for: with more, every Z would get fewer candidates
 MAX_SEED = 2**63
-NOISE = {"noise": None, "volume_scaling": None, "objective": "diffusion"}  # what cards say of it; older ones less
 
 
 @dataclass
@@ -106,7 +114,7 @@ class GenerateMaker(Maker):
             generator,
             requests,
             self.seed,
-            sampler_config(maker),
+            sampler_config(maker, generator.config.objective),
             predictor=predictor,
             guidance=Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None,
             progress=lambda done, total: report(done, total, "generate"),
@@ -139,12 +147,7 @@ class GenerateMaker(Maker):
         cards = {"generator": card(self.checkpoint, "dao-g")}
         if self.guided:
             cards["predictor"] = card(str(self.predictor), "dao-p")
-            ours, theirs = ([c.architecture.get(key, usual) for key, usual in NOISE.items()] for c in cards.values())
-            if ours != theirs:
-                raise SettingError(
-                    f"{cards['generator'].name} and {cards['predictor'].name} were trained with different noise: "
-                    "guide with another predictor, or without"
-                )
+            check_guidance(cards["generator"], cards["predictor"])
         return cards
 
     def check(self, compositions: str | list[str] | list[CompositionPlan]) -> list[CompositionPlan]:
@@ -198,7 +201,7 @@ class GenerateMaker(Maker):
     def science(self, compositions: str | list[str] | list[CompositionPlan]) -> Science:
         """All that decides the result, known before the run unless bf16 is 'auto'. Raises as `check` does."""
         plan, cards = self.check(compositions), self.cards()
-        parameters = sampler_parameters(self)
+        parameters = sampler_parameters(self, objective_of(cards["generator"].architecture))
         if self.guided:
             parameters["guidance_coordinates"] = float(self.guidance_coordinates)
             parameters["guidance_lattice"] = float(self.guidance_lattice)

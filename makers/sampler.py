@@ -13,6 +13,7 @@ from .checkpoints import SettingError
 from .schemas import PrecisionChoice
 
 if TYPE_CHECKING:
+    from dao_flows.model.checkpoint import Card
     from dao_flows.model.dao_g import DaoG
     from dao_flows.model.sample import Request
     from dao_flows.model.walk import SamplerConfig
@@ -37,18 +38,19 @@ class SamplerSettings(Protocol):
 Drawing = TypeVar("Drawing", bound=SamplerSettings)
 
 
-def sampler_config(maker: SamplerSettings) -> SamplerConfig:
+def sampler_config(maker: SamplerSettings, objective: str) -> SamplerConfig:
     """The sampler's configuration. Raises SettingError for settings that exclude each other or are out of range.
 
-    So does bf16='auto', which `settled` takes apart and the job settles.
+    So does bf16='auto', which `settled` takes apart and the job settles. objective: the generator's.
     """
+    from dao_flows.model.samplers import default_config
     from dao_flows.model.walk import SamplerConfig, SamplingError
 
     if not isinstance(maker.bf16, bool):
         raise SettingError(f"bf16 must be settled as true or false by now, not {maker.bf16!r}")
     try:
         return SamplerConfig(
-            steps=SamplerConfig().steps if maker.steps is None else maker.steps,
+            steps=default_config(objective).steps if maker.steps is None else maker.steps,
             sampler=maker.sampler,
             churn=float(maker.churn),
             double=maker.double,
@@ -58,9 +60,14 @@ def sampler_config(maker: SamplerSettings) -> SamplerConfig:
         raise SettingError(str(error)) from None
 
 
-def sampler_parameters(maker: SamplerSettings) -> dict[str, Any]:
+def sampler_parameters(maker: SamplerSettings, objective: str) -> dict[str, Any]:
     """The same as part of a document's science. Raises as sampler_config does."""
-    return asdict(sampler_config(maker))
+    return asdict(sampler_config(maker, objective))
+
+
+def objective_of(architecture: Mapping[str, Any]) -> str:
+    """What a generator learned by; older cards do not say."""
+    return str(architecture.get("objective", "diffusion"))
 
 
 def settled(maker: Drawing) -> list[Drawing]:
@@ -81,12 +88,24 @@ def check_sampling(maker: SamplerSettings, architecture: Mapping[str, Any]) -> N
     from dao_flows.model.samplers import check_sampler
     from dao_flows.model.walk import SamplingError
 
-    for config in map(sampler_config, settled(maker)):
+    objective = objective_of(architecture)
+    for config in (sampler_config(each, objective) for each in settled(maker)):
         try:
-            check_sampler(config, architecture.get("objective", "diffusion"))
+            check_sampler(config, objective)
             config.times(architecture.get("noise", {}).get("steps", NoiseConfig().steps))
         except SamplingError as error:
             raise SettingError(str(error)) from None
+
+
+def check_guidance(generator: Card, predictor: Card) -> None:
+    """Raises SettingError for two that did not learn from the same noise."""
+    from dao_flows.model.checkpoint import config_of
+    from dao_flows.model.walk import SamplingError, check_pair
+
+    try:
+        check_pair(config_of(generator.architecture), config_of(predictor.architecture))
+    except SamplingError as error:
+        raise SettingError(f"{predictor.name} cannot guide {generator.name}: {error}") from None
 
 
 def measured_precision(model: DaoG, draws: Iterable[Sequence[Request]]) -> PrecisionChoice:

@@ -84,12 +84,20 @@ def architecture_of(model: Dao) -> dict[str, Any]:
 
 def build(kind: str, architecture: dict[str, Any]) -> Dao:
     """An untrained model of this kind. Raises CheckpointError for an architecture this version does not know."""
-    fields = dict(architecture)
+    config = config_of(architecture)
     try:
-        properties = [p if isinstance(p, str) else PropertyHead(**p) for p in fields.pop("properties", ())]
-        network, noise = CrysformerConfig(**fields.pop("network")), NoiseConfig(**fields.pop("noise"))
-        config = DaoConfig(network=network, noise=noise, **fields)
+        properties = [p if isinstance(p, str) else PropertyHead(**p) for p in architecture.get("properties", ())]
         return DaoP(config, properties) if kind == "dao-p" else KINDS[kind](config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"this version cannot build the checkpoint's architecture: {error}") from error
+
+
+def config_of(architecture: Mapping[str, Any]) -> DaoConfig:
+    """What a card says of a model. Raises CheckpointError for an architecture this version does not know."""
+    fields = {name: value for name, value in architecture.items() if name != "properties"}
+    try:
+        network, noise = CrysformerConfig(**fields.pop("network")), NoiseConfig(**fields.pop("noise"))
+        return DaoConfig(network=network, noise=noise, **fields)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"this version cannot build the checkpoint's architecture: {error}") from error
 

@@ -14,7 +14,7 @@ from .crystals import Crystal
 from .dao_g import DaoG
 from .dao_p import DaoP
 from .draws import NormalStreams, Request
-from .samplers import walk_for
+from .samplers import default_config, walk_for
 from .walk import Guidance, SamplerConfig, SamplingError, Walk, check_pair
 
 __all__ = ["Guidance", "NormalStreams", "Request", "SamplerConfig", "SamplingError", "check_pair", "sample"]
@@ -59,7 +59,7 @@ def sample(
     are split where memory runs out; log is told which ran. progress is told (steps done, steps in all). Raises
     SamplingError for models that do not fit, TooLargeError for memory that does not suffice for one crystal.
     """
-    config = config or SamplerConfig()
+    config = config or default_config(model.config.objective)
     if config.double:
         model, predictor = deepcopy(model).double(), deepcopy(predictor).double() if predictor is not None else None
     walk = walk_for(model, config, predictor, guidance)

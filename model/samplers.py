@@ -31,6 +31,14 @@ WALKS: dict[str, dict[str, type[Walk]]] = {
 }
 
 
+STEPS = {"diffusion": 100, "flow": 50}  # of renoising: docs/sampling.md, "Which one"
+
+
+def default_config(objective: str) -> SamplerConfig:
+    """The sampler of a generator that learned by this objective, unless one asks for another."""
+    return SamplerConfig(STEPS[objective])
+
+
 def check_sampler(config: SamplerConfig, objective: str) -> None:
     """Raises SamplingError for a sampler that there is not for a generator of this objective."""
     if config.sampler not in get_args(Sampler):
@@ -50,5 +58,5 @@ def walk_for(
     """The sampler that a generator's objective and the settings ask for. Raises SamplingError for a wrong pair."""
     check_sampler(config, model.config.objective)
     if predictor is not None and guidance is not None:
-        check_pair(model, predictor)
+        check_pair(model.config, predictor.config)
     return WALKS[model.config.objective][config.sampler](model, config, predictor, guidance)

@@ -19,6 +19,7 @@ from .dao_p import DaoP
 from .data import BUCKET_SIZES, CrystalTable
 from .relax import RelaxConfig, relax
 from .sample import Request, SamplerConfig, sample
+from .samplers import default_config
 from .timing import now, random_crystal
 from .train_config import TrainConfig, TrainingError
 from .trainer import Trainer
@@ -105,8 +106,9 @@ def sampling_throughput(
     seconds: float = 10.0,
 ) -> float:
     """Crystals of these sizes that a DAO-G of this architecture draws per second; a few steps are timed."""
-    model, config = build("dao-g", architecture).to(device).eval(), config or SamplerConfig()
+    model = build("dao-g", architecture).to(device).eval()
     assert isinstance(model, DaoG)
+    config = config or default_config(model.config.objective)
     few = min(config.steps, TIMED_STEPS)
 
     def draw(crystals: Sequence[Crystal]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .crysformer import Crysformer, CrysformerOutput
 from .crystals import Crystals
-from .dao import Dao
+from .dao import DaoConfig
 from .dao_g import DaoG
 from .dao_p import DaoP
 from .draws import NormalStreams
@@ -34,7 +34,7 @@ class SamplerConfig:
     processors with units for it a candidate may differ with its batch, for kernels are picked by shape.
     """
 
-    steps: int = 100
+    steps: int
     sampler: Sampler = "renoising"
     churn: float = 0.0
     double: bool = False
@@ -99,9 +99,8 @@ class Walk(ABC):
         return call_network(self.network, crystals, t, self.config.bf16)
 
 
-def check_pair(generator: Dao, predictor: Dao) -> None:
-    """Raises SamplingError unless both learned from the same noise; otherwise E_t means nothing at t > 0."""
-    ours, theirs = generator.config, predictor.config
+def check_pair(ours: DaoConfig, theirs: DaoConfig) -> None:
+    """Raises SamplingError unless a generator and a predictor learned from the same noise: else E_t says nothing."""
     if ours.objective != theirs.objective:
         raise SamplingError(
             f"the generator learned by {ours.objective}, the predictor by {theirs.objective}: guide with a predictor "

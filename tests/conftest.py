@@ -17,6 +17,8 @@ from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
 from dao_flows.model.library import FOLDER_VARIABLE
 
+TINY = CrysformerConfig(hidden=16, layers=1, heads=2, frequencies=4, time_width=8)
+
 
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory) -> Path:
@@ -24,10 +26,9 @@ def tiny_checkpoints(tmp_path_factory) -> Path:
     import torch
 
     folder = tmp_path_factory.mktemp("checkpoints")
-    network = CrysformerConfig(hidden=16, layers=1, heads=2, frequencies=4, time_width=8)
     for name, cls in (("dao-g-tiny", DaoG), ("dao-p-tiny", DaoP)):
         torch.manual_seed(0)
-        model = cls(DaoConfig(network=network, volume_scaling=True))
+        model = cls(DaoConfig(network=TINY, volume_scaling=True))
         save(folder / name, model, {"elements": list(range(1, 84)), "max_atoms": 20})
     return folder
 
@@ -37,6 +38,14 @@ def tiny_library(tiny_checkpoints, monkeypatch) -> Path:
     """The tiny checkpoints under their names, in place of the user's own."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tiny_checkpoints))
     return tiny_checkpoints
+
+
+@pytest.fixture
+def by_flow(tmp_path, tiny_library) -> str:
+    """An untrained generator by flow matching."""
+    model = DaoG(DaoConfig(network=TINY, volume_scaling=True, objective="flow"))
+    save(tmp_path / "dao-g-flowing", model, {"elements": list(range(1, 84)), "max_atoms": 20})
+    return str(tmp_path / "dao-g-flowing")
 
 
 @pytest.fixture

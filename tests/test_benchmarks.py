@@ -6,11 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dao_flows.model.checkpoint import read_card
+from dao_flows.model.checkpoint import read_card, write_card
 from dao_flows.model.library import FOLDER_VARIABLE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -79,9 +80,18 @@ def test_sampler_curve_has_a_point_for_each_sampler_and_keeps_it(run, parquet, t
 
 def test_recorded_figures_tell_no_folders_of_the_machine(run, tiny_checkpoints, tmp_path):
     checkpoint = shutil.copytree(tiny_checkpoints / "dao-g-tiny", tmp_path / "dao-g-mine")
+
+    def trained(folder: str) -> dict[str, object]:
+        first = {"command": f"python -m dao_flows.model.train dao-g {folder}rows --out runs/a", "steps": 3}
+        return {"parents": [{"training": first}], "data": {"sources": [{"location": f"{folder}rows", "rows": 2}]}}
+
+    write_card(checkpoint, replace(read_card(checkpoint), training=trained("../data/")))
     command = "python benchmarks/match_rate.py ../elsewhere/test.parquet --out /data/runs/found"
     figures = {"checkpoint_sha256": read_card(checkpoint).sha256, "command": command, "n": 3}
     (tmp_path / "found.json").write_text(json.dumps(figures))
     assert run("record.py", checkpoint, "test_1_sample", "found.json") == "dao-g-tiny: test_1_sample is in its card"
-    kept = read_card(checkpoint).metrics["test_1_sample"]
-    assert kept == figures | {"command": "python benchmarks/match_rate.py test.parquet --out found"}
+    card = read_card(checkpoint)
+    assert card.training == trained("")
+    assert card.metrics["test_1_sample"] == figures | {
+        "command": "python benchmarks/match_rate.py test.parquet --out found"
+    }

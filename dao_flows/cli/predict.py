@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..api import Interrupted, PredictionResult, Progress
 
 REUSE_HELP = "Take results of the same science from the store, whichever run made them, in place of computing."
+STEPS_HELP = "Steps of the sampler (otherwise 50, or 100 if the checkpoint learned by diffusion)."
 SAMPLER = typer.Option("--sampler", help="Way from noise to a crystal; the default finds most in fewest steps.")
 BF16 = typer.Option("--bf16", help="Matrix products in bfloat16.")
 AUTO_BF16 = typer.Option("--auto-bf16", help="In bfloat16 if the job measures that to be faster where it runs.")
@@ -61,7 +62,7 @@ def predict(
         str | None, typer.Option("--verify", metavar="BACKEND", help="Verify the best of each formula: " + BACKEND_HELP)
     ] = None,
     reference: Annotated[str | None, typer.Option(help=REFERENCE_HELP)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler (otherwise 100).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help=STEPS_HELP)] = None,
     sampler: Annotated[Sampler, SAMPLER] = "renoising",
     max_atoms: Annotated[
         int | None,

@@ -11,7 +11,7 @@ import typer
 from dao_flows.model.sampler_name import Sampler
 
 from ..errors import InputError
-from .predict import AUTO_BF16, BF16, SAMPLER, bf16_setting
+from .predict import AUTO_BF16, BF16, SAMPLER, STEPS_HELP, bf16_setting
 
 FINETUNE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -100,7 +100,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="A random subset of so many, always the same.")] = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger cells out.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Crystals drawn for each composition.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler (otherwise 100).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help=STEPS_HELP)] = None,
     sampler: Annotated[Sampler, SAMPLER] = "renoising",
     churn: Annotated[float, typer.Option(min=0, help="Noise that heun gives back before a step.")] = 0.0,
     bf16: Annotated[bool, BF16] = False,

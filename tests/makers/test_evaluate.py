@@ -127,6 +127,14 @@ def test_bad_requests_are_refused_before_anything_is_drawn(tiny_library, held_ou
         maker.held_out(settings.get("checkpoint", "dao-g-tiny"), held_out)
 
 
+def test_a_judge_that_learned_by_another_objective_judges_but_does_not_guide(by_flow, held_out):
+    judging, guiding = EvaluateMaker(**QUICK), EvaluateMaker(**QUICK, guidance_lattice=1.0)
+    held = judging.held_out(by_flow, held_out)
+    judging.science(by_flow, "dao-p-tiny", held)
+    with pytest.raises(SettingError, match="dao-p-tiny cannot guide dao-g-flowing"):
+        guiding.science(by_flow, "dao-p-tiny", held)
+
+
 def test_energies_beyond_the_histogram_are_counted_at_its_ends():
     energies = np.array([-5.0, -0.1, 0.0, 0.0799, 0.08, 3.0, np.nan])
     found = energy_figures(energies, "p")

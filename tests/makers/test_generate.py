@@ -17,6 +17,7 @@ from dao_flows.makers.structures import to_crystal, to_structure
 from dao_flows.model.checkpoint import CheckpointError, load, save
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.library import find
+from dao_flows.model.samplers import STEPS
 
 pytestmark = pytest.mark.usefixtures("tiny_library")
 
@@ -291,3 +292,16 @@ def test_structures_are_right_handed_and_finite():
     assert np.allclose(to_crystal(structure).frac, left.frac % 1)
     with pytest.raises(FloatingPointError):
         to_structure(Crystal(left.numbers, left.frac, left.lattice * np.nan))
+
+
+def test_the_default_number_of_steps_is_that_of_the_objective(by_flow):
+    drawn = {name: maker(checkpoint=name, predictor=None, steps=None) for name in ("dao-g-tiny", by_flow)}
+    steps = {name: each.science("NaCl").parameters["steps"] for name, each in drawn.items()}
+    assert steps == {"dao-g-tiny": STEPS["diffusion"], by_flow: STEPS["flow"]}
+
+
+def test_a_predictor_of_another_objective_guides_nothing(by_flow):
+    words = "dao-p-tiny cannot guide dao-g-flowing: the generator learned by flow, the predictor by diffusion"
+    with pytest.raises(SettingError, match=words):
+        maker(checkpoint=by_flow).check("NaCl")
+    maker(checkpoint=by_flow, predictor=None).check("NaCl")
