@@ -23,7 +23,7 @@ class Settings(BaseSettings):
         default_factory=lambda: platformdirs.user_data_path("dao_flows"),
         description="Folder of the embedded store.",
     )
-    checkpoint: str = Field("dao-g-base", description="DAO-G checkpoint: name, path or sha256.")
+    checkpoint: str = Field("dao-g-flow", description="DAO-G checkpoint: name, path or sha256.")
     predictor: str = Field("dao-p-base", description="DAO-P checkpoint: name, path or sha256.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:0.")
     batch_candidates: int = Field(

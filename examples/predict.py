@@ -14,7 +14,7 @@ from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.schemas import ScreeningDoc
 
-QUICK = {"steps": 50}  # a quick look; leave it out for the best structures
+QUICK = {"steps": 20}  # a quick look; leave it out for the best structures
 
 
 def in_one_call(formula: str) -> None:

@@ -65,7 +65,7 @@ class GenerateMaker(Maker):
     """
 
     name: str = "generate"
-    checkpoint: str = "dao-g-base"
+    checkpoint: str = "dao-g-flow"
     predictor: str | None = None
     guidance_coordinates: float = 20.0
     guidance_lattice: float = 20.0

@@ -30,6 +30,16 @@ def space_group(structure: Structure, symprec: float) -> tuple[Symmetry | None, 
         return None, None
 
 
+LATEX = {"$\\mu$": "μ", "\\'{c}": "ć", "\\'": "'"}  # all that there is in the library's names
+
+
+def _plain(name: str) -> str:
+    """A name without LaTeX."""
+    for latex, text in LATEX.items():
+        name = name.replace(latex, text)
+    return name
+
+
 @cache
 def _library() -> dict[str, list[tuple[str, Structure]]]:
     """Labels and cells of the AFLOW Library of Crystallographic Prototypes, by anonymous formula.
@@ -43,7 +53,7 @@ def _library() -> dict[str, list[tuple[str, Structure]]]:
     entries = defaultdict(list)
     for entry in json.loads(gzip.decompress(path.read_bytes())):
         structure, tags = Structure.from_dict(entry["snl"]), entry["tags"]
-        names = [str(tags[key]) for key in ("strukturbericht", "mineral") if str(tags[key]) not in ("", "None")]
+        names = [_plain(str(tags[key])) for key in ("strukturbericht", "mineral") if str(tags[key]) not in ("", "None")]
         label = f"{names[0]} ({tags['aflow']})" if names else str(tags["aflow"])
         entries[structure.composition.anonymized_formula].append((label, structure))
     return dict(entries)

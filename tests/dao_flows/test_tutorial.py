@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from dao_flows.model.library import FOLDER_VARIABLE, SHIPPED
+from dao_flows.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-SHIPS = all((SHIPPED / name).exists() for name in ("dao-g-base", "dao-p-base"))
+DEFAULTS = [Settings.model_fields[field].default for field in ("checkpoint", "predictor")]
+SHIPS = all((SHIPPED / name).exists() for name in DEFAULTS)
 UNTRAINED_STEPS = "4"  # an untrained network's cells explode when it takes more
 
 
@@ -24,8 +26,8 @@ def shell(workplace, tmp_path, tiny_checkpoints, monkeypatch):
     library = tmp_path / "checkpoints"
     library.mkdir()
     if not SHIPS:
-        for kind in ("dao-g", "dao-p"):
-            shutil.copytree(tiny_checkpoints / f"{kind}-tiny", library / f"{kind}-base")
+        for kind, name in zip(("dao-g", "dao-p"), DEFAULTS, strict=True):
+            shutil.copytree(tiny_checkpoints / f"{kind}-tiny", library / name)
     monkeypatch.setenv(FOLDER_VARIABLE, str(library))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
@@ -38,7 +40,7 @@ def shell(workplace, tmp_path, tiny_checkpoints, monkeypatch):
 
 
 def quick(text: str) -> str:
-    return text if SHIPS else re.sub(r"(steps[ =\":]+)50", rf"\g<1>{UNTRAINED_STEPS}", text)
+    return text if SHIPS else re.sub(r"(steps[ =\":]+)20", rf"\g<1>{UNTRAINED_STEPS}", text)
 
 
 def test_the_tutorial(shell, workplace):

@@ -6,7 +6,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.structures import primitive_niggli
-from dao_flows.makers.symmetry import _cells, prototype, space_group
+from dao_flows.makers.symmetry import _cells, _library, prototype, space_group
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,13 @@ def test_known_crystals_are_recognised(crystals, name, number, label):
     assert refined is not None
     assert len(refined) == len(crystals[name])
     assert prototype(primitive) == label
+
+
+def test_no_label_shows_how_its_source_escapes_it():
+    labels = [label for entries in _library().values() for label, _ in entries]
+    assert "L'2 (A2B_tI6_139_d_a)" in labels
+    assert "Lavarevićite (AB3C4_cP8_215_a_c_e)" in labels
+    assert not [label for label in labels if set(label) & set("\\${}")]
 
 
 def test_tolerances_tell_distorted_from_symmetric(crystals):
