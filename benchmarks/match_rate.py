@@ -252,7 +252,7 @@ def main() -> int:
     """The last line is the figure; exit code 2 for what cannot be measured."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path)
-    p.add_argument("--checkpoint", default="dao-g-base")
+    p.add_argument("--checkpoint", default="dao-g-flow")
     p.add_argument(
         "--baseline",
         choices=["random", "known"],

@@ -66,7 +66,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path)
     p.add_argument("formulas", nargs="+", help="reduced formulas that occur in the file")
-    p.add_argument("--checkpoint", default="dao-g-base")
+    p.add_argument("--checkpoint", default="dao-g-flow")
     p.add_argument("--predictor", default="dao-p-base")
     p.add_argument("--samples", type=int, default=20)
     p.add_argument("--seed", type=int, default=0)

@@ -84,7 +84,7 @@ def main() -> int:
     """The last line is the cheapest sampler within one point of the best match rate."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path)
-    p.add_argument("--checkpoint", default="dao-g-base", help="several names, separated by commas, go into one picture")
+    p.add_argument("--checkpoint", default="dao-g-flow", help="several names, separated by commas, go into one picture")
     p.add_argument("--split")
     p.add_argument("--limit", type=int, default=500)
     p.add_argument("--max-atoms", type=int)

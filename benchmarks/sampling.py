@@ -131,7 +131,7 @@ def line(record: dict[str, Any]) -> str:
 def main() -> int:
     """The last line is the figure; exit code 2 for what cannot be measured."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--checkpoint", default="dao-g-base")
+    p.add_argument("--checkpoint", default="dao-g-flow")
     p.add_argument("--published-size", action="store_true", help="12 × 384 with random weights instead of a checkpoint")
     p.add_argument("--diffcsp", type=Path, help="a checkout of DiffCSP to compare with")
     p.add_argument("--crystalflow", type=Path, help="a checkout of CrystalFlow to compare with")
