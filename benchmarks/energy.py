@@ -187,7 +187,7 @@ def main() -> int:
     """The last line is the figure; exit code 2 for what cannot be measured."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path, help="parquet file as prepared for training (Niggli cells)")
-    p.add_argument("--checkpoint", default="dao-p-base")
+    p.add_argument("--checkpoint", default="dao-p-flow")
     p.add_argument("--split", default="val", help="the held-out rows")
     p.add_argument("--max-atoms", type=int, help="largest cell (default: the checkpoint's)")
     p.add_argument("--limit", type=int, help="a random subset of this many held-out rows (always the same)")

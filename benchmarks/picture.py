@@ -67,7 +67,7 @@ def main() -> None:
     p.add_argument("data", type=Path)
     p.add_argument("formulas", nargs="+", help="reduced formulas that occur in the file")
     p.add_argument("--checkpoint", default="dao-g-flow")
-    p.add_argument("--predictor", default="dao-p-base")
+    p.add_argument("--predictor", default="dao-p-flow")
     p.add_argument("--samples", type=int, default=20)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--quick", action="store_true", help="the first formula, 2 samples: to see that it runs")

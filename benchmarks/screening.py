@@ -175,7 +175,7 @@ def main() -> int:
     p.add_argument("data", type=Path, nargs="?", help="dataset or parquet file to take formulas from")
     p.add_argument("--folder", type=Path, help="keeps the drawn candidates here")
     p.add_argument("--candidates", type=int, default=10_000, help=f"{EACH} of each composition")
-    p.add_argument("--predictor", default="dao-p-base")
+    p.add_argument("--predictor", default="dao-p-flow")
     p.add_argument("--steps", type=int, default=20, help="of the sampler that draws them")
     p.add_argument("--threads", type=int, default=2, help="of the network")
     p.add_argument("--formula", default="TiO2", help="of which 20, 200 and 2,000 candidates are screened")

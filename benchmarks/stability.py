@@ -125,7 +125,7 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path, help="the file that the samples were drawn for")
     p.add_argument("samples", type=Path, nargs="+", help="OUT.npz of match_rate.py")
-    p.add_argument("--predictor", default="dao-p-base")
+    p.add_argument("--predictor", default="dao-p-flow")
     p.add_argument("--limit", type=int, default=200, help="a random subset of so many rows")
     p.add_argument("--steps", type=int, default=200, help="of a relaxation, at most")
     p.add_argument("--quick", action="store_true", help="3 rows, 3 steps: to see that it runs")

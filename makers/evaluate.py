@@ -106,7 +106,7 @@ class EvaluateMaker(Maker):
     """
 
     name: str = "evaluate"
-    predictor: str | None = "dao-p-base"
+    predictor: str | None = "dao-p-flow"
     guidance_coordinates: float = 0.0
     guidance_lattice: float = 0.0
     split: str | None = "val"

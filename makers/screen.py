@@ -80,7 +80,7 @@ class ScreenMaker(Maker):
     """
 
     name: str = "screen"
-    predictor: str = "dao-p-base"
+    predictor: str = "dao-p-flow"
     relax: bool = False
     relax_iterations: int = 20
     min_distance_ratio: float = 0.6

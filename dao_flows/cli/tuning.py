@@ -106,7 +106,7 @@ def evaluate(
     bf16: Annotated[bool, BF16] = False,
     auto_bf16: Annotated[bool, AUTO_BF16] = False,
     guidance: Annotated[float, typer.Option(min=0, help="Strength of DAO-P's energy; 0: none.")] = 0.0,
-    predictor: Annotated[str, typer.Option(help="DAO-P that judges energies: name, path or sha256.")] = "dao-p-base",
+    predictor: Annotated[str, typer.Option(help="DAO-P that judges energies: name, path or sha256.")] = "dao-p-flow",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same samples.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0.")] = "auto",
     plan: Annotated[bool, PLAN] = False,

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dao_flows.makers.evaluate import EvaluateMaker
+from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.screen import ScreenMaker
 from dao_flows.model.library import FOLDER_VARIABLE, SHIPPED
 from dao_flows.settings import Settings
 
@@ -37,6 +40,14 @@ def shell(workplace, tmp_path, tiny_checkpoints, monkeypatch):
         return done.stdout
 
     return run
+
+
+@pytest.mark.skipif(not SHIPS, reason="the default checkpoints do not ship")
+def test_the_default_predictor_may_guide_the_default_generator():
+    generator, predictor = DEFAULTS
+    assert GenerateMaker.checkpoint == generator
+    assert ScreenMaker.predictor == EvaluateMaker.predictor == predictor
+    GenerateMaker(checkpoint=generator, predictor=predictor).check("NaCl")
 
 
 def quick(text: str) -> str:
