@@ -34,7 +34,7 @@ from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
 from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
 from dao_flows.model.sampler_name import Sampler
-from dao_flows.model.samplers import default_config
+from dao_flows.model.samplers import STEPS
 
 SAMPLER = ("sampler", "steps", "churn", "bf16", "predictor", "guidance")
 
@@ -172,7 +172,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     references = [table.crystals[i] for i in rows]
     card = None if args.baseline else verify(find(args.checkpoint))
     if card and args.steps is None:
-        args.steps = default_config(config_of(card.architecture).objective).steps
+        args.steps = STEPS[config_of(card.architecture).objective]
     identity = {
         "checkpoint": card and card.sha256,
         "baseline": args.baseline,

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dao_flows.model.checkpoint import read_card
+from dao_flows.model.checkpoint import config_of, read_card
 from dao_flows.model.library import find
 
 CALLS = (10, 20, 50, 100, 200, 500, 2000)
@@ -102,7 +102,7 @@ def main() -> int:
     for checkpoint in map(find, args.checkpoint.split(",")):
         card = read_card(checkpoint)
         label = f"{card.name}-{card.sha256[:8]}"
-        flow = card.architecture.get("objective") == "flow"
+        flow = config_of(card.architecture).objective == "flow"
         for name, (options, per_step) in (FLOW if flow else DIFFUSION).items():
             for calls in args.calls:
                 if calls <= 1000 * per_step and (calls <= 500 or "predictor-corrector" in options):

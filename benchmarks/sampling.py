@@ -35,7 +35,7 @@ from dao_flows.model.library import find
 from dao_flows.model.memory import keep_freed_memory
 from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
 from dao_flows.model.sampler_name import Sampler
-from dao_flows.model.samplers import default_config, walk_for
+from dao_flows.model.samplers import STEPS, walk_for
 
 OURS, PUBLISHED_FORM = "DAO-G", "the published form"
 
@@ -153,7 +153,7 @@ def main() -> int:
     keep_freed_memory()
     try:
         model, elements, about = generator(args)
-        steps = args.steps or default_config(model.config.objective).steps
+        steps = args.steps or STEPS[model.config.objective]
         config = SamplerConfig(steps, args.sampler, churn=args.churn, bf16=args.bf16)
         walk_for(model, config).times()  # settings that do not fit are refused before anything is timed
         rivals = [peers.diffcsp(args.diffcsp)] if args.diffcsp else []

@@ -43,14 +43,14 @@ def sampler_config(maker: SamplerSettings, objective: str) -> SamplerConfig:
 
     So does bf16='auto', which `settled` takes apart and the job settles. objective: the generator's.
     """
-    from dao_flows.model.samplers import default_config
+    from dao_flows.model.samplers import STEPS
     from dao_flows.model.walk import SamplerConfig, SamplingError
 
     if not isinstance(maker.bf16, bool):
         raise SettingError(f"bf16 must be settled as true or false by now, not {maker.bf16!r}")
     try:
         return SamplerConfig(
-            steps=default_config(objective).steps if maker.steps is None else maker.steps,
+            steps=STEPS[objective] if maker.steps is None else maker.steps,
             sampler=maker.sampler,
             churn=float(maker.churn),
             double=maker.double,
