@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 LOG = "torchrun.log"
 MARGIN_S = 120  # of the queue's time that is left for saving and for the store
-ONLY_HOW = ("kind", "data", "out", "name", "start", "device", "threads", "wall_time_s", "save_every_s")
+ONLY_HOW = ("kind", "data", "out", "name", "start", "judge", "device", "threads", "wall_time_s", "save_every_s")
 OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s")
 
 
@@ -47,10 +47,10 @@ OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s")
 class TrainMaker(Maker):
     """Trains DAO-G or DAO-P on a dataset; what is done lies in the run's folder, where a killed job goes on.
 
-    kind: 'dao-g' or 'dao-p'. stage: a label for the documents, as 'stage-1'. config: settings of
-    `python -m dao_flows.model.train`, with underscores (steps, batch_size, layers, max_energy, property, …); bf16 is
-    off unless it says so, so that the same settings mean the same on every machine. start: checkpoint to train on from,
-    by name, path or sha256. wall_time_s: seconds of training in one job; None: without end. In a Slurm job it ends two
+    kind: 'dao-g' or 'dao-p'. stage: a label for the documents, as 'stage-1'. config: settings of `python -m
+    dao_flows.model.train`, with underscores (steps, batch_size, layers, max_energy, judge, property, …); bf16 is off
+    unless it says so, so that the same settings mean the same on every machine. start: checkpoint to train on from, by
+    name, path or sha256. wall_time_s: seconds of training in one job; None: without end. In a Slurm job it ends two
     minutes before the time limit in any case. At its end, or at SIGUSR1, the state is saved and a follow-up job takes
     this one's place; SIGTERM saves it too, and ends the process. processes: of torchrun on each node, one for each GPU;
     1 on one node: in the job's own process. nodes: of the queue's job; launcher: what starts a process on each of them
@@ -120,13 +120,16 @@ class TrainMaker(Maker):
         path = _dataset(dataset)
         parent = _checkpoint(self.start if start is None else start, self.kind)
         settings = vars(self.check(path, parent))
+        judge = _checkpoint(settings["judge"], "dao-p")
         if parent is not None:  # the architecture is the parent's
             settings = {k: v for k, v in settings.items() if k not in _architecture()}
         science = Science(
             maker=type(self).__name__,
             parameters={"kind": self.kind, **{k: v for k, v in settings.items() if k not in ONLY_HOW}},
             inputs={"dataset": _sha256(path)},
-            checkpoints={"start": _card(parent).sha256} if parent else {},
+            checkpoints={
+                role: _card(used).sha256 for role, used in (("start", parent), ("judge", judge)) if used is not None
+            },
             seed=settings["seed"],
             code_version=__version__,
         )
@@ -212,7 +215,8 @@ class TrainMaker(Maker):
         (folder / STOPPED).unlink(missing_ok=True)
         with (folder / LOG).open("w") as lines:
             process = subprocess.Popen(
-                [*self._torchrun_command(folder.name), "-m", "dao_flows.model.train", *argv],
+                # -- : torchrun takes options of ours for abbreviations of its own otherwise
+                [*self._torchrun_command(folder.name), "-m", "--", "dao_flows.model.train", *argv],
                 stdout=lines,
                 stderr=subprocess.STDOUT,
                 preexec_fn=_die_with_parent,

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: its data, the checkpoint it was trained on from, and the one that relaxed its data."""
+"""Where a checkpoint comes from: its data, the one it was trained on from, those that relaxed or judged its data."""
 
 from __future__ import annotations
 
@@ -65,9 +65,11 @@ def _parents(
     parent: str | None, training: dict[str, Any], memory: Memory, seen: tuple[str, ...]
 ) -> tuple[Ancestor, ...]:
     named = {"trained on from": parent} if parent else {}
-    made_by = (training.get("data") or {}).get("made_by") or {}
-    for task, sha256 in (made_by.get("checkpoints") or {}).items():
+    data = training.get("data") or {}
+    for task, sha256 in ((data.get("made_by") or {}).get("checkpoints") or {}).items():
         named[f"{task} of its data"] = sha256
+    if "judge" in data:
+        named["judge of its data"] = data["judge"]
     found = []
     for role, sha256 in named.items():
         if sha256 in seen:  # a card may be edited: no circles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from .random import stream
 
 BUCKET_SIZES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 52, 64)
 MIN_VOLUME = 1e-3  # Å³
+
+
+Judge = Callable[[list[Crystal]], np.ndarray]  # energies above hull, eV/atom
 
 
 class NothingSelectedError(DataError):
@@ -67,13 +70,14 @@ def read_crystals(
     max_atoms: int | None = None,
     max_energy: float | None = None,
     target: str | None = None,
+    judge: Judge | None = None,
 ) -> CrystalTable:
     """Crystals of a dataset (a folder) or a parquet file; if asked, those of one split and within the bounds alone.
 
     Columns: numbers, frac (3·n, row-major), lattice (9, rows are vectors, Å); e_above_hull (eV/atom) and split may be
-    missing; a crystal without an energy is not within max_energy. target: a column of numbers to learn instead of the
-    energy. Needs pyarrow. Raises DataError for a missing column,
-    a row that is no crystal or a damaged dataset, NothingSelectedError for an empty selection.
+    missing; a crystal without an energy is within max_energy if the judge says so, and without a judge it is not.
+    target: a column of numbers to learn instead of the energy. Needs pyarrow. Raises DataError for a missing column, a
+    row that is no crystal or a damaged dataset, NothingSelectedError for an empty selection.
     """
     crystals: list[Crystal] = []
     energy: list[float] = []
@@ -83,11 +87,14 @@ def read_crystals(
         for crystal, above, value in _rows(file, split, target):
             if max_atoms is not None and len(crystal) > max_atoms:
                 continue
-            if max_energy is not None and not above <= max_energy:
+            if max_energy is not None and not above <= max_energy and not (judge and np.isnan(above)):
                 continue
             crystals.append(crystal)
             energy.append(above)
             values.append(value)
+    if judge is not None and max_energy is not None:
+        kept = _within(max_energy, crystals, energy, judge)
+        crystals, energy, values = [crystals[i] for i in kept], [energy[i] for i in kept], [values[i] for i in kept]
     if not crystals:
         limits = {
             f"split == {split!r}": split,
@@ -98,6 +105,14 @@ def read_crystals(
         raise NothingSelectedError(f"{path} has no crystal" + (f" with {wanted}" if wanted else ""))
     learned = None if target is None else np.asarray(values, dtype=np.float32)
     return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), sha256, learned)
+
+
+def _within(bound: float, crystals: list[Crystal], energy: list[float], judge: Judge) -> list[int]:
+    """Which of the crystals are within the bound (eV/atom), those without an energy by the judge's."""
+    known = np.asarray(energy)
+    unknown = np.flatnonzero(np.isnan(known))
+    known[unknown] = judge([crystals[i] for i in unknown])
+    return np.flatnonzero(known <= bound).tolist()
 
 
 def _rows(path: Path, split: str | None, target: str | None) -> Iterator[tuple[Crystal, float, float]]:

@@ -24,8 +24,8 @@ from .ancestry import remembered
 from .checkpoint import KINDS, Card, CheckpointError, build, kind_of, load, save
 from .crysformer import CrysformerConfig
 from .dao import OBJECTIVES, Dao, DaoConfig
-from .dao_p import DaoP, PropertyError, PropertyHead
-from .data import CrystalTable, NothingSelectedError, read_crystals
+from .dao_p import DaoP, PropertyError, PropertyHead, predict_energy
+from .data import CrystalTable, Judge, NothingSelectedError, read_crystals
 from .dataset import DataError, lineage
 from .distributed import joined, local_device
 from .library import find
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "  python -m dao_flows.model.train dao-g crystals --out runs/g --layers 6 --steps 20000\n"
         "  python -m dao_flows.model.train dao-p tc.parquet --start dao-p-base --property tc --log --out runs/tc "
         "--steps 2000\n"
-        "  torchrun --nproc-per-node 4 -m dao_flows.model.train dao-g crystals --out runs/g --batch-size 1024 "
+        "  torchrun --nproc-per-node 4 -m -- dao_flows.model.train dao-g crystals --out runs/g --batch-size 1024 "
         "--steps 20000",
     )
     p.add_argument("kind", choices=KINDS)
@@ -78,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-atoms", type=int, help="leave larger cells out")
     p.add_argument(
         "--max-energy", type=float, help="leave crystals further above hull out (eV/atom), and those without an energy"
+    )
+    p.add_argument(
+        "--judge", help="DAO-P checkpoint: crystals without an energy stay if it finds them within --max-energy"
     )
     p.add_argument("--fit-all", action="store_true", help="train on the whole file, not on split == 'train' alone")
     p.add_argument(
@@ -213,6 +216,8 @@ def check(args: argparse.Namespace) -> TrainConfig:
         raise TrainingError(f"--threads must be positive, not {args.threads}")
     if args.wall_time_s is not None and not args.wall_time_s > 0:
         raise TrainingError(f"--wall-time-s must be positive, not {args.wall_time_s}")
+    if args.judge and (args.kind != "dao-g" or args.max_energy is None):
+        raise TrainingError("--judge is for dao-g, and goes with --max-energy")
     if args.property is not None and args.kind != "dao-p":
         raise TrainingError("--property is for dao-p alone")
     if args.property is None and (args.log or args.freeze_backbone):
@@ -222,12 +227,25 @@ def check(args: argparse.Namespace) -> TrainConfig:
     return config
 
 
-def read_tables(args: argparse.Namespace) -> tuple[CrystalTable, CrystalTable | None]:
+def read_judge(reference: str, device: str) -> tuple[Judge, str]:
+    """What --judge names, and its sha256. It computes in float64, so that all machines come to one verdict.
+
+    Raises CheckpointError.
+    """
+    predictor, card = load(find(reference))
+    if not isinstance(predictor, DaoP):
+        raise CheckpointError(f"{reference} is a {card.kind} checkpoint: --judge takes a dao-p one")
+    predictor = predictor.double().eval().to(device)
+    return lambda crystals: predict_energy(predictor, crystals), card.sha256
+
+
+def read_tables(args: argparse.Namespace, judge: Judge | None = None) -> tuple[CrystalTable, CrystalTable | None]:
     """Crystals to train on and to validate on, the latter if there are any. Raises DataError."""
     selection: dict[str, Any] = {
         "max_atoms": args.max_atoms,
         "max_energy": args.max_energy,
         "target": args.property,
+        "judge": judge,
     }
     table = read_crystals(args.data, None if args.fit_all else "train", **selection)
     if args.kind == "dao-p":
@@ -256,7 +274,8 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
         raise TrainingError(f"--device {args.device} cannot be used here: {str(error).splitlines()[0]}") from error
     if device == "cpu":
         keep_freed_memory()
-    table, validation = read_tables(args)
+    judge, judge_sha256 = read_judge(args.judge, device) if args.judge else (None, None)
+    table, validation = read_tables(args, judge)
     model, parent = new_model(args, table)
     with joined(device) as group:
         trainer = Trainer(
@@ -288,7 +307,7 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
                 (args.out / STOPPED).write_text(f"{trainer.step}\n")
                 print(f"stopped at step {trainer.step}: run the same command again to go on", file=sys.stderr)
                 return False
-            card = write_checkpoint(trainer, args, command, table, parent)
+            card = write_checkpoint(trainer, args, command, table, parent, judge_sha256)
             try:
                 write_plot(args.out, card.name)
             except Exception as error:  # a picture is no reason to lose a run
@@ -298,15 +317,22 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
 
 
 def write_checkpoint(
-    trainer: Trainer, args: argparse.Namespace, command: str, table: CrystalTable, parent: Card | None
+    trainer: Trainer,
+    args: argparse.Namespace,
+    command: str,
+    table: CrystalTable,
+    parent: Card | None,
+    judge: str | None,
 ) -> Card:
-    """The averaged weights of a finished run, and what there is to tell of it."""
+    """The averaged weights of a finished run, and what there is to tell of it. judge: sha256."""
     data: dict[str, Any] = {"file": args.data.name, "sha256": table.sha256, "rows": len(table)}
     data |= lineage(args.data) | {
         "split": None if args.fit_all else "train",
         "max_atoms": args.max_atoms,
         "max_energy": args.max_energy,
     }
+    if judge is not None:
+        data |= {"judge": judge, "judged": int(np.isnan(table.energy).sum())}
     with trainer.averaged():
         return save(
             args.out / CHECKPOINT,

@@ -125,6 +125,8 @@ def _training(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt
     if place.threads is not None and place.device == "cpu":
         config["threads"] = place.threads
     start = science.checkpoints.get("start")
+    if judge := science.checkpoints.get("judge"):
+        config["judge"] = materials.checkpoint(judge, "judge of its data")
     maker = TrainMaker(
         kind=science.parameters["kind"],
         stage=document["stage"],

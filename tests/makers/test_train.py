@@ -19,6 +19,7 @@ from dao_flows.makers.run_folder import run_root
 from dao_flows.makers.train import TrainMaker
 from dao_flows.makers.train_schemas import TrainingDoc
 from dao_flows.model import checkpoint
+from dao_flows.model.ancestry import ancestry
 from dao_flows.model.checkpoint import load, read_card, save, verify, weight_files
 from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
 from dao_flows.model.library import FOLDER_VARIABLE, find
@@ -226,6 +227,36 @@ def test_several_processes_share_a_job_and_its_stops(dataset, tmp_path, job_stor
     assert jobs == 2  # they agree on stopping every ten steps
     assert document.processes == 2
     assert [r["step"] for r in read(Path(document.path).parent / METRICS) if "rate" in r] == [20]
+
+
+def test_several_processes_train_on_from_a_checkpoint(dataset, job_store):
+    first, _ = outcome(TrainMaker(config=CONFIG | {"steps": 5}, device="cpu").make(str(dataset)), job_store)
+    config = {"steps": 5, "batch_size": 8, "threads": 1}
+    second, _ = outcome(
+        TrainMaker(config=config, device="cpu", processes=2, start=first.path).make(str(dataset)), job_store
+    )
+    assert (second.processes, second.parent_sha256) == (2, first.checkpoint_sha256)
+
+
+def test_the_judge_of_the_data_is_part_of_what_decides(dataset, tmp_path, job_store):
+    few = CONFIG | {"steps": 5}
+    judges = [
+        outcome(TrainMaker(kind="dao-p", config=few | {"seed": seed}, device="cpu").make(str(dataset)), job_store)[0]
+        for seed in (1, 2)
+    ]
+    config = few | {"max_energy": 0.5}
+    documents = [
+        outcome(TrainMaker(config=config | {"judge": judge.path}, device="cpu").make(str(dataset)), job_store)[0]
+        for judge in judges
+    ]
+    for judge, document in zip(judges, documents, strict=True):
+        science = document.provenance.science
+        assert science.checkpoints == {"judge": judge.checkpoint_sha256}
+        assert "judge" not in science.parameters  # where it lay decides nothing
+        assert [each.role for each in ancestry(document.path).parents] == ["judge of its data"]
+    assert documents[0].run != documents[1].run
+    with pytest.raises(ValueError, match="a DAO-P checkpoint is needed"):
+        TrainMaker(config=config | {"judge": documents[0].path}, device="cpu").resolve(str(dataset))
 
 
 def test_runs_lie_where_the_user_says_or_with_the_users_data(monkeypatch, tmp_path):

@@ -90,6 +90,29 @@ def test_reads_what_was_written(parquet):
     assert everything.crystals[7].lattice.ravel().tolist() == row["lattice"]
 
 
+def test_crystals_without_an_energy_are_within_the_bound_if_the_judge_says_so(parquet):
+    path = parquet()
+    everything, known = read_crystals(path), read_crystals(path, max_energy=0.5)
+    asked: list[int] = []
+
+    def judge(crystals):
+        asked.extend(len(crystal) for crystal in crystals)
+        return np.where([len(crystal) > 2 for crystal in crystals], 0.5, 0.6)
+
+    judged = read_crystals(path, max_energy=0.5, judge=judge)
+    unknown = [c for c, energy in zip(everything.crystals, everything.energy, strict=True) if np.isnan(energy)]
+    assert asked == [len(crystal) for crystal in unknown]
+    added = sum(n > 2 for n in asked)
+    assert 0 < added < len(asked)
+    assert len(judged) == len(known) + added
+    assert np.isnan(judged.energy).sum() == added  # the judge's word is no energy to learn
+    kept = [c.frac.tobytes() for c in judged.crystals]
+    order = [c.frac.tobytes() for c in everything.crystals if c.frac.tobytes() in set(kept)]
+    assert kept == order
+    nobody = read_crystals(path, max_energy=0.5, judge=lambda crystals: np.full(len(crystals), np.nan))
+    assert len(nobody) == len(known)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [

@@ -16,6 +16,7 @@ from dao_flows.model.checkpoint import load, read_card, verify
 from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
+from dao_flows.model.dao_p import predict_energy
 from dao_flows.model.data import read_crystals
 from dao_flows.model.metrics import METRICS, loss_curve, take_back
 from dao_flows.model.train import main
@@ -91,6 +92,31 @@ def test_seeds_differ_and_a_checkpoint_can_be_trained_on(parquet, tmp_path):
     assert main(arguments("dao-g", data, tmp_path / "d", "--steps", "5", *small)) == 0
     child = read_card(tmp_path / "d" / "checkpoint")
     assert (child.max_atoms, child.elements) == (cards["a"].max_atoms, cards["a"].elements)  # seen by its parent
+
+
+def test_a_judge_lets_crystals_without_an_energy_in(parquet, tmp_path, capsys):
+    data, p = parquet(), tmp_path / "p"
+    assert main(arguments("dao-p", data, p, "--steps", "5")) == 0
+    judge = p / "checkpoint"
+    near = ["--max-energy", "0.5", "--judge", str(judge), "--steps", "5"]
+    assert main(arguments("dao-g", data, tmp_path / "g", *near)) == 0
+    told = read_card(tmp_path / "g" / "checkpoint").training["data"]
+    everything = read_crystals(data, "train")
+    unknown = [c for c, energy in zip(everything.crystals, everything.energy, strict=True) if np.isnan(energy)]
+    predictor, card = load(judge)
+    within = int((predict_energy(predictor.double(), unknown) <= 0.5).sum())
+    assert within > 0
+    assert (told["judge"], told["judged"]) == (card.sha256, within)
+    assert told["rows"] == len(read_crystals(data, "train", max_energy=0.5)) + within
+    capsys.readouterr()
+    for more, says in (
+        (["--judge", str(tmp_path / "g" / "checkpoint")], "--judge takes a dao-p one"),
+        (["--judge", "nowhere"], "no checkpoint called 'nowhere'"),
+    ):
+        near = ["--max-energy", "0.5", "--steps", "5", *more]
+        assert main(arguments("dao-g", data, tmp_path / "h", *near)) == 2
+        assert says in one_line(capsys)
+    assert not (tmp_path / "h").exists()
 
 
 def test_a_finished_run_is_not_trained_again(parquet, tmp_path):
@@ -172,6 +198,7 @@ def test_divergence_gets_one_line_and_keeps_the_last_good_state(parquet, tmp_pat
         (["--max-rollbacks", "-1"], "--max-rollbacks must be 0 or more"),
         (["--wall-time-s", "0"], "--wall-time-s must be positive"),
         (["--property", "tc"], "--property is for dao-p alone"),
+        (["--judge", "dao-p-base"], "--judge is for dao-g, and goes with --max-energy"),
         (["--log"], "--log and --freeze-backbone go with --property"),
         (["--colour", "red"], "unrecognized arguments: --colour red"),
     ],
