@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pymatgen.core.structure import Structure
-
-from dao_flows.makers.attempts import ENDED, envelope, parts
-from dao_flows.makers.provenance import content_hash, digest
-from dao_flows.makers.schemas import ScreenedCandidate
+from dao_flows.makers.attempts import ENDED, envelope
+from dao_flows.makers.provenance import content_hash
 
 from ..stores import KEYS, collection, describe
+from .faults import (
+    SCREENED,
+    altered_part,
+    derived_fault,
+    document_kind,
+    first_departure,
+    in_screening,
+    integer,
+    laid_out,
+    newest_versions,
+    numbered,
+    science_fault,
+    value_at,
+)
 from .files import verify_files
 from .findings import Finding, Problem, Report, first_difference
 from .ledger import Claim, Ended, JobKey, Ledger, references
@@ -27,7 +37,6 @@ if TYPE_CHECKING:
 
 Tell = Callable[[int, int, str], None]
 COLLECTIONS = ("runs", "jobs", "candidates", "verifications", "comparisons")
-SCREENED = tuple(ScreenedCandidate.model_fields)
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class _Verifier:
         who, event = str(record.get("record_id")), record.get("event")
         self._id(record, "runs", who, {who})
         sound = self._own(record, "runs", who, f"record of a {event}")
-        key = (str(record.get("job_uuid")), _number(record.get("job_index")))
+        key = (str(record.get("job_uuid")), integer(record.get("job_index")))
         if not sound:
             self.ledger.doubtful.add(key)
             return
@@ -142,7 +151,7 @@ class _Verifier:
                 self.ledger.results[ended.result] = key
 
     def _job(self, document: dict[str, Any]) -> None:
-        ledger, key = self.ledger, (str(document.get("uuid")), _number(document.get("index")))
+        ledger, key = self.ledger, (str(document.get("uuid")), integer(document.get("index")))
         who, before = f"{key[0]}/{key[1]}", len(self.findings)
         self._id(document, "jobs", who, {key[0], who})
         for reference in blobs(document.get("output")):
@@ -152,7 +161,7 @@ class _Verifier:
             reason = f"the blob that belongs to the output of job {who} is gone"
             self.find("missing", str(reference["store"]), str(reference["blob_uuid"]), reason, "blob")
         output = whole.get("output")
-        kind = _kind(output)
+        kind = document_kind(output)
         if not lost:
             self._content(output, key, who, kind)
         self._envelope(document, key, who, kind)
@@ -182,7 +191,7 @@ class _Verifier:
         if isinstance(held, dict) and isinstance(held.get("science_hash"), str):
             ledger.sciences.add(held["science_hash"])
             ledger.made_by.setdefault(key[0], set()).add(held["science_hash"])
-            computed = _inner(held, "execution", "job_uuid")
+            computed = value_at(held, "execution", "job_uuid")
             if computed not in (None, key[0]):
                 ledger.taken_over.append((who, str(computed), held["science_hash"]))
         if kind == "verification":
@@ -193,7 +202,7 @@ class _Verifier:
             if found == result:
                 part: str | None = "output.provenance.content_hash"
             else:
-                part = f"output.{inner}" if (inner := _science_fault(output)) else _altered_part(output, recorded)
+                part = f"output.{inner}" if (inner := science_fault(output)) else altered_part(output, recorded)
             reason = "its output does not have the content hash that " + (
                 "it states" if stated is not None and found != stated else "the attempt at it recorded"
             )
@@ -201,7 +210,7 @@ class _Verifier:
         elif recorded is None and key not in ledger.doubtful and found in ledger.results:
             uuid, index = ledger.results[found]
             self.find("altered", "jobs", who, f"it is the result of job {uuid}/{index}", kind, "uuid")
-        elif inner := _science_fault(output):
+        elif inner := science_fault(output):
             self.find("altered", "jobs", who, "its science does not have its science hash", kind, inner)
         elif stated is None and result is None and key not in ledger.doubtful:
             reason = "it was written before there were content hashes, or by a job of another package"
@@ -231,15 +240,15 @@ class _Verifier:
         sound = self._own(document, "candidates", who, "candidate")
         self._schema(document, "candidates", who, "candidate")
         self.ledger.candidates.add(who)
-        screening = str(_inner(document, "screening", "execution", "job_uuid"))
+        screening = str(value_at(document, "screening", "execution", "job_uuid"))
         self.ledger.laid_out.add(screening)
         self.ledger.want("job", screening, f"candidates {who}")
         layout = self.ledger.layouts.get((who, screening))
         if layout is None and screening not in self.ledger.uuids and not self._exists("job", screening):
             self.find("orphaned", "candidates", who, f"the screening that it comes from is gone (job {screening})")
-        elif layout is None or not sound or layout != _laid_out(document):
+        elif layout is None or not sound or layout != laid_out(document):
             self._against_screening(document, who, screening, sound)
-        elif (wrong := _derived_fault(document)) is not None:
+        elif (wrong := derived_fault(document)) is not None:
             self.find("altered", "candidates", who, "it does not follow from its structure", "candidate", wrong)
 
     def _against_screening(self, document: dict[str, Any], who: str, screening: str, sound: bool) -> None:
@@ -256,13 +265,13 @@ class _Verifier:
             "generation": found.get("generation"),
             "screening": found.get("provenance"),
         }
-        part = _difference(expected, {name: document.get(name) for name in expected}) or _derived_fault(document)
+        part = first_departure(expected, {name: document.get(name) for name in expected}) or derived_fault(document)
         if not sound and own is not None:
             own.field = part or own.field
         elif part is None:
             return  # the same in other words: another version of pymatgen wrote it
         elif screening in self.ledger.altered:
-            self._name_field(screening, _in_screening(part, found, entry))
+            self._name_field(screening, in_screening(part, found, entry))
         else:
             reason = f"it is not what the screening {screening} holds of it"
             self.find("altered", "candidates", who, reason, "candidate", part)
@@ -272,8 +281,8 @@ class _Verifier:
         self._id(document, "verifications", who, {who})
         self._schema(document, "verifications", who, "verification")
         self.ledger.verifications.add(who)
-        stated = _inner(document, "provenance", "content_hash")
-        uuid = str(_inner(document, "provenance", "execution", "job_uuid"))
+        stated = value_at(document, "provenance", "content_hash")
+        uuid = str(value_at(document, "provenance", "execution", "job_uuid"))
         self.ledger.want("job", uuid, f"verifications {who}")
         try:
             found = content_hash(document)
@@ -288,7 +297,7 @@ class _Verifier:
         known = {key: value for key, value in document.items() if key != "_id"}
         part = first_difference(output, known) if output is not None else None
         if stated is not None and found != stated:
-            part = part or _science_fault(document)
+            part = part or science_fault(document)
             reason = "it does not have the content hash that it states"
             self.find("altered", "verifications", who, reason, "verification", part)
         elif output is None:
@@ -332,7 +341,7 @@ class _Verifier:
 
     def _schema(self, document: Any, where: str, who: str, kind: str) -> None:
         version = document.get("schema_version") if isinstance(document, dict) else None
-        newest = _newest().get(str(document.get("@class"))) if isinstance(document, dict) else None
+        newest = newest_versions().get(str(document.get("@class"))) if isinstance(document, dict) else None
         if isinstance(version, int) and newest is not None and version > newest:
             reason = f"schema version {version} is newer than this version of dao_flows knows ({newest}): update it"
             self.find("unverifiable", where, who, reason, kind, "schema_version")
@@ -342,18 +351,18 @@ class _Verifier:
         provenance = {"generation": output.get("generation"), "screening": output.get("provenance")}
         for entry in output.get("accepted") or ():
             if isinstance(entry, dict):
-                self.ledger.layouts[str(entry.get("candidate_id")), uuid] = _laid_out({**entry, **provenance})
+                self.ledger.layouts[str(entry.get("candidate_id")), uuid] = laid_out({**entry, **provenance})
 
     def _claims(self, output: dict[str, Any], who: str, kind: str) -> None:
         """What a document says of files, datasets and checkpoints."""
         ledger = self.ledger
-        host = str(_inner(output, "provenance", "execution", "host"))
-        at = str(_inner(output, "provenance", "execution", "ended_at"))
+        host = str(value_at(output, "provenance", "execution", "host"))
+        at = str(value_at(output, "provenance", "execution", "ended_at"))
 
         def claim(path: Any, sha256: Any) -> Claim:
             return Claim(str(path), str(sha256), host, at, f"jobs {who}")
 
-        named = _inner(output, "provenance", "files")
+        named = value_at(output, "provenance", "files")
         for name, sha256 in (named if isinstance(named, dict) else {}).items():
             base, _, inside = name.partition("/")
             found = claim(f"{output.get(base)}/{inside}" if inside else output.get(base), sha256)
@@ -369,7 +378,7 @@ class _Verifier:
         if kind in ("dataset", "relaxed_dataset"):
             ledger.datasets.setdefault(str(output.get("sha256")), []).append(claim(output.get("path"), ""))
         if kind == "relaxation":
-            ledger.files.append(claim(output.get("path"), _inner(output, "relaxed", "sha256")))
+            ledger.files.append(claim(output.get("path"), value_at(output, "relaxed", "sha256")))
         if kind == "training":
             weights = str(output.get("checkpoint_sha256"))
             ledger.checkpoints.setdefault(weights, []).append(claim(output.get("path"), weights))
@@ -438,10 +447,10 @@ class _Verifier:
     def _lost_records(self) -> None:
         """Records of runs and attempts are numbered from 1: gaps show."""
         for name, records in self.events.items():
-            numbers = sorted(_number(record.rpartition("-")[2]) for record in records)
+            numbers = sorted(integer(record.rpartition("-")[2]) for record in records)
             absent = set(range(1, numbers[-1] + 1)) - set(numbers)
             for number in sorted(absent):
-                if not any(f.collection == "runs" and _record_number(f.id) == (name, number) for f in self.findings):
+                if not any(f.collection == "runs" and numbered(f.id) == (name, number) for f in self.findings):
                     self.find("missing", "runs", f"{name}-{number}", "a later record of the same is there")
 
     def _check_blobs(self) -> None:
@@ -487,132 +496,3 @@ class _Verifier:
         for finding in self.findings:
             if finding.collection == "jobs" and finding.id.startswith(f"{uuid}/") and finding.field is None:
                 finding.field = part
-
-
-def _laid_out(document: Mapping[str, Any]) -> str:
-    """Hash of what a candidate takes over from its screening."""
-    try:
-        held = {name: document.get(name) for name in (*SCREENED, "generation", "screening")}
-        return digest(held, extended=True)
-    except (TypeError, ValueError):
-        return ""
-
-
-def _in_screening(part: str, screening: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
-    """The field of a screening that a candidate's field comes from."""
-    if part.startswith("generation"):
-        return f"output.{part}"
-    if part.startswith("screening"):
-        return f"output.provenance{part.removeprefix('screening')}"
-    place = next(number for number, each in enumerate(screening["accepted"]) if each is entry)
-    return f"output.accepted.{place}.{part}"
-
-
-def _difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """The first field that differs; structures that are the same in other words do not."""
-    for name in sorted(expected):
-        part = first_difference(expected[name], found[name], name)
-        if part is not None and not _same_structure(expected[name], found[name]):
-            return part
-    return None
-
-
-def _same_structure(one: Any, other: Any) -> bool:
-    if not (isinstance(one, dict) and isinstance(other, dict) and one.get("@class") == "Structure"):
-        return False
-    if {**one, "@version": None}.keys() != {**other, "@version": None}.keys():
-        return False
-    try:
-        read = [Structure.from_dict(each).as_dict() for each in (one, other)]
-    except Exception:  # pymatgen checks nothing: what comes depends on what is wrong
-        return False
-    # read anew, the two must agree, and neither may hold what reading it does not give
-    return first_difference(read[0], read[1]) is None and one.get("@version") != other.get("@version")
-
-
-def _derived_fault(document: Mapping[str, Any]) -> str | None:
-    """The first field of a candidate that does not follow from the others."""
-    sites = _inner(document, "structure", "sites")
-    if not isinstance(sites, list):
-        return "structure"
-    try:
-        elements = sorted({species["element"] for site in sites for species in site["species"]})
-    except (KeyError, TypeError):
-        return "structure"
-    expected = {
-        "n_atoms": len(sites),
-        "elements": elements,
-        "chemsys": "-".join(elements),
-        "seed": _inner(document, "generation", "science", "seed"),
-    }
-    return next((name for name, value in expected.items() if document.get(name) != value), None)
-
-
-def _science_fault(document: Any) -> str | None:
-    """'provenance.science' where the science does not have the science hash beside it."""
-    held = document.get("provenance") if isinstance(document, Mapping) else None
-    if not isinstance(held, Mapping) or "science" not in held:
-        return None
-    try:
-        sound = digest(held["science"]) == held.get("science_hash")
-    except (TypeError, ValueError):
-        sound = False
-    return None if sound else "provenance.science"
-
-
-def _altered_part(output: Any, recorded: Ended | None) -> str | None:
-    """The first field of an output that does not have the hash that the attempt recorded."""
-    if recorded is None or not recorded.parts:
-        return None
-    found = parts(output)
-    differing = (name for name in sorted({*found, *recorded.parts}) if found.get(name) != recorded.parts.get(name))
-    return next((f"output.{name.replace('/', '.')}" for name in differing), None)
-
-
-def _kind(output: Any) -> str:
-    """The class of a document in snake words, without Doc; '' for what is none."""
-    name = output.get("@class") if isinstance(output, dict) else None
-    if not isinstance(name, str) or not name.endswith("Doc"):
-        return ""
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name.removesuffix("Doc")).lstrip("_")
-
-
-@cache
-def _newest() -> dict[str, int]:
-    """The newest schema version of each document that this version of dao_flows knows."""
-    from dao_flows.makers import compare_stages, dataset_schemas, evaluate, relax_schemas, schemas, train_schemas
-    from dao_flows.makers import verification_schemas as verification
-
-    from .. import comparison_schemas
-
-    modules = (compare_stages, dataset_schemas, evaluate, relax_schemas, schemas, train_schemas, verification)
-    return {
-        name: found.model_fields["schema_version"].default
-        for module in (*modules, comparison_schemas)
-        for name, found in vars(module).items()
-        if name.endswith("Doc") and "schema_version" in found.model_fields
-    }
-
-
-def _inner(document: Any, *path: str) -> Any:
-    """A value deep in a document; None where it is not there."""
-    for name in path:
-        document = document.get(name) if isinstance(document, Mapping) else None
-    return document
-
-
-def _number(value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return 0
-
-
-def _record_number(record_id: str) -> tuple[str, int]:
-    name, _, number = record_id.rpartition("-")
-    return name, _number(number)
-
-
-def named(scope: Iterable[str]) -> frozenset[str]:
-    """Ids as a scope holds them."""
-    return frozenset(scope)
