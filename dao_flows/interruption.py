@@ -10,11 +10,11 @@ from types import FrameType
 
 
 class _Listener:
-    """Python's own handler of a signal, with a memory."""
+    """Python's own handler of a signal, with a memory, in the place of that handler or of another listener."""
 
     def __init__(self, number: int) -> None:
         self.number, self.heard = number, False
-        signal.signal(number, self)
+        self.before = signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.heard = True
@@ -27,7 +27,8 @@ def interruptible() -> Iterator[None]:
     listeners: list[_Listener] = []
     if threading.current_thread() is threading.main_thread():  # others neither receive signals nor set handlers
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is signal.default_int_handler:
+            handler = signal.getsignal(number)
+            if handler is signal.default_int_handler or isinstance(handler, _Listener):
                 listeners.append(_Listener(number))
     try:
         yield
@@ -37,6 +38,6 @@ def interruptible() -> Iterator[None]:
         raise
     finally:
         for listener in listeners:
-            signal.signal(listener.number, signal.default_int_handler)
+            signal.signal(listener.number, listener.before)
     if any(listener.heard for listener in listeners):
         raise KeyboardInterrupt

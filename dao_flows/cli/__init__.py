@@ -14,6 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import explain, mask, one_line
+from ..interruption import interruptible
 from . import audit, browse, checkpoint, compare, crate, dataset, launch, predict, pretrain, system, tuning, verify
 
 OK, UNEXPECTED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -82,11 +83,14 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors become one line on stderr."""
     debug = DEBUG_FLAG in arguments or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
     words = [word for word in arguments if word != DEBUG_FLAG]  # it may stand after the command, too
+    code: int | None = None
     try:
-        code = typer.main.get_command(app).main(args=words, prog_name="dao-flows", standalone_mode=False)
-        sys.stdout.flush()  # a full disk shows here, not when Python has gone
+        with interruptible():
+            returned = typer.main.get_command(app).main(args=words, prog_name="dao-flows", standalone_mode=False)
+            sys.stdout.flush()  # a full disk shows here, not when Python has gone
+            code = returned if isinstance(returned, int) else OK
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED) if code is None else code
     except Exception as error:
         if debug:
             print(mask(traceback.format_exc()), file=sys.stderr)
@@ -96,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
             return _fail(text, USER_ERROR)
         hint = "" if debug else f"; {DEBUG_FLAG} shows where, please report it"
         return _fail(f"unexpected {type(error).__name__}: {one_line(error)}{hint}", UNEXPECTED)
-    return code if isinstance(code, int) else OK
+    return code
 
 
 def _fail(text: str, code: int) -> int:

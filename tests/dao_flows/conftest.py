@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -78,6 +79,14 @@ def enter(patch: pytest.MonkeyPatch, home: Path, checkpoints: Path) -> Path:
     work.mkdir(exist_ok=True)
     patch.chdir(work)
     return work
+
+
+@pytest.fixture
+def heeds_signals() -> Iterator[None]:
+    """This process stops at Ctrl-C, wherever it was started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -120,14 +120,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(workplace, monkeypatch, at,
     assert predict(formulas, **HOPELESS).reused_batches == 0
 
 
-@pytest.fixture
-def heeds_signals():
-    """This process stops at Ctrl-C, wherever it was started."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize(("made_of_it", "finished"), [(ValueError("could not determine the shape"), 0), (None, 1)])
 def test_an_interrupt_that_a_library_hides_is_one(workplace, monkeypatch, heeds_signals, made_of_it, finished):
     """As torch makes a ValueError of it while it reads a file, and generators lose it while they are closed."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 
@@ -293,6 +294,28 @@ def test_our_own_errors_point_to_the_traceback(workplace, monkeypatch, call):
     assert "Traceback" in call("list", "--traceback")[2]
     monkeypatch.setenv("DAO_FLOWS_DEBUG", "1")
     assert "Traceback" in call("list")[2]
+
+
+@pytest.mark.parametrize(("work_goes_on", "expected"), [(False, 130), (True, 0)])
+def test_an_interrupt_that_a_library_hides_ends_any_command(
+    workplace, monkeypatch, heeds_signals, call, work_goes_on, expected
+):
+    job_store = stores.job_store
+
+    def interrupted():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if not work_goes_on:
+                raise RuntimeError("generator didn't stop") from None
+        return job_store()
+
+    monkeypatch.setattr(stores, "job_store", interrupted)
+    code, _, err = call("list")
+    assert code == expected
+    assert ("dao-flows: interrupted\n" in err) is not work_goes_on
+    assert "unexpected" not in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_version_and_help(workplace, call):
