@@ -13,6 +13,7 @@ from .draws import NormalStreams
 from .flow import COORDINATE_UNIT, LATTICE_UNIT, base_lattice, log_stretch, stretch, wrap
 from .walk import Walk, energy_gradient
 
+FIRST = 0.6  # share of the path that is left after renoising's first step: what lies before hardly tells crystals apart
 EARLIEST = 0.1  # share of the path from which on guidance counts: before, its factor has no bound
 
 
@@ -45,6 +46,15 @@ class FlowRenoising(_Flow):
 
     As `diffusion_walks.Renoising` does: errors that the network made on one beginning do not last.
     """
+
+    def times(self) -> list[int]:
+        """One step from T to FIRST of the path, equal ones from there; all times if there are as many steps."""
+        equal = super().times()
+        if self.config.steps == 1:
+            return equal
+        rest = self.config.steps - 1
+        first = max(round(FIRST * self.last), rest)
+        return [self.last, *(round(first * (1 - i / rest)) for i in range(rest + 1))]
 
     def step(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> Crystals:
         """As Walk.step."""

@@ -1,5 +1,7 @@
 """The samplers behind one interface: each reaches a known crystal, guided or not, and draws nothing by itself."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -168,6 +170,19 @@ def test_impossible_settings_are_refused(wrong):
 def test_a_sampler_that_the_objective_has_not_is_refused(objective, settings, words):
     with pytest.raises(SamplingError, match=words):
         sample(build(DaoG, objective), requests(1), 0, SamplerConfig(10, **settings))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50, 601, 700, 1000])
+def test_renoising_a_flow_goes_at_once_to_where_crystals_can_be_told_apart(steps):
+    times = walk_for(build(DaoG, "flow"), SamplerConfig(steps)).times()
+    assert (times[0], times[-1], len(times)) == (1000, 0, steps + 1)
+    assert all(t > s for t, s in pairwise(times))
+    if 1 < steps <= 601:
+        assert times[1] == 600
+        lengths = [t - s for t, s in pairwise(times[1:])]
+        assert max(lengths) - min(lengths) <= 1
+    if steps == 1000:
+        assert times == list(range(1000, -1, -1))
 
 
 @pytest.mark.parametrize("objective", ["diffusion", "flow"])
