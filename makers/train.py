@@ -120,7 +120,6 @@ class TrainMaker(Maker):
         path = _dataset(dataset)
         parent = _checkpoint(self.start if start is None else start, self.kind)
         settings = vars(self.check(path, parent))
-        judge = _checkpoint(settings["judge"], "dao-p")
         if parent is not None:  # the architecture is the parent's
             settings = {k: v for k, v in settings.items() if k not in _architecture()}
         science = Science(
@@ -128,7 +127,9 @@ class TrainMaker(Maker):
             parameters={"kind": self.kind, **{k: v for k, v in settings.items() if k not in ONLY_HOW}},
             inputs={"dataset": _sha256(path)},
             checkpoints={
-                role: _card(used).sha256 for role, used in (("start", parent), ("judge", judge)) if used is not None
+                role: _card(used).sha256
+                for role, used in (("start", parent), ("judge", settings["judge"]))
+                if used is not None
             },
             seed=settings["seed"],
             code_version=__version__,
@@ -151,7 +152,7 @@ class TrainMaker(Maker):
     def check(self, path: Path = Path("data"), parent: Path | None = None) -> argparse.Namespace:
         """The settings, parsed; of a training from a dataset and a checkpoint. Call before submission.
 
-        Raises SettingError or TrainingError for one that cannot be, CheckpointError for a start that is none.
+        Raises SettingError or TrainingError for one that cannot be, CheckpointError for a start or judge that is none.
         """
         from dao_flows.model.train import check, parser
 
@@ -171,6 +172,7 @@ class TrainMaker(Maker):
         parent = parent or _checkpoint(self.start, self.kind)
         args = parser().parse_args(self.arguments(path, Path("run"), parent))
         check(args)
+        args.judge = _checkpoint(args.judge, "dao-p")
         return args
 
     def objective(self) -> str:

@@ -87,12 +87,10 @@ def read_crystals(
         for crystal, above, value in _rows(file, split, target):
             if max_atoms is not None and len(crystal) > max_atoms:
                 continue
-            if max_energy is not None and not above <= max_energy and not (judge and np.isnan(above)):
-                continue
             crystals.append(crystal)
             energy.append(above)
             values.append(value)
-    if judge is not None and max_energy is not None:
+    if max_energy is not None:
         kept = _within(max_energy, crystals, energy, judge)
         crystals, energy, values = [crystals[i] for i in kept], [energy[i] for i in kept], [values[i] for i in kept]
     if not crystals:
@@ -107,11 +105,12 @@ def read_crystals(
     return CrystalTable(crystals, np.asarray(energy, dtype=np.float32), sha256, learned)
 
 
-def _within(bound: float, crystals: list[Crystal], energy: list[float], judge: Judge) -> list[int]:
-    """Which of the crystals are within the bound (eV/atom), those without an energy by the judge's."""
+def _within(bound: float, crystals: list[Crystal], energy: list[float], judge: Judge | None) -> list[int]:
+    """Which of the crystals are within the bound (eV/atom), those without an energy by the judge's, if there is one."""
     known = np.asarray(energy)
-    unknown = np.flatnonzero(np.isnan(known))
-    known[unknown] = judge([crystals[i] for i in unknown])
+    if judge is not None:
+        unknown = np.flatnonzero(np.isnan(known))
+        known[unknown] = judge([crystals[i] for i in unknown])
     return np.flatnonzero(known <= bound).tolist()
 
 

@@ -13,7 +13,7 @@ from .draws import NormalStreams
 from .flow import COORDINATE_UNIT, LATTICE_UNIT, base_lattice, log_stretch, stretch, wrap
 from .walk import Walk, energy_gradient
 
-FIRST = 0.6  # share of the path that is left after renoising's first step: what lies before hardly tells crystals apart
+FIRST = 0.6  # share of the path that is left after renoising's first step: steps serve better there (docs/sampling.md)
 EARLIEST = 0.1  # share of the path from which on guidance counts: before, its factor has no bound
 
 

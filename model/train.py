@@ -232,11 +232,11 @@ def read_judge(reference: str, device: str) -> tuple[Judge, str]:
 
     Raises CheckpointError.
     """
-    predictor, card = load(find(reference))
+    predictor, card = load(find(reference), device)
     if not isinstance(predictor, DaoP):
         raise CheckpointError(f"{reference} is a {card.kind} checkpoint: --judge takes a dao-p one")
-    predictor = predictor.double().eval().to(device)
-    return lambda crystals: predict_energy(predictor, crystals), card.sha256
+    exact = predictor.double()
+    return lambda crystals: predict_energy(exact, crystals), card.sha256
 
 
 def read_tables(args: argparse.Namespace, judge: Judge | None = None) -> tuple[CrystalTable, CrystalTable | None]:

@@ -257,6 +257,8 @@ def test_the_judge_of_the_data_is_part_of_what_decides(dataset, tmp_path, job_st
     assert documents[0].run != documents[1].run
     with pytest.raises(ValueError, match="a DAO-P checkpoint is needed"):
         TrainMaker(config=config | {"judge": documents[0].path}, device="cpu").resolve(str(dataset))
+    with pytest.raises(ValueError, match="no checkpoint called 'nowhere'"):  # before anything is submitted
+        TrainMaker(config=config | {"judge": "nowhere"}, device="cpu").check()
 
 
 def test_runs_lie_where_the_user_says_or_with_the_users_data(monkeypatch, tmp_path):
