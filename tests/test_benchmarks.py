@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from dao_flows.model.checkpoint import read_card, write_card
@@ -95,3 +96,13 @@ def test_recorded_figures_tell_no_folders_of_the_machine(run, tiny_checkpoints, 
     assert card.metrics["test_1_sample"] == figures | {
         "command": "python benchmarks/match_rate.py test.parquet --out found"
     }
+
+
+def test_labels_are_written_once(run, parquet, tmp_path):
+    pytest.importorskip("chgnet")
+    arguments = [parquet(), "--checkpoint", "dao-g-tiny", "--out", "labels", "--quick"]
+    assert run("labels.py", *arguments) == "1 shards written, 1 in labels"
+    frames = pq.read_table(tmp_path / "labels/drawings-00000.parquet").to_pylist()
+    assert {len(frame["forces"]) == 3 * len(frame["numbers"]) for frame in frames} == {True}
+    assert {len(frame["stress"]) for frame in frames} == {9}
+    assert run("labels.py", *arguments) == "0 shards written, 1 in labels"
