@@ -46,18 +46,15 @@ def run(job: Any) -> Any:
 
 def drawn(path: Path, formulas: list[str], candidates: int, steps: int, max_atoms: int) -> GenerationDoc:
     """Candidates from a file, or drawn and written there."""
-    from monty.json import MontyDecoder, MontyEncoder
-
     if not path.exists():
         print(f"drawing {len(formulas)} × {candidates} for {path}", file=sys.stderr)
         maker = GenerateMaker(
             checkpoint="dao-g-base", predictor=None, steps=steps, candidates=candidates, max_atoms=max_atoms
         )
         part = path.with_suffix(f".{os.getpid()}")
-        part.write_bytes(gzip.compress(json.dumps(run(maker.make(formulas)), cls=MontyEncoder).encode()))
+        part.write_bytes(gzip.compress(run(maker.make(formulas)).model_dump_json().encode()))
         part.replace(path)
-    document: GenerationDoc = MontyDecoder().decode(gzip.decompress(path.read_bytes()).decode())
-    return document
+    return GenerationDoc.model_validate_json(gzip.decompress(path.read_bytes()))
 
 
 def batches(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:

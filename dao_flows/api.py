@@ -32,7 +32,7 @@ from dao_flows.model.library import find
 from dao_flows.model.sampler_name import Sampler
 
 from .candidates import CandidateBuilder, candidate_doc
-from .errors import InputError, StoreError
+from .errors import InputError
 from .export import file_name, render, writable, write_files
 from .inputs import Entry, Z, raise_problems
 from .interruption import interruptible
@@ -40,7 +40,7 @@ from .local import run_here
 from .reuse import marks, stored_batches, whole
 from .runs import Batch, Run, RunLog, unfinished
 from .settings import settings
-from .stores import collection, describe, job_store
+from .stores import collection, describe, job_store, output
 from .verify import VERIFY_TOP, VerificationResult, best, verify_candidates
 
 if TYPE_CHECKING:
@@ -349,10 +349,7 @@ def plan_batches(entries: Sequence[Entry], maker: PredictFlowMaker, batch_candid
 
 def screening_doc(jobs: JobStore, uuid: str) -> ScreeningDoc:
     """The document that a screening job stored. Raises StoreError if it is gone."""
-    found = jobs.query_one({"uuid": uuid}, properties=["output"])
-    if found is None:
-        raise StoreError(f"the results of job {uuid} are not in {describe(jobs)} any more")
-    return ScreeningDoc.model_validate(found["output"])
+    return ScreeningDoc.model_validate(output(jobs, uuid))
 
 
 def _entries(formulas: str | Sequence[str | Entry]) -> list[Entry]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import sqlite3
 import sys
+from typing import TYPE_CHECKING
 
 from dao_flows.makers.masking import mask as mask
 from dao_flows.makers.masking import one_line as one_line
 from dao_flows.makers.masking import remember_secret as remember_secret
 from dao_flows.makers.masking import remember_uri as remember_uri
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 FIXES = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -60,7 +64,21 @@ def explain(error: BaseException) -> str | None:
         text = (
             f"the database server: {said[0] if said else one_line(error).split(' (configured')[0]}"  # or its topology
         )
+    elif (pydantic := sys.modules.get("pydantic")) and isinstance(error, pydantic.ValidationError):
+        text = _unreadable(error)
     return None if text is None else mask(text)
+
+
+def _unreadable(error: ValidationError) -> str | None:
+    """For a stored document that is not what its class says; nothing of its content is shown."""
+    if not error.title.endswith("Doc") and error.title != "Science":
+        return None
+    said = error.errors(include_url=False, include_input=False)[0]
+    where = "/".join(str(part) for part in said["loc"])
+    return (
+        f"a stored {error.title} cannot be read ({where}: {' '.join(said['msg'].split())[:120]}): it was altered, or "
+        "another version wrote it; `dao-flows audit verify --all` names what was altered"
+    )
 
 
 def _fix_of_sqlite(message: str) -> str:

@@ -16,7 +16,7 @@ from .interruption import interruptible
 from .reuse import marks
 from .runs import RunLog
 from .settings import settings
-from .stores import collection, job_store
+from .stores import collection, job_store, output
 
 if TYPE_CHECKING:
     from jobflow.core.flow import Flow
@@ -50,6 +50,6 @@ def run_logged(
     with log, interruptible():
         flow.update_metadata(marks(log.run_id, reuse))
         run_here(flow, jobs, listener or (lambda done, total, stage: None))
-        output: dict[str, Any] = jobs.get_output(flow.output.uuid, load=True)
-        log.science_hashes.append(output["provenance"]["science_hash"])
-    return output
+        document = output(jobs, flow.output.uuid)
+        log.science_hashes.append(document["provenance"]["science_hash"])
+    return document

@@ -249,6 +249,24 @@ def job_store(config: Settings | None = None) -> JobStore:
     return store
 
 
+def output(store: JobStore, uuid: str) -> dict[str, Any]:
+    """The document that a job, or the last one it handed over to, wrote; nothing in it is decoded.
+
+    Raises StoreError where there is none.
+    """
+    seen: set[str] = set()
+    while uuid not in seen:
+        seen.add(uuid)
+        job = store.query_one({"uuid": uuid}, properties=["output"], sort={"index": Sort.Descending}, load=True)
+        found = job.get("output") if job else None
+        if not isinstance(found, dict):
+            break
+        if found.get("@class") != "OutputReference":
+            return found
+        uuid = str(found.get("uuid"))
+    raise StoreError(f"the results of job {uuid} are not in {describe(store)} any more")
+
+
 def collection(store: JobStore, name: str) -> Store:
     """One of those in KEYS, in the same database as the jobs of `store`. Raises StoreError."""
     try:

@@ -19,7 +19,7 @@ from .interruption import interruptible
 from .local import run_here
 from .runs import RunLog
 from .settings import settings
-from .stores import collection, describe, job_store
+from .stores import collection, describe, job_store, output
 from .verifications import VerificationBuilder
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _verify(candidate: CandidateDoc, maker: VerifyMaker, jobs: JobStore, log: Ru
     flow = maker.make(candidate.structure, candidate.candidate_id, candidate.screening.science_hash, candidate.formula)
     flow.update_metadata({"dao_flows": {"run_id": log.run_id}})
     run_here(flow, jobs, lambda done, total, stage: None)
-    found = VerificationDoc.model_validate(jobs.get_output(flow.output.uuid, load=True))
+    found = VerificationDoc.model_validate(output(jobs, flow.output.uuid))
     VerificationBuilder(jobs, collection(jobs, "verifications"), [flow.output.uuid]).build()
     log.science_hashes.append(found.provenance.science_hash)
     return found

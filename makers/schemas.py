@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainSerializer
 from pymatgen.core.structure import Structure as PymatgenStructure
+
+from .decoding import structure as structure_of
+from .decoding import unreferenced
 
 SCHEMA_VERSION = 1
 
-Structure = Annotated[PymatgenStructure, PlainSerializer(lambda structure: structure.as_dict(), when_used="json")]
+Structure = Annotated[
+    PymatgenStructure,
+    BeforeValidator(structure_of),  # before monty's own validator, which imports what a dictionary names
+    PlainSerializer(lambda structure: structure.as_dict(), when_used="json"),
+]
+PlainData = Annotated[dict[str, Any], AfterValidator(unreferenced)]
 
 Cause = Literal["generation", "geometry", "charge", "energy", "duplicate", "rank"]
 
@@ -22,8 +30,8 @@ class Science(BaseModel):
     """All that decides a result, and nothing else. Known before the run."""
 
     maker: str = Field(description="class of the maker")
-    parameters: dict[str, Any] = Field(description="its settings, resolved")
-    inputs: dict[str, Any] = Field(description="compositions and cells, or science hashes of input documents")
+    parameters: PlainData = Field(description="its settings, resolved")
+    inputs: PlainData = Field(description="compositions and cells, or science hashes of input documents")
     checkpoints: dict[str, str] = Field(description="role -> sha256 of the weights")
     seed: int | None = None
     code_version: str = Field(description="version of dao_flows")

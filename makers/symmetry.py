@@ -13,6 +13,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.structure import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from . import decoding
 from .dedup import Tolerance, lattices_fit
 from .schemas import Symmetry
 from .structures import compact, primitive_niggli
@@ -52,7 +53,7 @@ def _library() -> dict[str, list[tuple[str, Structure]]]:
         return {}
     entries = defaultdict(list)
     for entry in json.loads(gzip.decompress(path.read_bytes())):
-        structure, tags = Structure.from_dict(entry["snl"]), entry["tags"]
+        structure, tags = decoding.structure(entry["snl"]), entry["tags"]
         names = [_plain(str(tags[key])) for key in ("strukturbericht", "mineral") if str(tags[key]) not in ("", "None")]
         label = f"{names[0]} ({tags['aflow']})" if names else str(tags["aflow"])
         entries[structure.composition.anonymized_formula].append((label, structure))

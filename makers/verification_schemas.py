@@ -5,11 +5,11 @@ Energies in eV, forces in eV/Å, stresses in GPa, cut-offs in eV, times in s.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from .schemas import Provenance, Structure
+from .schemas import PlainData, Provenance, Structure
 
 SCHEMA_VERSION = 1
 
@@ -65,7 +65,7 @@ class CalculationDoc(BaseModel):
     forcefield_name: str | None = Field(None, description="where a force field stands in for DFT")
     wall_seconds: float
     cores: int
-    task: dict[str, Any] | None = None
+    task: PlainData | None = None
     provenance: Provenance
 
 

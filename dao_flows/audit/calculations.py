@@ -7,12 +7,12 @@ out, or is run again where that is asked for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from monty.json import MontyDecoder
 from pymatgen.core.structure import Structure
 
+from dao_flows.makers import decoding
 from dao_flows.makers.provenance import digest, science_hash
 from dao_flows.makers.schemas import Science
 from dao_flows.makers.symmetry import symmetrised_primitive
@@ -27,7 +27,6 @@ from .materials import Materials, ReplayError
 from .recorded import Place, Rebuilt, Recorded
 
 ABOUT = ("verification_id", "candidate_id", "candidate_science_hash", "formula", "chemsys", "backend")
-TRUSTED = ("atomate2", "pymatgen", "emmet", "monty", "custodian", "jobflow")  # packages of recorded calculators
 
 
 def verification(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
@@ -43,7 +42,7 @@ def verification(recorded: Recorded, materials: Materials, place: Place) -> Rebu
     candidate = next((c for c in screening["accepted"] if c["candidate_id"] == document["candidate_id"]), None)
     if candidate is None:
         raise ReplayError(f"the screening of {document['candidate_id']} did not accept it: a document was altered")
-    sent = symmetrised_primitive(Structure.from_dict(candidate["structure"]), SCREEN.symprec_loose)
+    sent = symmetrised_primitive(decoding.structure(candidate["structure"]), SCREEN.symprec_loose)
     reference = science.parameters["reference"]
     note: str | None = None
     ignored: tuple[str, ...] = ("hull.reference",)
@@ -62,7 +61,7 @@ def calculation(recorded: Recorded, materials: Materials, place: Place) -> Rebui
     start = _start(recorded, materials)
     structure = start.structure if isinstance(start, CalculationDoc) else start
     assert structure is not None
-    hands_on, calculator, pseudos = _calculator(document["backend"], science, structure)
+    hands_on, calculator, pseudos = _calculator(document["backend"], science, structure, materials.trust)
     maker = CalculateMaker(
         backend=document["backend"],
         code=science.parameters["code"],
@@ -100,7 +99,7 @@ def _checks(recorded: Recorded, materials: Materials) -> Iterator[Difference]:
         path = "provenance.science.inputs.structure"
         yield Difference(path=path, recorded=science.inputs["structure"], replayed=went_in)
     try:
-        _calculator(document["backend"], science, structure)
+        _calculator(document["backend"], science, structure, materials.trust)
     except SettingsDifferError as error:
         yield error.difference
     if document["structure"] is None:
@@ -136,10 +135,10 @@ def _start(recorded: Recorded, materials: Materials) -> Structure | CalculationD
     candidate = collection(materials.jobs, "candidates").query_one({"candidate_id": name}, properties=["structure"])
     sent = []
     if candidate is not None:
-        sent.append(symmetrised_primitive(Structure.from_dict(candidate["structure"]), SCREEN.symprec_loose))
+        sent.append(symmetrised_primitive(decoding.structure(candidate["structure"]), SCREEN.symprec_loose))
     criteria = {"output.@class": "VerificationDoc", "output.candidate_id": name}
     sent += [
-        Structure.from_dict(d["output"]["sent"])
+        decoding.structure(d["output"]["sent"])
         for d in materials.jobs.query(criteria, properties=["output.sent"])
         if d.get("output", {}).get("sent")
     ]
@@ -148,16 +147,28 @@ def _start(recorded: Recorded, materials: Materials) -> Structure | CalculationD
     return next((each for each in sent if digest(geometry(each)) == science.inputs["structure"]), sent[0])
 
 
-def _calculator(name: str, science: Science, structure: Structure) -> tuple[bool, Any, dict[str, str]]:
+def _calculator(
+    name: str, science: Science, structure: Structure, trust: Sequence[str]
+) -> tuple[bool, Any, dict[str, str]]:
     """Whether it is handed the folder of the one before, the calculator, and its pseudopotentials.
 
-    The preset's, if its settings are the recorded ones, else made from these. Raises SettingsDifferError.
+    The preset's, if its settings are the recorded ones, else made from these. Raises SettingsDifferError, and
+    ReplayError for a maker of a module that is not trusted.
     """
     parameters = science.parameters
     preset = backend(name)
     first: Difference | None = None
-    options = [preset.steps.get(parameters["step"]), _from_record(parameters["settings"])]
-    for calculator in options:
+    untrusted: decoding.UntrustedError | None = None
+    options: tuple[Callable[[], Any], ...] = (
+        lambda: preset.steps.get(parameters["step"]),
+        lambda: decoding.maker(parameters["settings"], trust),
+    )
+    for made in options:
+        try:
+            calculator = made()
+        except decoding.DecodingError as error:
+            untrusted = error if isinstance(error, decoding.UntrustedError) else None
+            continue
         if calculator is None:
             continue
         filled = copy.deepcopy(calculator)
@@ -166,25 +177,9 @@ def _calculator(name: str, science: Science, structure: Structure) -> tuple[bool
         if found is None:
             return preset.hands_on, calculator, pseudos
         first = first or found
-    raise SettingsDifferError(first or Difference(path="settings", recorded=parameters["calculator"], replayed=None))
-
-
-def _from_record(settings: Any) -> Any:
-    """A calculator made from its recorded settings; None where they hold hashes, or classes of other packages."""
-    pending, classes = [settings], []
-    while pending:
-        held = pending.pop()
-        if isinstance(held, Mapping):
-            if "@module" in held:
-                classes.append(str(held["@module"]).partition(".")[0])
-            if set(held) == {"sha256"} or "@callable" in held or isinstance(held.get("pseudos"), list):
-                return None
-            pending += held.values()
-        elif isinstance(held, list):
-            pending += held
-    if not classes or not set(classes) <= set(TRUSTED):
-        return None
-    try:
-        return MontyDecoder().process_decoded(settings)
-    except (ImportError, AttributeError, TypeError, ValueError):
-        return None
+    differs = SettingsDifferError(
+        first or Difference(path="settings", recorded=parameters["calculator"], replayed=None)
+    )
+    if untrusted is not None:
+        raise ReplayError(f"{differs}; {untrusted}: --trust {untrusted.module} makes it as it was recorded")
+    raise differs

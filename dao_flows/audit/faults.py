@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from pymatgen.core.structure import Structure
-
+from dao_flows.makers import decoding
 from dao_flows.makers.attempts import parts
 from dao_flows.makers.provenance import digest
 from dao_flows.makers.schemas import ScreenedCandidate
@@ -52,7 +51,7 @@ def _same_structure(one: Any, other: Any) -> bool:
     if {**one, "@version": None}.keys() != {**other, "@version": None}.keys():
         return False
     try:
-        read = [Structure.from_dict(each).as_dict() for each in (one, other)]
+        read = [decoding.structure(each).as_dict() for each in (one, other)]
     except Exception:  # pymatgen checks nothing: what comes depends on what is wrong
         return False
     # read anew, the two must agree, and neither may hold what reading it does not give

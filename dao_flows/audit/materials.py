@@ -28,10 +28,14 @@ class ReplayError(UserError):
 
 @dataclass(frozen=True)
 class Materials:
-    """Where the inputs of recorded results are found. places: folders and files to look in, beside the store's."""
+    """Where the inputs of recorded results are found.
+
+    places: folders and files to look in, beside the store's; trust: modules whose makers may be made from a record.
+    """
 
     jobs: JobStore
     places: Sequence[Path] = ()
+    trust: Sequence[str] = ()
 
     def document(self, uuid: str) -> dict[str, Any]:
         """The document that a job wrote, as it is stored. Raises ReplayError."""

@@ -97,12 +97,17 @@ class Replay(BaseModel):
 
 @dataclass(frozen=True)
 class Options:
-    """How to replay. device: None: the recorded kind, where there is one; dft: run calculations; yes: long ones too."""
+    """How to replay.
+
+    device: None: the recorded kind, where there is one; dft: run calculations; yes: long ones too; trust: modules of
+    the user's own makers, which a record may name.
+    """
 
     device: str | None = None
     places: Sequence[Path] = ()
     dft: bool = False
     yes: bool = False
+    trust: Sequence[str] = ()
 
 
 def replay(jobs: JobStore, wanted: str, options: Options | None = None, listener: Reporter | None = None) -> Replay:
@@ -116,7 +121,7 @@ def replay(jobs: JobStore, wanted: str, options: Options | None = None, listener
     began = monotonic()
     graph = build(jobs)
     node = identify.find(graph, wanted)
-    materials = Materials(jobs, options.places)
+    materials = Materials(jobs, options.places, options.trust)
     recorded = [(each, Recorded(materials.document(uuid))) for each, uuid in _steps_of(graph, node, jobs)]
     if not recorded:
         raise InputError(f"{text(node)} was not made by a job that the store knows: there is nothing to replay")

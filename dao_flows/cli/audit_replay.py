@@ -36,6 +36,12 @@ def replay(
         list[Path] | None,
         typer.Option("--from", exists=True, help="File or folder with checkpoints or data that lie elsewhere now."),
     ] = None,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE", help="Module of makers of your own, which replaying a calculation imports and calls."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Replay also what took more than five minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
@@ -50,7 +56,7 @@ def replay(
     from .progress import stage_progress
 
     with stage_progress() as listener:
-        options = Options(device=device, places=places or [], dft=dft, yes=yes)
+        options = Options(device=device, places=places or [], dft=dft, yes=yes, trust=trust or [])
         found = run(job_store(settings()), wanted, options, listener)
     if as_json:
         print(found.model_dump_json(indent=1))

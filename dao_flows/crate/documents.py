@@ -20,6 +20,7 @@ from bson import ObjectId
 from bson.errors import InvalidId
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dao_flows.makers import decoding
 from dao_flows.makers.provenance import EPOCH, canonical, content_hash, digest
 
 from ..stores import KEYS
@@ -73,31 +74,6 @@ class RunRecord(BaseModel):
 
     record_id: str = Field(min_length=1)
     schema_version: int
-
-
-Vector = tuple[float, float, float]
-
-
-class _Species(BaseModel):
-    element: str
-    occu: float
-
-
-class _Site(BaseModel):
-    species: list[_Species] = Field(min_length=1)
-    abc: Vector
-
-
-class _Lattice(BaseModel):
-    matrix: tuple[Vector, Vector, Vector]
-
-
-class _Structure(BaseModel):
-    """What pymatgen reads of a structure's dictionary, and does not check."""
-
-    lattice: _Lattice
-    sites: list[_Site]
-    charge: float | None = None
 
 
 class Checked(NamedTuple):
@@ -273,17 +249,10 @@ def _built(value: Any) -> Any:
         return value
     if (value.get("@module"), value.get("@class")) != STRUCTURE:
         return {key: _built(item) for key, item in value.items()}
-    from pymatgen.core.structure import Structure
-
     try:
-        _Structure.model_validate(value)
-        return Structure.from_dict(value)
-    except ValidationError as error:
-        raise DocumentError(f"it holds a structure that is none: {_first(error)}") from None
-    except Exception as error:  # what pymatgen raises depends on what is wrong
-        raise DocumentError(
-            f"it holds a structure that is none: {type(error).__name__} {str(error)[:80]}".strip()
-        ) from None
+        return decoding.structure(value)
+    except decoding.DecodingError as error:
+        raise DocumentError(str(error)) from None
 
 
 def _first(error: ValidationError) -> str:

@@ -15,6 +15,7 @@ from pymatgen.core.structure import Structure
 
 from dao_flows.model.elements import MAX_ATOMIC_NUMBER
 
+from .. import decoding
 from ..dedup import Reduced, reduced_cell
 from .config import BuildConfig
 from .raw import Raw, text
@@ -90,7 +91,7 @@ def read_structure(raw: Raw) -> Structure:
         elements = [Element(s) if isinstance(s, str) else Element.from_Z(_whole(s)) for s in species]
         return Structure(Lattice(lattice), elements, sites, coords_are_cartesian=raw.kind == "sites")
     if raw.kind == "structure":
-        structure = Structure.from_dict(dict(raw.crystal))
+        structure = decoding.structure(raw.crystal)
     else:
         structure = Structure.from_str(str(raw.crystal), fmt="cif" if raw.kind == "cif" else "poscar")
     if not structure.is_ordered:

@@ -9,8 +9,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
+from pymatgen.entries.computed_entries import ComputedEntry
 
+from .. import decoding
 from .levels import functional_of, known
 from .sets import ReferenceSet, ReferenceSetError, agreeing
 
@@ -32,18 +33,13 @@ def read_file(path: Path, changed: int, size: int, code: str | None, functional:
 
 
 def _entry(item: Any, name: str, place: int) -> ComputedEntry:
-    """An entry from its JSON, without importing whatever class the file may name. Raises ReferenceSetError."""
-    kinds: dict[str, type[ComputedEntry]] = {c.__name__: c for c in (ComputedEntry, ComputedStructureEntry)}
-    kind = kinds.get(str(item.get("@class"))) if isinstance(item, dict) else None
-    if kind is None:
-        what = item.get("@class", "a plain object") if isinstance(item, dict) else type(item).__name__
-        raise ReferenceSetError(f"{name}: entry {place} is no ComputedEntry but {what}")
+    """An entry from its JSON. Raises ReferenceSetError."""
     try:
-        entry = kind.from_dict(item)
+        entry = decoding.entry(item)
         if not isfinite(entry.energy):
             raise ValueError("its energy is not finite")
         known(entry)
-    except Exception as error:  # pymatgen lets through whatever a broken entry causes
+    except Exception as error:  # what a broken entry causes depends on what is wrong
         said = " ".join(str(error).split())[:100]
-        raise ReferenceSetError(f"{name}: entry {place} cannot be read: {type(error).__name__} {said}") from None
+        raise ReferenceSetError(f"{name}: entry {place} cannot be used: {said}") from None
     return entry

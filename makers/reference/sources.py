@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from pymatgen.core.structure import Structure
-
+from .. import decoding
 from ..verification_schemas import Level, VerificationDoc
 from .entry_files import read_file
 from .levels import entry_of
@@ -66,8 +65,9 @@ def read_store(jobs: JobStore | None) -> ReferenceSet:
         structure, level = output["structure"], output["level"]
         if structure is None or level is None or output["energy"] is None:
             continue
-        structure = structure if isinstance(structure, Structure) else Structure.from_dict(structure)
-        entries.append(entry_of(structure, output["energy"], Level.model_validate(level), verification_id))
+        entries.append(
+            entry_of(decoding.structure(structure), output["energy"], Level.model_validate(level), verification_id)
+        )
     if not entries:
         raise ReferenceSetError("store: holds no successful verification yet: there is nothing to make a hull of")
     return ReferenceSet("store", tuple(entries), None, None, NONE, "", selects=True)

@@ -1,0 +1,301 @@
+"""The one place where stored data become objects.
+
+Documents of a shared database, crates, files of reference entries and datasets come from anybody. monty's decoder
+imports and calls whatever they name; nothing else here may use it. What becomes an object is on a closed list:
+pymatgen's structures (with their lattices and species), computed entries with their adjustments, and the makers of
+atomate2's force fields, each built from its fields. Everything else stays plain data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pymatgen.core.structure import Structure
+from pymatgen.entries.computed_entries import (
+    CompositionEnergyAdjustment,
+    ComputedEntry,
+    ComputedStructureEntry,
+    ConstantEnergyAdjustment,
+    EnergyAdjustment,
+    ManualEnergyAdjustment,
+    TemperatureEnergyAdjustment,
+)
+
+if TYPE_CHECKING:
+    from jobflow.core.maker import Maker
+
+ADJUSTMENTS: dict[str, type[EnergyAdjustment]] = {
+    kind.__name__: kind
+    for kind in (
+        CompositionEnergyAdjustment,
+        ConstantEnergyAdjustment,
+        ManualEnergyAdjustment,
+        TemperatureEnergyAdjustment,
+    )
+}
+FORCE_FIELDS = "atomate2.forcefields.jobs"
+SHOWN = 60  # characters of a name in a message
+
+
+class DecodingError(ValueError):
+    """Data name an object that is not on the list, or are not what they should be; one line that says what."""
+
+
+class UntrustedError(DecodingError):
+    """A maker is of a module that nobody said to trust. module: the first such."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(f"it was made by a maker of {_shown(module)}, which is not known here")
+        self.module = module
+
+
+def objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """All mappings in it, itself too, however deep."""
+    pending = [value]
+    while pending:
+        held = pending.pop()
+        if isinstance(held, Mapping):
+            yield held
+            pending += held.values()
+        elif isinstance(held, list | tuple):
+            pending += held
+
+
+def named(value: Any) -> str | None:
+    """The first thing in a value that a decoder of monty's would import, call or look up; None in plain data."""
+    for held in objects(value):
+        for key in held:
+            if isinstance(key, str) and key.startswith("@"):
+                name = held.get("@class", held.get("@callable", ""))
+                return f"{held.get('@module')}.{name}"
+    return None
+
+
+def inert(value: Any) -> Any:
+    """The same data without the keys by which monty knows objects."""
+    if isinstance(value, Mapping):
+        return {key: inert(item) for key, item in value.items() if not str(key).startswith("@")}
+    if isinstance(value, list | tuple):
+        return [inert(item) for item in value]
+    return value
+
+
+def unreferenced(value: Any) -> Any:
+    """The value as it is, for data that may become the argument of a job.
+
+    jobflow decodes all of an argument in which it finds an OutputReference. Raises DecodingError for one.
+    """
+    if any(held.get("@class") == "OutputReference" for held in objects(value)):
+        raise DecodingError("it holds a reference to the output of a job, which is no data")
+    return value
+
+
+class _Species(BaseModel):
+    element: str
+    occu: float
+    oxidation_state: float | None = None
+    spin: float | None = None
+
+
+class _Site(BaseModel):
+    species: list[_Species] = Field(min_length=1)
+    abc: tuple[float, float, float]
+    properties: dict[str, Any] | None = None
+    label: str | None = None
+
+
+class _Lattice(BaseModel):
+    matrix: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+    pbc: tuple[bool, bool, bool] = (True, True, True)
+
+
+class _Structure(BaseModel):
+    """What pymatgen reads of a structure's dictionary, and does not check."""
+
+    lattice: _Lattice
+    sites: list[_Site]
+    charge: float | None = None
+    properties: dict[str, Any] | None = None
+
+
+def structure(data: Any) -> Structure:
+    """A structure from its dictionary, as `Structure.as_dict` writes it, or the structure itself.
+
+    Raises DecodingError for what is none, and for properties that hold more than plain data.
+    """
+    if isinstance(data, Structure):
+        return data
+    if not isinstance(data, Mapping):
+        raise DecodingError(f"it holds a {type(data).__name__} in the place of a structure")
+    try:
+        fields = _Structure.model_validate(dict(data))
+        for properties in (fields.properties, *(site.properties for site in fields.sites)):
+            if (name := named(properties)) is not None:
+                raise DecodingError(f"a property of its structure names {_shown(name)}: properties are plain data")
+        plain = fields.model_dump(exclude_unset=True)
+        return Structure.from_dict({"properties": None, **plain})
+    except ValidationError as error:
+        raise DecodingError(f"it holds a structure that is none: {_first(error)}") from None
+    except DecodingError:
+        raise
+    except Exception as error:  # what pymatgen raises depends on what is wrong
+        said = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        raise DecodingError(f"it holds a structure that is none: {said}") from None
+
+
+def entry(data: Any) -> ComputedEntry:
+    """A ComputedEntry or ComputedStructureEntry from its dictionary; its parameters and data are plain data.
+
+    Raises DecodingError for what is neither, or cannot be read.
+    """
+    kind = data.get("@class") if isinstance(data, Mapping) else None
+    if kind not in (ComputedEntry.__name__, ComputedStructureEntry.__name__):
+        what = data.get("@class", "a plain object") if isinstance(data, Mapping) else type(data).__name__
+        raise DecodingError(f"it is no ComputedEntry but {_shown(str(what))}")
+    try:
+        adjustments = [_adjustment(each) for each in data.get("energy_adjustments") or []]
+        common: dict[str, Any] = {
+            "correction": 0.0 if adjustments else float(data.get("correction") or 0),
+            "energy_adjustments": adjustments,
+            "parameters": inert(data.get("parameters") or {}),
+            "data": inert(data.get("data") or {}),
+            "entry_id": inert(data.get("entry_id")),
+        }
+        energy, composition = float(data["energy"]), inert(data.get("composition"))
+        if kind == ComputedEntry.__name__:
+            return ComputedEntry(composition, energy, **common)
+        return ComputedStructureEntry(structure(data["structure"]), energy, composition=composition, **common)
+    except DecodingError:
+        raise
+    except Exception as error:  # pymatgen lets through whatever a broken entry causes
+        said = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        raise DecodingError(f"it cannot be read: {said}") from None
+
+
+def _adjustment(data: Any) -> EnergyAdjustment:
+    """An energy adjustment; the scheme that it is of stays a name."""
+    kind = ADJUSTMENTS.get(str(data.get("@class"))) if isinstance(data, Mapping) else None
+    if kind is None:
+        raise DecodingError("one of its energy adjustments is of no known kind")
+    fields = {key: inert(value) for key, value in data.items() if not key.startswith("@")}
+    if isinstance(scheme := data.get("cls"), Mapping):
+        fields["cls"] = {"@class": str(scheme.get("@class"))}
+    return kind(**fields)
+
+
+Number = Annotated[float | int | bool | None, Field()]
+
+
+class _ForceField(BaseModel):
+    """Fields of atomate2's force-field makers that a record may set. Texts could name files: there are none but these.
+
+    calculator_meta follows from the name.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = ""
+    force_field_name: str
+    calculator_meta: str = ""
+    calculator_kwargs: dict[str, Number | Literal["eV/A3"]] = Field(default_factory=dict)
+    ionic_step_data: list[str] | None = None
+    store_trajectory: Literal["no", "partial", "full"] = "no"
+    tags: list[str] | None = None
+    task_document_kwargs: dict[str, Number] = Field(default_factory=dict)
+    relax_cell: bool = True
+    relax_shape: bool = False
+    fix_symmetry: bool = False
+    symprec: float | None = None
+    steps: int = 500
+    relax_kwargs: dict[str, Number] = Field(default_factory=dict)
+    optimizer_kwargs: dict[str, Number | Literal["FIRE", "BFGS", "LBFGS", "LBFGSLineSearch", "MDMin"]] = Field(
+        default_factory=dict
+    )
+
+
+MAKERS = ("ForceFieldRelaxMaker", "ForceFieldStaticMaker")  # of FORCE_FIELDS
+
+
+def maker(settings: Any, trusted: Collection[str] = ()) -> Maker:
+    """The maker of a calculation from its recorded settings.
+
+    trusted: modules that the user trusts, and all below them: makers of these are what the record says they are.
+    Raises UntrustedError for a maker of another module, DecodingError for one that cannot be had.
+    """
+    if not isinstance(settings, Mapping):
+        raise DecodingError("its settings are those of no maker")
+    module, name = str(settings.get("@module")), str(settings.get("@class"))
+    try:
+        if module == FORCE_FIELDS and name in MAKERS:
+            return _force_field(name, settings)
+    except DecodingError:
+        if not _below(module, trusted):
+            raise
+    return _of_trusted(settings, trusted)
+
+
+def _force_field(name: str, settings: Mapping[str, Any]) -> Maker:
+    from atomate2.forcefields import jobs
+
+    try:
+        fields = _ForceField.model_validate({key: value for key, value in settings.items() if not key.startswith("@")})
+    except ValidationError as error:
+        raise DecodingError(f"its {name} has settings that are not known here: {_first(error)}") from None
+    label = _force_field_named(fields.force_field_name)
+    given = fields.model_dump(exclude_unset=True, exclude={"calculator_meta", "force_field_name"})
+    makers = {made.__name__: made for made in (jobs.ForceFieldRelaxMaker, jobs.ForceFieldStaticMaker)}
+    if isinstance(given.get("ionic_step_data"), list):
+        given["ionic_step_data"] = tuple(given["ionic_step_data"])
+    built: Maker = makers[name](force_field_name=label, **given)
+    return built
+
+
+def _force_field_named(name: Any) -> str:
+    """A force field's name as atomate2's list has it: it takes others, too, and imports what they name."""
+    from atomate2.forcefields.utils import MLFF
+
+    label = str(name).removeprefix("MLFF.")
+    known = {str(key): member for member in MLFF for key in (member.name, member.value)}
+    if label not in known or known[label] is MLFF.Forcefield:
+        raise DecodingError(f"atomate2 has no force field {_shown(label)}")
+    return str(known[label].value)
+
+
+def _of_trusted(settings: Mapping[str, Any], trusted: Collection[str]) -> Maker:
+    """A maker all of whose parts are of trusted modules, by monty's decoder."""
+    from jobflow.core.maker import Maker
+    from monty.json import MontyDecoder
+
+    for held in objects(settings):
+        if "force_field_name" in held:
+            _force_field_named(held["force_field_name"])
+        if set(held) == {"sha256"} or isinstance(held.get("pseudos"), list):
+            raise DecodingError("its settings are recorded as hashes in part")
+        if "@callable" in held or "@bound" in held:
+            raise DecodingError("its settings name a function")
+        if "@module" in held and not _below(module := str(held["@module"]), trusted):
+            raise UntrustedError(module)
+    try:
+        built = MontyDecoder().process_decoded(dict(settings))
+    except Exception as error:  # whatever the user's own classes raise
+        said = " ".join(f"{type(error).__name__} {error}".split())[:100]
+        raise DecodingError(f"its maker cannot be made again: {said}") from None
+    if not isinstance(built, Maker):
+        raise DecodingError("its settings are those of no maker")
+    return built
+
+
+def _below(module: str, packages: Collection[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:SHOWN])
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that pydantic says, without the input."""
+    said = error.errors(include_url=False, include_input=False)[0]
+    return f"{_shown('/'.join(str(part) for part in said['loc']))}: {' '.join(said['msg'].split())[:100]}"
