@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from .schemas import SCHEMA_VERSION, Provenance
+from .schemas import SCHEMA_VERSION, PlainData, Provenance
 
 
 class DatasetDoc(BaseModel):
@@ -22,7 +22,7 @@ class DatasetDoc(BaseModel):
     shards: int
     counts: dict[str, int] = Field(description="rows of each split")
     columns: dict[str, str]
-    sources: list[dict[str, Any]] = Field(description="of each: name, location, licence, rows read, kept and rejected")
-    filters: dict[str, Any]
+    sources: list[PlainData] = Field(description="of each: name, location, licence, rows read, kept and rejected")
+    filters: PlainData
     rejects: str = Field(description="file that names each row left out")
     provenance: Provenance

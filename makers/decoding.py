@@ -3,7 +3,10 @@
 Documents of a shared database, crates, files of reference entries and datasets come from anybody. monty's decoder
 imports and calls whatever they name; nothing else here may use it. What becomes an object is on a closed list:
 pymatgen's structures (with their lattices and species), computed entries with their adjustments, and the makers of
-atomate2's force fields, each built from its fields. Everything else stays plain data.
+atomate2's force fields, each built from its fields. Everything else stays plain data, and names nothing any more.
+
+jobflow decodes with monty what one job hands to the next. So a document that is taken from a store into a job must hold
+no names at all: the fields of our documents that may hold any content refuse them (`unnamed`).
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ ADJUSTMENTS: dict[str, type[EnergyAdjustment]] = {
     )
 }
 FORCE_FIELDS = "atomate2.forcefields.jobs"
+CALCULATOR = ("force_field_name", "calculator_meta")  # by which atomate2 finds, and imports, a calculator
+CALLS = frozenset({"run_vasp_kwargs", "run_cp2k_kwargs", "run_abinit_kwargs"})  # commands among them: never recorded
 SHOWN = 60  # characters of a name in a message
+Figure = int | float  # an integer stays one: as a float it would give a document another hash
 
 
 class DecodingError(ValueError):
@@ -44,11 +50,12 @@ class DecodingError(ValueError):
 
 
 class UntrustedError(DecodingError):
-    """A maker is of a module that nobody said to trust. module: the first such."""
+    """A maker names modules that nobody said to trust. options: what would say so."""
 
-    def __init__(self, module: str) -> None:
-        super().__init__(f"it was made by a maker of {_shown(module)}, which is not known here")
-        self.module = module
+    def __init__(self, modules: Collection[str]) -> None:
+        shown = [_shown(module) for module in sorted(modules)]
+        super().__init__(f"its maker is made of {', '.join(shown)}, which is not known here")
+        self.options = " ".join(f"--trust {module}" for module in shown)
 
 
 def objects(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -64,28 +71,43 @@ def objects(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def named(value: Any) -> str | None:
-    """The first thing in a value that a decoder of monty's would import, call or look up; None in plain data."""
+    """What a decoder of monty's would import, call or look up in a value, the first that is found; None in plain data.
+
+    As text for a message.
+    """
     for held in objects(value):
         for key in held:
             if isinstance(key, str) and key.startswith("@"):
                 name = held.get("@class", held.get("@callable", ""))
-                return f"{held.get('@module')}.{name}"
+                return _shown(f"{held.get('@module')}.{name}")
     return None
 
 
 def inert(value: Any) -> Any:
-    """The same data without the keys by which monty knows objects."""
+    """The same data with nothing in it that monty takes for an object: of an array its numbers, else the fields."""
     if isinstance(value, Mapping):
+        if (value.get("@module"), value.get("@class")) == ("numpy", "array"):
+            return inert(value.get("data"))
         return {key: inert(item) for key, item in value.items() if not str(key).startswith("@")}
     if isinstance(value, list | tuple):
         return [inert(item) for item in value]
     return value
 
 
-def unreferenced(value: Any) -> Any:
-    """The value as it is, for data that may become the argument of a job.
+def unnamed(value: Any) -> Any:
+    """The value as it is, for a document's field of any content. Raises DecodingError for one that names objects.
 
-    jobflow decodes all of an argument in which it finds an OutputReference. Raises DecodingError for one.
+    jobflow decodes what a job hands to the next one, the document as a whole, and what such a field names with it.
+    """
+    if (name := named(value)) is not None:
+        raise DecodingError(f"it names {name}, where plain data stand")
+    return value
+
+
+def unreferenced(value: Any) -> Any:
+    """The value as it is, for recorded settings. Raises DecodingError for those that hold an OutputReference.
+
+    jobflow decodes all of a job's argument in which it finds one.
     """
     if any(held.get("@class") == "OutputReference" for held in objects(value)):
         raise DecodingError("it holds a reference to the output of a job, which is no data")
@@ -94,20 +116,20 @@ def unreferenced(value: Any) -> Any:
 
 class _Species(BaseModel):
     element: str
-    occu: float
-    oxidation_state: float | None = None
-    spin: float | None = None
+    occu: Figure
+    oxidation_state: Figure | None = None
+    spin: Figure | None = None
 
 
 class _Site(BaseModel):
     species: list[_Species] = Field(min_length=1)
-    abc: tuple[float, float, float]
+    abc: tuple[Figure, Figure, Figure]
     properties: dict[str, Any] | None = None
     label: str | None = None
 
 
 class _Lattice(BaseModel):
-    matrix: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+    matrix: tuple[tuple[Figure, Figure, Figure], tuple[Figure, Figure, Figure], tuple[Figure, Figure, Figure]]
     pbc: tuple[bool, bool, bool] = (True, True, True)
 
 
@@ -116,14 +138,14 @@ class _Structure(BaseModel):
 
     lattice: _Lattice
     sites: list[_Site]
-    charge: float | None = None
+    charge: Figure | None = None
     properties: dict[str, Any] | None = None
 
 
 def structure(data: Any) -> Structure:
     """A structure from its dictionary, as `Structure.as_dict` writes it, or the structure itself.
 
-    Raises DecodingError for what is none, and for properties that hold more than plain data.
+    Its properties, and those of its sites, are plain data, whatever they name. Raises DecodingError for what is none.
     """
     if isinstance(data, Structure):
         return data
@@ -131,15 +153,12 @@ def structure(data: Any) -> Structure:
         raise DecodingError(f"it holds a {type(data).__name__} in the place of a structure")
     try:
         fields = _Structure.model_validate(dict(data))
-        for properties in (fields.properties, *(site.properties for site in fields.sites)):
-            if (name := named(properties)) is not None:
-                raise DecodingError(f"a property of its structure names {_shown(name)}: properties are plain data")
-        plain = fields.model_dump(exclude_unset=True)
-        return Structure.from_dict({"properties": None, **plain})
+        for holder in (fields, *fields.sites):
+            if holder.properties is not None:
+                holder.properties = inert(holder.properties)
+        return Structure.from_dict(fields.model_dump(exclude_unset=True))
     except ValidationError as error:
         raise DecodingError(f"it holds a structure that is none: {_first(error)}") from None
-    except DecodingError:
-        raise
     except Exception as error:  # what pymatgen raises depends on what is wrong
         said = " ".join(f"{type(error).__name__} {error}".split())[:100]
         raise DecodingError(f"it holds a structure that is none: {said}") from None
@@ -199,7 +218,7 @@ class _ForceField(BaseModel):
     name: str = ""
     force_field_name: str
     calculator_meta: str = ""
-    calculator_kwargs: dict[str, Number | Literal["eV/A3"]] = Field(default_factory=dict)
+    calculator_kwargs: dict[str, Number] = Field(default_factory=dict)
     ionic_step_data: list[str] | None = None
     store_trajectory: Literal["no", "partial", "full"] = "no"
     tags: list[str] | None = None
@@ -221,8 +240,8 @@ MAKERS = ("ForceFieldRelaxMaker", "ForceFieldStaticMaker")  # of FORCE_FIELDS
 def maker(settings: Any, trusted: Collection[str] = ()) -> Maker:
     """The maker of a calculation from its recorded settings.
 
-    trusted: modules that the user trusts, and all below them: makers of these are what the record says they are.
-    Raises UntrustedError for a maker of another module, DecodingError for one that cannot be had.
+    trusted: modules that the user trusts; makers of these, and of no module below them, are what the record says they
+    are. Raises UntrustedError for a maker of other modules, DecodingError for one that cannot be had.
     """
     if not isinstance(settings, Mapping):
         raise DecodingError("its settings are those of no maker")
@@ -231,21 +250,26 @@ def maker(settings: Any, trusted: Collection[str] = ()) -> Maker:
         if module == FORCE_FIELDS and name in MAKERS:
             return _force_field(name, settings)
     except DecodingError:
-        if not _below(module, trusted):
+        if module not in trusted:
             raise
     return _of_trusted(settings, trusted)
 
 
 def _force_field(name: str, settings: Mapping[str, Any]) -> Maker:
     from atomate2.forcefields import jobs
+    from atomate2.forcefields.utils import _DEFAULT_CALCULATOR_KWARGS, MLFF
 
+    label = _force_field_named(settings.get("force_field_name"))
+    told = {key: value for key, value in settings.items() if not key.startswith("@")}
+    if isinstance(keywords := told.get("calculator_kwargs"), Mapping):  # atomate2's own, texts too, come of themselves
+        own = _DEFAULT_CALCULATOR_KWARGS.get(MLFF(label), {})
+        told["calculator_kwargs"] = {key: value for key, value in keywords.items() if own.get(key) != value}
+    makers = {made.__name__: made for made in (jobs.ForceFieldRelaxMaker, jobs.ForceFieldStaticMaker)}
     try:
-        fields = _ForceField.model_validate({key: value for key, value in settings.items() if not key.startswith("@")})
+        fields = _ForceField.model_validate(told)
     except ValidationError as error:
         raise DecodingError(f"its {name} has settings that are not known here: {_first(error)}") from None
-    label = _force_field_named(fields.force_field_name)
     given = fields.model_dump(exclude_unset=True, exclude={"calculator_meta", "force_field_name"})
-    makers = {made.__name__: made for made in (jobs.ForceFieldRelaxMaker, jobs.ForceFieldStaticMaker)}
     if isinstance(given.get("ionic_step_data"), list):
         given["ionic_step_data"] = tuple(given["ionic_step_data"])
     built: Maker = makers[name](force_field_name=label, **given)
@@ -268,15 +292,21 @@ def _of_trusted(settings: Mapping[str, Any], trusted: Collection[str]) -> Maker:
     from jobflow.core.maker import Maker
     from monty.json import MontyDecoder
 
+    modules = set()
     for held in objects(settings):
-        if "force_field_name" in held:
-            _force_field_named(held["force_field_name"])
+        for field in CALCULATOR:
+            if held.get(field) is not None:
+                _force_field_named(held[field])
         if set(held) == {"sha256"} or isinstance(held.get("pseudos"), list):
             raise DecodingError("its settings are recorded as hashes in part")
         if "@callable" in held or "@bound" in held:
             raise DecodingError("its settings name a function")
-        if "@module" in held and not _below(module := str(held["@module"]), trusted):
-            raise UntrustedError(module)
+        if said := CALLS.intersection(held):
+            raise DecodingError(f"its settings say how a code is called ({min(said)}), which no record does")
+        if "@module" in held:
+            modules.add(str(held["@module"]))
+    if unknown := modules - set(trusted):
+        raise UntrustedError(unknown)
     try:
         built = MontyDecoder().process_decoded(dict(settings))
     except Exception as error:  # whatever the user's own classes raise
@@ -285,10 +315,6 @@ def _of_trusted(settings: Mapping[str, Any], trusted: Collection[str]) -> Maker:
     if not isinstance(built, Maker):
         raise DecodingError("its settings are those of no maker")
     return built
-
-
-def _below(module: str, packages: Collection[str]) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
 def _shown(text: str) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jobflow.core.state import CURRENT_JOB
 from pydantic import BaseModel, ValidationError
 
-from .provenance import content_hash, science_hash
+from .decoding import named
+from .provenance import content_hash, digest, science_hash
 from .schemas import Science
 
 if TYPE_CHECKING:
@@ -50,16 +51,27 @@ def stored(
                 log.error("the result of job %s is not taken: its content is not what its hash says", uuid)
                 continue
             try:
-                return kind.model_validate(document["output"])
+                found_one = kind.model_validate(document["output"])
             except ValidationError:
                 log.error("the result of job %s is not taken: this version cannot read it", uuid)
+                continue
+            # its own science is the one asked for, as the hash says; jobflow will decode all of it for the next job
+            if (name := named(found_one.model_dump(exclude={"provenance": {"science"}}))) is not None:
+                log.error("the result of job %s is not taken: it names %s, as no result does", uuid, name)
+                continue
+            return found_one
     return None
 
 
 def is_whole(output: dict[str, Any]) -> bool:
-    """Whether a stored document has the content hash that it states; one without a hash is believed."""
-    stated = output["provenance"].get("content_hash")
+    """Whether a stored document has the hashes that it states, of its science and its content.
+
+    One without a content hash is believed.
+    """
+    held = output["provenance"]
     try:
-        return stated is None or content_hash(output) == stated
-    except (TypeError, ValueError):
+        if digest(held["science"]) != held["science_hash"]:
+            return False
+        return held.get("content_hash") is None or content_hash(output) == held["content_hash"]
+    except (KeyError, TypeError, ValueError):
         return False

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainSer
 from pymatgen.core.structure import Structure as PymatgenStructure
 
 from .decoding import structure as structure_of
-from .decoding import unreferenced
+from .decoding import unnamed, unreferenced
 
 SCHEMA_VERSION = 1
 
@@ -21,7 +21,15 @@ Structure = Annotated[
     BeforeValidator(structure_of),  # before monty's own validator, which imports what a dictionary names
     PlainSerializer(lambda structure: structure.as_dict(), when_used="json"),
 ]
-PlainData = Annotated[dict[str, Any], AfterValidator(unreferenced)]
+PlainData = Annotated[dict[str, Any], AfterValidator(unnamed)]
+
+
+def _settings_apart(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A calculator's settings tell its classes: nothing else may name any."""
+    unnamed({name: value for name, value in parameters.items() if name != "settings"})
+    unreferenced(parameters.get("settings"))
+    return parameters
+
 
 Cause = Literal["generation", "geometry", "charge", "energy", "duplicate", "rank"]
 
@@ -30,7 +38,7 @@ class Science(BaseModel):
     """All that decides a result, and nothing else. Known before the run."""
 
     maker: str = Field(description="class of the maker")
-    parameters: PlainData = Field(description="its settings, resolved")
+    parameters: Annotated[dict[str, Any], AfterValidator(_settings_apart)] = Field(description="its settings, resolved")
     inputs: PlainData = Field(description="compositions and cells, or science hashes of input documents")
     checkpoints: dict[str, str] = Field(description="role -> sha256 of the weights")
     seed: int | None = None

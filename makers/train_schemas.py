@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from .schemas import Provenance
+from .schemas import PlainData, Provenance
 
 SCHEMA_VERSION = 1
 
@@ -44,7 +44,7 @@ class TrainingDoc(BaseModel):
     steps: int
     losses: dict[str, float] = Field(description="means over the last window of steps")
     validation: dict[str, float] | None = Field(description="of the averaged weights, at the end")
-    loss_curve: list[dict[str, Any]] = Field(description="records of metrics.jsonl, thinned")
+    loss_curve: list[PlainData] = Field(description="records of metrics.jsonl, thinned")
     rollbacks: list[Rollback]
     wall_time_s: float = Field(description="of training alone, over all jobs")
     crystals_per_s: float | None = Field(

@@ -181,5 +181,5 @@ def _calculator(
         first or Difference(path="settings", recorded=parameters["calculator"], replayed=None)
     )
     if untrusted is not None:
-        raise ReplayError(f"{differs}; {untrusted}: --trust {untrusted.module} makes it as it was recorded")
+        raise ReplayError(f"{differs}; {untrusted}: {untrusted.options} makes it as it was recorded")
     raise differs

@@ -24,6 +24,7 @@ from pymatgen.core.structure import Structure
 
 from ... import __version__
 from ..checkpoints import SettingError
+from ..decoding import CALLS
 from ..provenance import canonical_json, digest, execution_record, provenance, science_hash
 from ..reuse import stored
 from ..run_folder import run_folder
@@ -42,7 +43,7 @@ PRINTED = "printed.txt"
 PATIENCE = 5.0  # s, that a code is given to end itself
 LONGEST_SETTING = 8_000  # characters; of longer ones the hash is told
 # how and where a code is called, and what a job is called, decide no result
-EXECUTION = {"name", "run_vasp_kwargs", "run_cp2k_kwargs", "run_abinit_kwargs", "wall_time", "task_document_kwargs"}
+EXECUTION = {"name", "wall_time", "task_document_kwargs", *CALLS}
 
 
 @dataclass

@@ -8,11 +8,12 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monty.json import MontyEncoder
-from pymatgen.core import Lattice, Species, Structure
+from pymatgen.core import DummySpecies, Lattice, Species, Structure
 from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import (
     CompositionEnergyAdjustment,
@@ -74,9 +75,18 @@ def planted_objects() -> list[dict]:
 def test_a_structure_comes_back_as_it_was():
     magnetic = salt(magmom=[1.0, -1.0], forces=[[0.0, 0.0, 0.1]] * 2)
     ions = Structure(Lattice.cubic(4.2), [Species("Mg", 2), Species("O", -2, spin=1)], [[0, 0, 0], [0.5] * 3], charge=0)
-    for structure in (salt(), magnetic, ions):
+    mixed = Structure(
+        Lattice.cubic(5), [{"Na": 0.5, "K": 0.5}, DummySpecies("X", 1)], [[0] * 3, [0.5] * 3], labels=["a", "b"]
+    )
+    for structure in (
+        salt(),
+        magnetic,
+        ions,
+        mixed,
+        Structure(Lattice.cubic(3), ["Na"], [[0] * 3], properties={"a": 1}),
+    ):
         again = decoding.structure(told(structure))
-        assert again.as_dict() == structure.as_dict()
+        assert json.dumps(told(again)) == json.dumps(told(structure))  # 1 and 1.0 have different hashes
         assert decoding.structure(structure) is structure
 
 
@@ -89,12 +99,34 @@ def test_what_is_no_structure_is_refused_in_one_line(value):
         assert "\n" not in str(refused.value)
 
 
-def test_objects_in_a_structure_are_refused(hostile):
+def test_properties_are_plain_data_whatever_they_name(hostile):
     for planted in hostile:
-        in_site, at_root = told(salt(magmom=[1.0, 2.0])), told(salt())
-        in_site["sites"][1]["properties"]["magmom"] = [{"deep": planted}]
-        at_root["properties"] = {"name": planted}
-        for data in (in_site, at_root, planted, {**told(salt()), "lattice": planted}):
+        data = told(salt(magmom=[1.0, 2.0]))
+        data["sites"][1]["properties"]["magmom"] = [{"deep": planted}]
+        data["properties"] = {"name": planted}
+        for structure in (
+            decoding.structure(data),
+            GeneratedCandidate(candidate_id="dao-1", formula="NaCl", z=1, index=0, structure=data).structure,
+        ):
+            assert decoding.named([structure.properties, structure.site_properties]) is None
+            assert structure.site_properties["magmom"][0] == 1.0
+
+
+def test_arrays_among_properties_are_their_numbers():
+    data = told(salt(forces=np.array([[0.0, 0.5, 1.0], [1.0, 2.0, 3.0]])))
+    data["sites"][0]["properties"] = json.loads(json.dumps({"forces": np.array([0.0, 0.5, 1.0])}, cls=MontyEncoder))
+    assert decoding.structure(data).site_properties["forces"][0] == [0.0, 0.5, 1.0]
+
+
+def test_an_object_is_no_part_of_a_structure(hostile):
+    for planted in hostile:
+        for data in (
+            planted,
+            *({**told(salt()), name: planted} for name in ("lattice", "sites", "charge", "properties")),
+        ):
+            if data.get("properties") == planted:
+                assert decoding.named(decoding.structure(data).properties) is None
+                continue
             with pytest.raises(decoding.DecodingError):
                 decoding.structure(data)
             with pytest.raises(ValueError, match="structure"):
@@ -145,18 +177,17 @@ def test_objects_in_an_entry_are_plain_data_or_refused(hostile):
                 decoding.entry(planted)
 
 
-def test_a_reference_to_a_job_is_no_data(hostile):
-    reference = hostile[3]
-    asked = {
-        "maker": "M",
-        "parameters": {"a": [{"b": reference}]},
-        "inputs": {},
-        "checkpoints": {},
-        "code_version": "1",
-    }
+def test_only_settings_of_a_calculator_name_classes(hostile):
+    asked = {"maker": "CalculateMaker", "parameters": {}, "inputs": {}, "checkpoints": {}, "code_version": "1"}
+    for planted in hostile:
+        for name, value in (("parameters", {"a": [{"b": planted}]}), ("inputs", {"c": planted})):
+            with pytest.raises(ValueError, match="it names"):
+                Science.model_validate({**asked, name: value})
+    Science.model_validate(
+        {**asked, "parameters": {"settings": hostile[0]}}
+    )  # plain data, which nothing of ours decodes
     with pytest.raises(ValueError, match="reference to the output of a job"):
-        Science.model_validate(asked)
-    Science.model_validate({**asked, "parameters": {"a": hostile[0]}})  # plain data, which nothing decodes
+        Science.model_validate({**asked, "parameters": {"settings": {"a": [hostile[3]]}}})
 
 
 @FORCE_FIELD
@@ -173,7 +204,8 @@ def test_a_force_fields_maker_is_made_from_its_fields(step):
     [
         ({"force_field_name": "os.system"}, "no force field os.system"),
         ({"force_field_name": "MLFF.os.system"}, "no force field os.system"),
-        ({"force_field_name": {"@module": "os", "@callable": "system"}}, "not known here"),
+        ({"force_field_name": {"@module": "os", "@callable": "system"}}, "no force field"),
+        ({"force_field_name": None}, "no force field"),
         ({"calculator_kwargs": {"model": "/tmp/weights.pt"}}, "not known here"),
         ({"optimizer_kwargs": {"logfile": "/tmp/log"}}, "not known here"),
         ({"run_kwargs": {}}, "not known here"),
@@ -187,10 +219,33 @@ def test_a_force_fields_maker_takes_no_other_code_or_file(changes, message, trus
 
 
 @FORCE_FIELD
-def test_a_trusted_maker_may_still_not_name_its_calculator_by_a_path():
-    settings = settings_of(backend("forcefield").steps["relax"]) | {"force_field_name": "os.system"}
+@pytest.mark.parametrize("field", ["force_field_name", "calculator_meta"])
+@pytest.mark.parametrize("named", ["os.system", {"@module": "os", "@callable": "system"}])
+def test_a_trusted_maker_may_still_not_name_its_calculator_by_a_path(field, named, tmp_path, monkeypatch):
+    (tmp_path / "my_lab.py").write_text(
+        "from dataclasses import dataclass\nfrom atomate2.forcefields.jobs import ForceFieldRelaxMaker\n\n"
+        "@dataclass\nclass OwnMaker(ForceFieldRelaxMaker):\n    own: int = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = settings_of(backend("forcefield").steps["relax"]) | {"@module": "my_lab", "@class": "OwnMaker"}
+    assert decoding.maker(settings, ["my_lab"]).own == 1
     with pytest.raises(decoding.DecodingError, match="no force field"):
-        decoding.maker(settings, ["atomate2"])
+        decoding.maker(settings | {field: named}, ["my_lab", "os"])
+
+
+@FORCE_FIELD
+def test_what_the_calculator_is_called_with_by_default_may_stand_in_a_record():
+    from atomate2.forcefields.jobs import ForceFieldStaticMaker
+
+    maker = ForceFieldStaticMaker(force_field_name="MACE-MP-0b3", calculator_kwargs={"dispersion": True})
+    assert maker.calculator_kwargs["model"] == "medium-0b3"
+    assert settings_of(decoding.maker(settings_of(maker))) == settings_of(maker)
+
+
+def test_a_record_does_not_say_how_a_code_is_called():
+    settings = {"@module": "my_lab", "@class": "OwnMaker", "inner": {"run_vasp_kwargs": {"vasp_cmd": "true"}}}
+    with pytest.raises(decoding.DecodingError, match="how a code is called"):
+        decoding.maker(settings, ["my_lab"])
 
 
 def test_a_maker_of_ones_own_needs_trust(hostile):
@@ -199,9 +254,15 @@ def test_a_maker_of_ones_own_needs_trust(hostile):
             for trusted in ((), ("jobflow", "hostile")):
                 with pytest.raises(decoding.DecodingError):
                     decoding.maker(recorded, trusted)
-    with pytest.raises(decoding.UntrustedError) as refused:
-        decoding.maker({"@module": "my_lab.makers", "@class": "OwnMaker"})
-    assert refused.value.module == "my_lab.makers"
+    inner = {"@module": "my_lab.sets", "@class": "OwnSet"}
+    for trusted, wanted in (
+        ((), "--trust my_lab.makers --trust my_lab.sets"),
+        (("my_lab",), "--trust my_lab.makers --trust my_lab.sets"),  # not what lies below: data would choose among it
+        (("my_lab.makers",), "--trust my_lab.sets"),
+    ):
+        with pytest.raises(decoding.UntrustedError) as refused:
+            decoding.maker({"@module": "my_lab.makers", "@class": "OwnMaker", "input": inner}, trusted)
+        assert refused.value.options == wanted
 
 
 def test_a_trusted_maker_is_what_its_record_says(tmp_path, monkeypatch):
