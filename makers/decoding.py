@@ -12,6 +12,7 @@ no names at all: the fields of our documents that may hold any content refuse th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -38,6 +39,7 @@ ADJUSTMENTS: dict[str, type[EnergyAdjustment]] = {
         TemperatureEnergyAdjustment,
     )
 }
+REFERENCE = "OutputReference"  # of jobflow, which knows it by this alone
 FORCE_FIELDS = "atomate2.forcefields.jobs"
 CALCULATOR = ("force_field_name", "calculator_meta")  # by which atomate2 finds, and imports, a calculator
 CALLS = frozenset({"run_vasp_kwargs", "run_cp2k_kwargs", "run_abinit_kwargs"})  # commands among them: never recorded
@@ -109,7 +111,7 @@ def unreferenced(value: Any) -> Any:
 
     jobflow decodes all of a job's argument in which it finds one.
     """
-    if any(held.get("@class") == "OutputReference" for held in objects(value)):
+    if any(held.get("@class") == REFERENCE for held in objects(value)):
         raise DecodingError("it holds a reference to the output of a job, which is no data")
     return value
 
@@ -178,8 +180,8 @@ def entry(data: Any) -> ComputedEntry:
         common: dict[str, Any] = {
             "correction": 0.0 if adjustments else float(data.get("correction") or 0),
             "energy_adjustments": adjustments,
-            "parameters": inert(data.get("parameters") or {}),
-            "data": inert(data.get("data") or {}),
+            "parameters": _fields(data, "parameters"),
+            "data": _fields(data, "data"),
             "entry_id": inert(data.get("entry_id")),
         }
         energy, composition = float(data["energy"]), inert(data.get("composition"))
@@ -193,6 +195,13 @@ def entry(data: Any) -> ComputedEntry:
         raise DecodingError(f"it cannot be read: {said}") from None
 
 
+def _fields(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    held = inert(data.get(name) or {})
+    if not isinstance(held, dict):
+        raise DecodingError(f"its {name} are no fields with names")
+    return held
+
+
 def _adjustment(data: Any) -> EnergyAdjustment:
     """An energy adjustment; the scheme that it is of stays a name."""
     kind = ADJUSTMENTS.get(str(data.get("@class"))) if isinstance(data, Mapping) else None
@@ -200,8 +209,14 @@ def _adjustment(data: Any) -> EnergyAdjustment:
         raise DecodingError("one of its energy adjustments is of no known kind")
     fields = {key: inert(value) for key, value in data.items() if not key.startswith("@")}
     if isinstance(scheme := data.get("cls"), Mapping):
-        fields["cls"] = {"@class": str(scheme.get("@class"))}
-    return kind(**fields)
+        name = scheme.get("@class")
+        if name == REFERENCE:
+            raise DecodingError("one of its energy adjustments is of a scheme that is none")
+        fields["cls"] = {"@class": str(name)} if name is not None else {}  # which pymatgen and we ask for
+    made = kind(**fields)
+    if not isfinite(made.value):  # a TypeError for what is no number
+        raise DecodingError("one of its energy adjustments is not finite")
+    return made
 
 
 Number = Annotated[float | int | bool | None, Field()]

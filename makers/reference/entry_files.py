@@ -22,7 +22,7 @@ def read_file(path: Path, changed: int, size: int, code: str | None, functional:
     try:
         raw = path.read_bytes()
         found = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:100]
         raise ReferenceSetError(f"{path.name} cannot be read as JSON of ComputedEntries: {said}") from None
     found = found.get("entries", found) if isinstance(found, dict) else found

@@ -13,6 +13,7 @@ import pytest
 from dao_flows.api import predict
 from dao_flows.audit.graph import build
 from dao_flows.audit.replay import Options, replay
+from dao_flows.makers.provenance import digest
 from dao_flows.stores import job_store
 
 FORCE_FIELD = find_spec("chgnet") is not None
@@ -167,6 +168,31 @@ def test_a_calculation_is_compared_by_what_went_in_and_came_out(audited, jobs, i
 
     code, out, _ = call("audit", "replay", alter(jobs, "CalculationDoc", warm))
     assert (code, "energy_per_atom" in out) == (1, True)
+
+
+@pytest.mark.skipif(not FORCE_FIELD, reason="no force field is installed")
+def test_a_maker_of_ones_own_is_replayed_where_its_module_is_trusted(audited, jobs, call, monkeypatch, tmp_path):
+    (tmp_path / "lab_makers.py").write_text(
+        "from dataclasses import dataclass\nfrom pathlib import Path\n"
+        "from atomate2.forcefields.jobs import ForceFieldRelaxMaker\n"
+        f"Path({str(tmp_path / 'imported')!r}).touch()\n\n"
+        "@dataclass\nclass LabMaker(ForceFieldRelaxMaker):\n    own: int = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def by_another_maker(document):
+        science = document["provenance"]["science"]
+        science["parameters"]["calculator"] = "lab_makers.LabMaker"
+        science["parameters"]["settings"] |= {"@module": "lab_makers", "@class": "LabMaker", "own": 1}
+        document["provenance"]["science_hash"] = digest(science)
+
+    uuid = alter(jobs, "CalculationDoc", by_another_maker)
+    for options in ([], ["--dft"], ["--dft", "--trust", "lab_maker"], ["--dft", "--trust", "os"]):
+        code, _, err = call("audit", "replay", uuid, *options)
+        assert (code, err.count("\n"), "--trust lab_makers" in err) == (2, 1, True)
+        assert not (tmp_path / "imported").exists()
+    code, out, err = call("audit", "replay", uuid, "--dft", "--trust", "another", "--trust", "lab_makers")
+    assert (code, (tmp_path / "imported").exists()) == (0, True), out + err
 
 
 def test_what_cannot_be_replayed_says_why(audited, jobs, id_of, call, monkeypatch, tmp_path):

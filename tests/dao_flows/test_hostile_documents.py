@@ -1,8 +1,10 @@
 """Documents of a shared store and files of reference entries may name code: no command imports or calls it."""
 
+import importlib.util
 import json
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from monty.json import MontyEncoder
@@ -11,6 +13,7 @@ from pymatgen.entries.computed_entries import ComputedEntry
 from dao_flows.stores import collection, job_store
 
 pytestmark = pytest.mark.skipif(find_spec("chgnet") is None, reason="the audited flow verifies with CHGNet")
+ROOT = Path(__file__).parents[2]
 MODULE = "hostile_module"
 OBJECTS = {
     "class": {"@module": MODULE, "@class": "Thing"},
@@ -113,6 +116,22 @@ def test_reference_entries_run_nothing(audited, call, ran, planted):
         assert not ran()
         assert code in (0, 2)
         assert "please report" not in error
+
+
+def test_entries_that_are_nested_too_deeply_are_told(audited, call):
+    (audited / "entries.json").write_text("[" * 100_000 + "]" * 100_000)
+    code, _, error = call("compare", "--reference", "entries.json")
+    assert (code, error.count("\n"), "cannot be read as JSON" in error) == (2, 1, True)
+
+
+def test_documents_with_objects_at_any_depth_run_nothing():
+    """A few hundred inputs of benchmarks/fuzz_documents.py."""
+    spec = importlib.util.spec_from_file_location("fuzz_documents", ROOT / "benchmarks" / "fuzz_documents.py")
+    fuzzer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fuzzer)
+    found = fuzzer.run(330, seed=3, tell=lambda _: None)
+    assert found["findings"] == []
+    assert all(found["outcomes"][reader]["taken"] for reader in ("structure", "entry", "document", "reuse", "crate"))
 
 
 def test_the_objects_would_run_if_they_were_decoded(ran):

@@ -164,6 +164,8 @@ def test_an_entry_comes_back_as_it_was(number):
     assert (again.parameters, again.data, again.entry_id) == (entry.parameters, entry.data, entry.entry_id)
     assert [type(a) for a in again.energy_adjustments] == [type(a) for a in entry.energy_adjustments]
     assert [a.name for a in again.energy_adjustments] == [a.name for a in entry.energy_adjustments]
+    schemes = [[a.cls.get("@class") for a in each.energy_adjustments] for each in (again, entry)]
+    assert schemes[0] == schemes[1]
 
 
 def test_objects_in_an_entry_are_plain_data_or_refused(hostile):
