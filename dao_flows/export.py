@@ -33,6 +33,9 @@ def render(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, ref
     structure = candidate.refined_structure if refined else candidate.structure
     if structure is None:
         raise InputError(f"{candidate.candidate_id} has no refined structure: export it without --refined")
+    structure = structure.copy()
+    for name in structure.site_properties:  # whatever a document holds there: DAO-G gives its atoms none
+        structure.remove_site_property(name)
     if file_format == "poscar":
         from pymatgen.io.vasp.inputs import Poscar
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import (
     CompositionEnergyAdjustment,
@@ -39,6 +39,7 @@ ADJUSTMENTS: dict[str, type[EnergyAdjustment]] = {
         TemperatureEnergyAdjustment,
     )
 }
+NUMBERS = {"array": "data", "Magmom": "moment"}  # field of the numbers of what is no more than these
 REFERENCE = "OutputReference"  # of jobflow, which knows it by this alone
 FORCE_FIELDS = "atomate2.forcefields.jobs"
 CALCULATOR = ("force_field_name", "calculator_meta")  # by which atomate2 finds, and imports, a calculator
@@ -86,10 +87,13 @@ def named(value: Any) -> str | None:
 
 
 def inert(value: Any) -> Any:
-    """The same data with nothing in it that monty takes for an object: of an array its numbers, else the fields."""
+    """The same data with nothing in it that monty takes for an object.
+
+    Of an array of numpy's and a magnetic moment of pymatgen's the numbers, of all others the fields.
+    """
     if isinstance(value, Mapping):
-        if (value.get("@module"), value.get("@class")) == ("numpy", "array"):
-            return inert(value.get("data"))
+        if (name := NUMBERS.get(str(value.get("@class")))) is not None and "@module" in value:
+            return inert(value.get(name))
         return {key: inert(item) for key, item in value.items() if not str(key).startswith("@")}
     if isinstance(value, list | tuple):
         return [inert(item) for item in value]
@@ -144,10 +148,14 @@ class _Structure(BaseModel):
     properties: dict[str, Any] | None = None
 
 
+_MOMENT: TypeAdapter[Any] = TypeAdapter(None | Figure | tuple[Figure, Figure, Figure])  # which pymatgen calculates with
+
+
 def structure(data: Any) -> Structure:
     """A structure from its dictionary, as `Structure.as_dict` writes it, or the structure itself.
 
-    Its properties, and those of its sites, are plain data, whatever they name. Raises DecodingError for what is none.
+    Its properties, and those of its sites, are plain data, whatever they name. Raises DecodingError for what is none,
+    and for a magnetic moment that is none.
     """
     if isinstance(data, Structure):
         return data
@@ -158,6 +166,8 @@ def structure(data: Any) -> Structure:
         for holder in (fields, *fields.sites):
             if holder.properties is not None:
                 holder.properties = inert(holder.properties)
+        for site in fields.sites:
+            _MOMENT.validate_python((site.properties or {}).get("magmom"))
         return Structure.from_dict(fields.model_dump(exclude_unset=True))
     except ValidationError as error:
         raise DecodingError(f"it holds a structure that is none: {_first(error)}") from None

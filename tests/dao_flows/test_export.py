@@ -38,6 +38,15 @@ def test_a_file_holds_the_ranked_structure_and_names_its_candidate(candidate, fi
     assert candidate.energy.model_sha256[:12] in text.splitlines()[0]
 
 
+@pytest.mark.parametrize("file_format", ["cif", "poscar"])
+def test_what_a_document_says_of_its_sites_is_not_taken_for_the_formats_own(candidate, file_format):
+    wanted = render(candidate, file_format)
+    for site in candidate.structure:
+        site.properties |= {"selective_dynamics": "all", "velocities": {"a": 1}, "magmom": 1.0, "charge": [{}]}
+    assert render(candidate, file_format) == wanted
+    assert candidate.structure[0].properties["magmom"] == 1.0
+
+
 def test_json_is_the_whole_document(candidate):
     again = CandidateDoc.model_validate(MontyDecoder().process_decoded(json.loads(render(candidate, "json"))))
     assert again.candidate_id == candidate.candidate_id
