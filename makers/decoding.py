@@ -163,10 +163,9 @@ def structure(data: Any) -> Structure:
         raise DecodingError(f"it holds a {type(data).__name__} in the place of a structure")
     try:
         fields = _Structure.model_validate(dict(data))
-        for holder in (fields, *fields.sites):
-            if holder.properties is not None:
-                holder.properties = inert(holder.properties)
+        fields.properties = _plain(fields.properties)
         for site in fields.sites:
+            site.properties = _plain(site.properties)
             _MOMENT.validate_python((site.properties or {}).get("magmom"))
         return Structure.from_dict(fields.model_dump(exclude_unset=True))
     except ValidationError as error:
@@ -174,6 +173,10 @@ def structure(data: Any) -> Structure:
     except Exception as error:  # what pymatgen raises depends on what is wrong
         said = " ".join(f"{type(error).__name__} {error}".split())[:100]
         raise DecodingError(f"it holds a structure that is none: {said}") from None
+
+
+def _plain(properties: dict[str, Any] | None) -> dict[str, Any] | None:
+    return properties and {name: inert(value) for name, value in properties.items() if not name.startswith("@")}
 
 
 def entry(data: Any) -> ComputedEntry:
@@ -326,8 +329,8 @@ def _of_trusted(settings: Mapping[str, Any], trusted: Collection[str]) -> Maker:
             raise DecodingError("its settings are recorded as hashes in part")
         if "@callable" in held or "@bound" in held:
             raise DecodingError("its settings name a function")
-        if said := CALLS.intersection(held):
-            raise DecodingError(f"its settings say how a code is called ({min(said)}), which no record does")
+        if calls := CALLS.intersection(held):
+            raise DecodingError(f"its settings say how a code is called ({min(calls)}), which no record does")
         if "@module" in held:
             modules.add(str(held["@module"]))
     if unknown := modules - set(trusted):
