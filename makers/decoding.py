@@ -92,22 +92,25 @@ def unreferenced(value: Any) -> Any:
     return value
 
 
+Real = int | float  # whichever it was: hashes are over what is stored
+
+
 class _Species(BaseModel):
     element: str
-    occu: float
-    oxidation_state: float | None = None
-    spin: float | None = None
+    occu: Real
+    oxidation_state: Real | None = None
+    spin: Real | None = None
 
 
 class _Site(BaseModel):
     species: list[_Species] = Field(min_length=1)
-    abc: tuple[float, float, float]
+    abc: tuple[Real, Real, Real]
     properties: dict[str, Any] | None = None
     label: str | None = None
 
 
 class _Lattice(BaseModel):
-    matrix: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+    matrix: tuple[tuple[Real, Real, Real], tuple[Real, Real, Real], tuple[Real, Real, Real]]
     pbc: tuple[bool, bool, bool] = (True, True, True)
 
 
@@ -116,7 +119,7 @@ class _Structure(BaseModel):
 
     lattice: _Lattice
     sites: list[_Site]
-    charge: float | None = None
+    charge: Real | None = None
     properties: dict[str, Any] | None = None
 
 
