@@ -19,10 +19,10 @@ class Optimizers:
     """The optimisers of a run, one or two, over the parameters that require gradients.
 
     Muon (`model.muon`) takes the matrices of the layers, at config.muon_rate times the rate. A step is `set_rate`, then
-    `descend`, which can be captured in a CUDA graph, for on a GPU rates are tensors.
+    `descend`. capturable: keep rates as tensors on the device, so that `descend` can be captured (`model.graphs`).
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, model: nn.Module, config: TrainConfig, capturable: bool = False) -> None:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         gates = {name for name in trained if name.endswith("gate.weight")}
         matrices = {name for name, p in trained.items() if ".blocks." in name and p.dim() == 2} - gates
@@ -34,15 +34,15 @@ class Optimizers:
             return {"params": [p for name, p in trained.items() if name in names], "share": share}
 
         adam_groups = [group(others, 1.0), group(gates, config.gate_rate)]
-        self.on_device = next(model.parameters()).is_cuda
-        options = {"weight_decay": config.weight_decay, "fused": True, "capturable": self.on_device}
+        options = {"weight_decay": config.weight_decay, "fused": True, "capturable": capturable}
         adam = torch.optim.AdamW(adam_groups, config.rate, **options)
         self.members: list[tuple[torch.optim.Optimizer, tuple[str, ...]]] = [(adam, ADAM)]
         if matrices:
             muon = Muon([group(matrices, config.muon_rate)], config.rate, config.weight_decay, MOMENTUM)
             self.members.append((muon, MUON))
         self.names: dict[Tensor, str] = {p: name for name, p in trained.items()}
-        if self.on_device:
+        self.capturable = capturable
+        if capturable:
             for each in self._groups():
                 each["lr"] = torch.zeros((), device=next(model.parameters()).device)
 
@@ -52,7 +52,7 @@ class Optimizers:
     def set_rate(self, rate: float) -> None:
         """Have the next step be at this rate times the share of each group."""
         for group in self._groups():
-            if self.on_device:
+            if self.capturable:
                 group["lr"].fill_(rate * group["share"])
             else:
                 group["lr"] = rate * group["share"]

@@ -91,7 +91,7 @@ class Trainer:
         self.cells = self._cells(self.batches)
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
         self.raw = [p.detach() for p in self.parameters]
-        self.optimizers = Optimizers(model, config)
+        self.optimizers = Optimizers(model, config, capturable=self.device.type == "cuda")
         self.average = [p.clone() for p in self.raw]
         self.replayed: Replayed | None = None
         if cuda_graphs and self.device.type == "cuda" and self.group.size == 1:
