@@ -14,6 +14,7 @@ from dao_flows.model.data import read_crystals
 from dao_flows.model.flow import log_stretch, squared_series
 from dao_flows.model.metrics import METRICS
 from dao_flows.model.objective import Draw
+from dao_flows.model.sample import Request, SamplerConfig, sample
 from dao_flows.model.train import main
 from dao_flows.model.train_config import TrainConfig
 from dao_flows.model.trainer import Trainer
@@ -107,3 +108,17 @@ def test_a_run_is_stopped_goes_on_and_leaves_a_checkpoint(parquet, tmp_path, cap
     assert losses[-1] < losses[0]
     assert verify(tmp_path / "run" / "checkpoint").training["device"] == torch.cuda.get_device_name()
     assert next(load(tmp_path / "run" / "checkpoint")[0].parameters()).dtype == torch.float32
+
+
+def test_drawing_finds_what_a_cpu_finds(parquet):
+    table = read_crystals(parquet(), "train")
+    requests = [Request(crystal.numbers, (k,)) for k, crystal in enumerate(table.crystals[:12])]
+    host, device = model(DaoG).eval(), model(DaoG).to("cuda").eval()
+    expected = sample(host, requests, 0, SamplerConfig(3))
+    found = sample(device, requests, 0, SamplerConfig(3))
+    rough = sample(device, requests, 0, SamplerConfig(3, bf16=True))
+    for one, other, third in zip(expected, found, rough, strict=True):
+        assert abs(one.lattice - other.lattice).max() < 1e-3
+        apart = one.frac - other.frac
+        assert abs(apart - apart.round()).max() < 1e-3
+        assert abs(one.lattice - third.lattice).max() < 0.5
