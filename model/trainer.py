@@ -39,7 +39,7 @@ VALIDATION_BATCH = 256
 
 
 class Fit:
-    """How many steps fit into the time that is left, measured while less than FIT_FOR of it has gone by.
+    """How many steps fit into the time that is left, measured once, and while less than FIT_FOR of it has gone by.
 
     most: steps at most. left: seconds that are left.
     """
@@ -47,6 +47,7 @@ class Fit:
     def __init__(self, most: int, left: Callable[[], float]) -> None:
         self.most, self.left, self.at_first = most, left, left()
         self.began: tuple[int, float] | None = None  # step and seconds left after the first window, which is slower
+        self.measured = False
 
     def steps(self, step: int) -> int | None:
         """Steps of the whole run, told after `step` of them; None where nothing changes."""
@@ -54,8 +55,9 @@ class Fit:
         if self.began is None or step <= self.began[0]:
             self.began = step, left
             return None
-        if left < (1 - FIT_FOR) * self.at_first:
+        if self.measured and left < (1 - FIT_FOR) * self.at_first:
             return None
+        self.measured = True
         speed = (step - self.began[0]) / max(self.began[1] - left, 1e-9)
         return min(self.most, step + max(1, int(speed * (left - RESERVE_S))))
 
