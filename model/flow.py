@@ -52,7 +52,8 @@ def squared_series(log: Tensor) -> Tensor:
         series = torch.baddbmm(eye, rest, series, alpha=1 / k)
     for _ in range(SQUARINGS):
         series = torch.bmm(series, series)
-    return size.exp() * series
+    exponential: Tensor = size.exp() * series
+    return exponential
 
 
 def base_lattice(normal: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Replayed:
         self.function = function
         self.seen: set[Hashable] = set()
         self.recordings: dict[Hashable, _Recording] = {}
-        self.pool: tuple[int, int] | None = None  # of memory, which all graphs share, for one runs at a time
+        self.pool: Any = None  # of memory, which all graphs share, for one runs at a time
 
     def __call__(self, key: Hashable, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """function(key, *inputs)."""

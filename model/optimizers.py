@@ -34,8 +34,9 @@ class Optimizers:
             return {"params": [p for name, p in trained.items() if name in names], "share": share}
 
         adam_groups = [group(others, 1.0), group(gates, config.gate_rate)]
-        options = {"weight_decay": config.weight_decay, "fused": True, "capturable": capturable}
-        adam = torch.optim.AdamW(adam_groups, config.rate, **options)
+        adam = torch.optim.AdamW(
+            adam_groups, config.rate, weight_decay=config.weight_decay, fused=True, capturable=capturable
+        )
         self.members: list[tuple[torch.optim.Optimizer, tuple[str, ...]]] = [(adam, ADAM)]
         if matrices:
             muon = Muon([group(matrices, config.muon_rate)], config.rate, config.weight_decay, MOMENTUM)

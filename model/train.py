@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="on a GPU, launch each step as one graph; the steps are the same",
     )
+    p.add_argument(
+        "--fused",
+        action="store_true",
+        help="compile the network's small operations (torch.compile): faster on a GPU, some ten seconds at the start",
+    )
     head = p.add_argument_group("a property instead of the energy (dao-p)")
     head.add_argument("--property", help="column to learn with a head of its own, where it is known")
     head.add_argument("--log", action="store_true", help="learn its logarithm, as for critical temperatures")
@@ -313,6 +318,7 @@ def train(
             property_name=args.property,
             parent=parent.sha256 if parent else None,
             cuda_graphs=args.cuda_graphs,
+            fused=args.fused,
         )
         if not group.leads:
             group.wait()  # until nobody else trains in this folder

@@ -67,7 +67,8 @@ class Trainer:
 
     property_name: the head of a DaoP to train, alone or with the network, according to what requires gradients; None:
     the denoising and energy losses. parent: sha256 of the checkpoint that the model comes from. cuda_graphs: on a GPU,
-    one process replays its steps as graphs (`model.graphs`); the steps are the same.
+    one process replays its steps as graphs (`model.graphs`); the steps are the same. fused: compile small operations of
+    the network (`Crysformer.fuse`).
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Trainer:
         property_name: str | None = None,
         parent: str | None = None,
         cuda_graphs: bool = True,
+        fused: bool = False,
     ) -> None:
         self.model, self.config, self.folder, self.group = model, config, folder, group or Group()
         self.device = next(model.parameters()).device
@@ -91,6 +93,8 @@ class Trainer:
             BucketedBatches(validation, VALIDATION_BATCH, config.seed, self.device) if validation else None
         )
         self.cells = self._cells(self.batches)
+        if fused:
+            model.network.fuse()
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
         self.raw = [p.detach() for p in self.parameters]
         self.optimizers = Optimizers(model, config, capturable=self.device.type == "cuda")

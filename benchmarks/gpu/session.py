@@ -36,7 +36,8 @@ SETTINGS = {
     "dao-p": "--weight-decay 0.05",
 }
 SAMPLED = (6, 10, 16, 24, 40)  # largest cells of the batches whose steps are timed
-RANGES = {"25M": ((256, 20), (256, 0), (256, 64))}  # with waves of pairs up to other sizes
+SMALL = 20  # atoms up to which waves of pairs are formed (model/pair_attention.py)
+FURTHER = {"25M": ((256, 64, False), (256, 0, False))}  # batch, other bounds, fused
 
 
 def speed(args: argparse.Namespace) -> None:
@@ -53,21 +54,20 @@ def speed(args: argparse.Namespace) -> None:
     took = args.seconds - (deadline - time.monotonic())
     print(f"{name}, torch {torch.__version__}, {len(table)} crystals, read in {took:.1f} s", flush=True)
     found: list[dict[str, Any]] = []
-    configurations = [
-        (size, batch, 20) for size in args.sizes.split(",") for batch in map(int, args.batches.split(","))
-    ]
-    configurations += [(size, *each) for size in args.sizes.split(",") if size in RANGES for each in RANGES[size][1:]]
+    sizes, batches = args.sizes.split(","), [int(batch) for batch in args.batches.split(",")]
+    ways = [(s, b, SMALL, fused) for s in sizes for b in batches for fused in (False, True) if fused <= args.fused]
+    ways += [(size, *each) for size in sizes for each in FURTHER.get(size, ()) if args.further]
     longest = 0.0
-    for size, batch, small in configurations:
+    for size, batch, small, fused in ways:
         began = time.monotonic()
         if deadline - began < 1.2 * longest:
-            print(f"no time left for {size}, batches of {batch}, pairs up to {small} atoms")
+            print(f"no time left for {size}, batches of {batch}, pairs up to {small} atoms, fused: {fused}")
             continue
         try:
-            found.append(timed(table, device, size, batch, small))
+            found.append(timed(table, device, size, batch, small, fused))
             print(line(found[-1]), flush=True)
-        except RuntimeError as error:
-            print(f"{size}, batches of {batch}: {str(error).splitlines()[0]}", flush=True)
+        except Exception as error:  # of whatever kind: the other rows are wanted, too
+            print(f"{size}, batches of {batch}, fused {fused}: {type(error).__name__}: {error}"[:600], flush=True)
         longest = max(longest, time.monotonic() - began)
         if args.out:
             args.out.write_text(json.dumps({"device": name, "rows": found}, indent=1) + "\n")
@@ -77,14 +77,16 @@ def line(row: dict[str, Any]) -> str:
     """One row of the table that `speed` prints."""
     steps = " ".join(f"{atoms}:{ms:.1f}" for atoms, ms in row["graph_ms"].items())
     return (
-        f"{row['size']:>4} {row['parameters'] / 1e6:5.1f} M, batch {row['batch']}, pairs up to {row['small']:2d}: "
+        f"{row['size']:>4} {row['parameters'] / 1e6:5.1f} M, batch {row['batch']}, pairs up to {row['small']:2d}"
+        f"{', fused' if row['fused'] else ''}: "
         f"eager {row['eager_ms']:.0f} ms, graph ms by atoms {steps}; {row['crystals_per_s']:.0f} crystals/s, "
-        f"{row['steps_per_s']:.1f} steps/s, a capture {row['capture_s']:.2f} s, {row['gib']:.1f} GiB, "
+        f"{row['steps_per_s']:.1f} steps/s, first step {row['first_s']:.1f} s, a capture {row['capture_s']:.2f} s, "
+        f"{row['gib']:.1f} GiB, "
         f"loss off by {row['apart']:.1e}"
     )
 
 
-def timed(table: Any, device: Any, size: str, batch: int, small: int) -> dict[str, Any]:
+def timed(table: Any, device: Any, size: str, batch: int, small: int, fused: bool) -> dict[str, Any]:
     """Times of a few steps of batches of a few sizes, eagerly and replayed."""
     import numpy as np
     import torch
@@ -110,17 +112,19 @@ def timed(table: Any, device: Any, size: str, batch: int, small: int) -> dict[st
     model = build("dao-g", asdict(config)).to(device)
     settings = TrainConfig(steps=1000, batch_size=batch, optimizer="muon", bf16=True, weight_decay=0.05, rate=1e-5)
     with tempfile.TemporaryDirectory() as folder:
-        made = Trainer(model, settings, table, None, Path(folder))
+        made = Trainer(model, settings, table, None, Path(folder), fused=fused)
         replayed = made.replayed
         atoms = [b.crystals.numbers.shape[1] for b in made.batches.buckets]
         counts = [len(b.crystals) for b in made.batches.buckets]
         took: dict[int, float] = {}
-        eager = capture = apart = 0.0
+        eager = capture = apart = first = 0.0
         for bucket, n in enumerate(atoms):
             if n not in SAMPLED or counts[bucket] < batch:
                 continue
             rows = torch.arange(batch, device=device)
+            began = wait()
             made.take_step(bucket, rows)
+            first = max(first, wait() - began)
             began = wait()
             made.take_step(bucket, rows)
             capture = wait() - began
@@ -151,6 +155,8 @@ def timed(table: Any, device: Any, size: str, batch: int, small: int) -> dict[st
             "parameters": sum(p.numel() for p in made.raw),
             "batch": batch,
             "small": small,
+            "fused": fused,
+            "first_s": first,
             "eager_ms": 1000 * eager,
             "graph_ms": {n: 1000 * t for n, t in took.items()},
             "crystals_per_s": sum(counts) / epoch,
@@ -161,7 +167,7 @@ def timed(table: Any, device: Any, size: str, batch: int, small: int) -> dict[st
         }
         if replayed is not None:
             replayed.forget()
-    pair_attention.SMALL = 20
+    pair_attention.SMALL = SMALL
     return row
 
 
@@ -279,6 +285,8 @@ def main() -> int:
     s.add_argument("--seconds", type=float, default=45.0)
     s.add_argument("--sizes", default="25M,8M,3M")
     s.add_argument("--batches", default="256,512")
+    s.add_argument("--fused", action=argparse.BooleanOptionalAction, default=True, help="compiled, too")
+    s.add_argument("--further", action="store_true", help="with waves of pairs formed up to other sizes, too")
     s.add_argument("--out", type=Path)
     s.set_defaults(task=speed)
     t = tasks.add_parser("train", help=train.__doc__)
