@@ -39,6 +39,7 @@ from .training_state import STOPPED, locked
 
 CHECKPOINT = "checkpoint"
 OF_THIS_LAUNCH = ("--wall-time-s",)  # options with a value that the recorded command leaves out
+FIT = "--fit-wall-time"  # it tells the steps instead
 STORED = {"float32": None, "float16": torch.float16}
 
 
@@ -92,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, help="CPU threads of each process (default: all)")
     p.add_argument("--wall-time-s", type=float, help="save the state and leave with exit code 75 after so many seconds")
     p.add_argument(
-        "--fit-wall-time",
+        FIT,
         action="store_true",
         help="take as many steps as fit into --wall-time-s, --steps at most, so that the rate has fallen by its end",
     )
@@ -159,7 +160,7 @@ def recorded_command(argv: Sequence[str]) -> str:
                 next(arguments, None)
         elif equals and flag.startswith("--"):
             words.append(f"{flag}={_name(value)}")
-        else:
+        elif word != FIT:
             words.append(_name(word))
     return shlex.join(["python", "-m", "dao_flows.model.train", *words])
 
@@ -357,6 +358,8 @@ def write_checkpoint(
     judge: str | None,
 ) -> Card:
     """The averaged weights of a finished run, and what there is to tell of it. judge: sha256."""
+    if trainer.config.steps != args.steps:
+        command += f" --steps {trainer.config.steps}"
     data: dict[str, Any] = {"file": args.data.name, "sha256": table.sha256, "rows": len(table)}
     data |= lineage(args.data) | {
         "split": None if args.fit_all else "train",

@@ -98,6 +98,6 @@ def test_the_rate_has_fallen_when_the_time_is_up(parquet, tmp_path, monkeypatch,
     card = verify(out / "checkpoint")
     assert card.training["config"]["steps"] == last["step"] < 1000000
     assert last["rate"] < 1e-5
-    assert "--wall-time-s" not in card.training["command"]
+    assert card.training["command"].endswith(f" --constant 0.3 --steps {last['step']}")
     assert main([*run, "--fit-wall-time"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: --fit-wall-time goes with --wall-time-s"
