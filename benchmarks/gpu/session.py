@@ -23,18 +23,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PIECE = 15 << 20  # bytes of a file that is fetched
+TRIED = ("--fused", "--cuda-graphs")  # what a training does without if it fails with it
 SIZES: dict[str, dict[str, int]] = {
     "3M": {"hidden": 192, "layers": 6, "heads": 8, "frequencies": 24, "time_width": 128},
     "8M": {"hidden": 256, "layers": 9, "heads": 8, "frequencies": 64, "time_width": 128},
     "25M": {"hidden": 384, "layers": 12, "heads": 8, "frequencies": 128, "time_width": 256},
 }
-RATES = {"3M": 1e-3, "8M": 1e-3, "25M": 7e-4}
+BY_SIZE = {
+    "3M": "--rate 1e-3 --weight-decay 0.02",
+    "8M": "--rate 1e-3 --weight-decay 0.05",
+    "25M": "--rate 7e-4 --weight-decay 0.1",
+}
 COMMON = "--objective flow --volume-scaling --max-atoms 52 --optimizer muon --warm-up 500 --constant 0.3 --ema 0.9995"
 COMMON += " --validate-every 2000 --snapshot-every 5000 --save-every-s 300 --store-as float16 --steps 100000"
-SETTINGS = {
-    "dao-g": "--coordinate-weight 3 --weight-decay 0.05",
-    "dao-p": "--weight-decay 0.05",
-}
+BY_KIND = {"dao-g": "--coordinate-weight 3", "dao-p": ""}
 SAMPLED = (6, 10, 16, 24, 40)  # largest cells of the batches whose steps are timed
 SMALL = 20  # atoms up to which waves of pairs are formed (model/pair_attention.py)
 FURTHER = {"25M": ((256, 64, False), (256, 0, False))}  # batch, other bounds, fused
@@ -176,7 +178,7 @@ def command(args: argparse.Namespace, out: Path, more: list[str]) -> list[str]:
     words = [sys.executable, "-m", "dao_flows.model.train", args.kind, str(args.data), "--out", str(out)]
     for name, value in SIZES[args.size].items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    words += [*COMMON.split(), *SETTINGS[args.kind].split(), "--rate", str(RATES[args.size])]
+    words += [*COMMON.split(), *BY_KIND[args.kind].split(), *BY_SIZE[args.size].split()]
     return [*words, "--batch-size", str(args.batch_size), *args.more, *more]
 
 
@@ -207,7 +209,15 @@ def train(args: argparse.Namespace) -> int:
     fit = [] if args.goes_on else ["--fit-wall-time"]
     began = time.monotonic()
     code = run(command(args, folder, ["--wall-time-s", str(args.seconds), *fit]), log, args.seconds + 30)
-    print(f"{name}: exit code {code} after {time.monotonic() - began:.0f} s")
+    took = time.monotonic() - began
+    print(f"{name}: exit code {code} after {took:.0f} s", flush=True)
+    if code not in (0, 75) and args.seconds - took > 60:  # goes on from the last state, in the plain way
+        print("".join(log.read_text().splitlines(keepends=True)[-6:])[-1500:], flush=True)
+        left = args.seconds - took
+        args.more = [word for word in args.more if word not in TRIED]
+        more = ["--no-cuda-graphs", "--wall-time-s", str(left), *fit]
+        code = run(command(args, folder, more), log, left + 30)
+        print(f"{name}: without graphs, exit code {code}", flush=True)
     if code == 75 and not args.goes_on:  # its time was up before its last step: that is then the last one
         step = (folder / "stopped").read_text().strip()
         code = run(command(args, folder, ["--steps", step]), log, 60)
@@ -246,15 +256,15 @@ def drawn(args: argparse.Namespace, checkpoint: Path, runs: Path, name: str) -> 
 
 
 def pack(name: str, paths: list[Path], out: Path) -> None:
-    """One archive in pieces: `cat NAME.tar.* | tar x` puts it together."""
+    """One archive in pieces: `cat NAME.tgz.* | tar xz` unpacks it."""
     with tempfile.TemporaryFile() as archive:
-        with tarfile.open(fileobj=archive, mode="w") as tar:
+        with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=1) as tar:
             for path in paths:
                 tar.add(path, f"{name}/{path.name}")
         archive.seek(0)
         number = 0
         while piece := archive.read(PIECE):
-            (out / f"{name}.tar.{number:02d}").write_bytes(piece)
+            (out / f"{name}.tgz.{number:02d}").write_bytes(piece)
             number += 1
     print(f"{number} pieces in {out}")
 
@@ -290,7 +300,7 @@ def main() -> int:
     s.add_argument("--out", type=Path)
     s.set_defaults(task=speed)
     t = tasks.add_parser("train", help=train.__doc__)
-    t.add_argument("kind", choices=SETTINGS)
+    t.add_argument("kind", choices=BY_KIND)
     t.add_argument("size", choices=SIZES)
     t.add_argument("data", type=Path)
     t.add_argument("--seconds", type=float, required=True, help="of training, its start included")
