@@ -1,7 +1,8 @@
 """Match rate and RMSE of a DAO-G checkpoint on a test file: `python benchmarks/match_rate.py --help`.
 
 The protocol is that of dao_flows.makers.match_rate. With --out the samples are kept as soon as they are drawn, and the
-same command measures them again without drawing anew.
+same command measures them again without drawing anew. --draw-only ends there and needs no pymatgen: draw on one
+machine, measure on another.
 """
 
 from __future__ import annotations
@@ -21,9 +22,6 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from dao_flows import __version__
-from dao_flows.makers.dedup import Tolerance, find_duplicates
-from dao_flows.makers.match_rate import figures, match
-from dao_flows.makers.structures import to_structure
 from dao_flows.model.checkpoint import CheckpointError, config_of, load, verify
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
@@ -36,6 +34,7 @@ from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingErr
 from dao_flows.model.sampler_name import Sampler
 from dao_flows.model.samplers import STEPS
 
+GPU_BATCH_ATOMS = 16384
 SAMPLER = ("sampler", "steps", "churn", "bf16", "predictor", "guidance")
 
 
@@ -109,6 +108,7 @@ def generate(args: argparse.Namespace, references: list[Crystal], rows: np.ndarr
             SamplerConfig(args.steps, args.sampler, churn=args.churn, bf16=args.bf16),
             predictor=predictor,
             guidance=Guidance(args.guidance, args.guidance) if predictor else None,
+            **({} if device == "cpu" else {"max_batch_atoms": GPU_BATCH_ATOMS}),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 
@@ -165,8 +165,8 @@ def draw(
     return drawn, seconds
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Sample, match, and gather the figures."""
+def measure(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Sample, match, and gather the figures; none with --draw-only."""
     table = read_crystals(args.data, args.split, args.max_atoms)
     rows = chosen_rows(table, args.limit)
     references = [table.crystals[i] for i in rows]
@@ -182,6 +182,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "version": __version__,
     }
     drawn, seconds = draw(args, references, rows, identity)
+    if args.draw_only:
+        print(f"{len(drawn)} samples in {seconds} s")
+        return None
+    from dao_flows.makers.match_rate import figures, match
+
     started = time.monotonic()
     with progress_bar() as bar:
         task = bar.add_task("matching", total=len(drawn))
@@ -218,6 +223,9 @@ def most_agreed(drawn: list[Crystal], energies: np.ndarray) -> np.ndarray:
 
     energies: (n, k), in the order of the samples; of duplicates, and between equals, the lowest comes first.
     """
+    from dao_flows.makers.dedup import Tolerance, find_duplicates
+    from dao_flows.makers.structures import to_structure
+
     rows, samples = energies.shape
     ranked = np.argsort(energies, axis=1, kind="stable")
     finite = [
@@ -273,7 +281,10 @@ def main() -> int:
     p.add_argument("--threads", type=positive, default=2)
     p.add_argument("--quick", action="store_true", help="20 rows, 20 steps: to see that it runs")
     p.add_argument("--out", type=Path, help="write OUT.json, the figures, and OUT.npz, the samples")
+    p.add_argument("--draw-only", action="store_true", help="write OUT.npz and measure nothing")
     args = p.parse_args()
+    if args.draw_only and not args.out:
+        p.error("--draw-only needs --out")
     if args.quick:
         args.limit, args.steps = 20, 20
     if not args.predictor:
@@ -281,7 +292,8 @@ def main() -> int:
     if args.out and args.out.suffix == ".json":
         args.out = args.out.with_suffix("")
     try:
-        result = measure(args)
+        if (result := measure(args)) is None:
+            return 0
         if args.out:
             args.out.with_name(f"{args.out.name}.json").write_text(json.dumps(result, indent=1) + "\n")
     except (BenchmarkError, DataError, CheckpointError, SamplingError, OSError) as error:

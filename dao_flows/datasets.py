@@ -31,11 +31,10 @@ def verify(folder: Path) -> Manifest:
         rows = sum(1 for _ in read_rows(file))
         if rows != shard.rows:
             raise DataError(f"{file} has {rows} rows, the manifest says {shard.rows}: build the dataset again")
-    stated = manifest.made_by.get("rejects")
-    if stated:
+    for name in manifest.files().keys() - {shard.file for shard in manifest.shards}:
         from dao_flows.model.dataset import file_sha256
 
-        path = folder / stated["file"]
-        if not path.is_file() or file_sha256(path) != stated["sha256"]:
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != manifest.files()[name]:
             raise DataError(f"{path} is missing or was changed: restore it, or build the dataset again")
     return manifest

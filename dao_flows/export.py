@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from dao_flows.model.file_names import file_name as plain_name
+
 from .errors import InputError, explain
 
 if TYPE_CHECKING:
@@ -50,17 +52,18 @@ def render(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, ref
 def title(candidate: CandidateDoc | ScreenedCandidate) -> str:
     """One line that says which candidate it is, and what its energy is."""
     energy = candidate.energy
-    return (
+    told = (
         f"{candidate.candidate_id} {candidate.formula} Z={candidate.z}, predicted energy above hull "
         f"{energy.value:.4f} {energy.unit} ({energy.model} {energy.model_sha256[:12]})"
     )
+    return " ".join(told.split())  # no name in a document may begin a line of its own
 
 
 def file_name(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, ranked: bool = False) -> str:
     """For example Cr3Os_01_dao-0123456789ab.cif; POSCAR files end in .vasp, which viewers know."""
     suffix = {"cif": "cif", "poscar": "vasp", "json": "json"}[file_format]
     place = f"_{candidate.rank:02d}" if ranked else ""
-    return f"{candidate.formula}{place}_{candidate.candidate_id}.{suffix}"
+    return f"{plain_name(candidate.formula)}{place}_{plain_name(candidate.candidate_id)}.{suffix}"
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:

@@ -41,7 +41,5 @@ def _of_datasets(config: Settings | None) -> dict[str, Path]:
             manifest = read_manifest(folder)
         except DataError:
             continue
-        found |= {shard.sha256: folder / shard.file for shard in manifest.shards}
-        if isinstance(rejects := manifest.made_by.get("rejects"), dict):
-            found[str(rejects.get("sha256"))] = folder / str(rejects.get("file"))
+        found |= {sha256: folder / name for name, sha256 in manifest.files().items()}
     return {sha256: path for sha256, path in found.items() if path.is_file()}

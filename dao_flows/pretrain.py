@@ -20,6 +20,7 @@ from dao_flows.makers.relax_dataset import RelaxDatasetMaker
 from dao_flows.makers.run_folder import run_root
 from dao_flows.makers.train import TrainMaker
 from dao_flows.makers.train_schemas import TrainingDoc
+from dao_flows.model.file_names import file_name
 
 from .errors import InputError
 from .local import run_logged
@@ -66,7 +67,7 @@ class PretrainConfig(BaseModel):
     @property
     def folder(self) -> Path:
         """Where datasets and figures go."""
-        return self.out or run_root() / f"pretrain-{self.name}"
+        return self.out or run_root() / f"pretrain-{file_name(self.name)}"
 
     def maker(self) -> PretrainFlowMaker:
         """The flow's maker. Raises InputError for a setting that a stage does not have."""

@@ -13,12 +13,21 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from maggma.core import Store
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dao_flows.makers.attempts import SCHEMA_VERSION, Process, append, who
+from dao_flows.makers.attempts import BEGAN, ENDED, SCHEMA_VERSION, Process, append, who
 from dao_flows.makers.masking import mask, one_line, remember_environment
 
 EVENTS = ("start", "batch", "end")
+_ATTEMPT = ("attempt_id", "job_uuid", "job_index")
+NEEDED = {
+    "start": ("run_id", "request_hash", "request", "process", "libraries"),
+    "batch": ("run_id", "batch"),
+    "end": ("run_id", "outcome", "science_hashes"),
+    BEGAN: _ATTEMPT,
+    ENDED: (*_ATTEMPT, "outcome"),
+}
+STATED = {"start": ("command",), "end": ("error",), ENDED: ("error",)}  # may be null, but is there
 
 Outcome = Literal["finished", "failed", "interrupted", "running"]
 
@@ -50,6 +59,49 @@ class Run(BaseModel):
     error: str | None = None
     batches: list[Batch] = Field(default_factory=list)
     science_hashes: list[str] = Field(default_factory=list, description="of the screening documents, one a batch")
+
+
+class RunRecord(BaseModel):
+    """One record, of a run or of an attempt at a job, as far as commands read it. Raises for what an event lacks."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    record_id: str = Field(min_length=1)
+    schema_version: int
+    event: Literal["start", "batch", "end", "job-start", "job-end"]
+    at: str
+    run_id: str | None = None
+    request_hash: str | None = None
+    request: dict[str, Any] | None = None
+    command: str | None = None
+    process: Process | None = None
+    who: str | None = None
+    libraries: dict[str, str] | None = None
+    batch: Batch | None = None
+    outcome: Literal["finished", "failed", "interrupted"] | None = None
+    error: str | None = None
+    science_hashes: list[str] | None = None
+    attempt_id: str | None = None
+    job_uuid: str | None = None
+    job_index: int | None = None
+    job_name: str | None = None
+    function: str | None = None
+    parents: list[str] | None = None
+    seconds: float | None = None
+    science_hash: str | None = None
+    reused_from: str | None = None
+    result: str | None = None
+    parts: dict[str, str] | None = None
+    envelope: dict[str, str] | None = None
+    content_hash: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> RunRecord:
+        lacking = [name for name in NEEDED[self.event] if getattr(self, name) is None]
+        lacking += [name for name in STATED.get(self.event, ()) if name not in self.model_fields_set]
+        if lacking:
+            raise ValueError(f"a record of {self.event} lacks {', '.join(lacking)}")
+        return self
 
 
 class RunLog:

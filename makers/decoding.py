@@ -45,7 +45,6 @@ FORCE_FIELDS = "atomate2.forcefields.jobs"
 CALCULATOR = ("force_field_name", "calculator_meta")  # by which atomate2 finds, and imports, a calculator
 CALLS = frozenset({"run_vasp_kwargs", "run_cp2k_kwargs", "run_abinit_kwargs"})  # commands among them: never recorded
 SHOWN = 60  # characters of a name in a message
-Figure = int | float  # an integer stays one: as a float it would give a document another hash
 
 
 class DecodingError(ValueError):
@@ -120,22 +119,25 @@ def unreferenced(value: Any) -> Any:
     return value
 
 
+Real = int | float  # whichever it was: hashes are over what is stored
+
+
 class _Species(BaseModel):
     element: str
-    occu: Figure
-    oxidation_state: Figure | None = None
-    spin: Figure | None = None
+    occu: Real
+    oxidation_state: Real | None = None
+    spin: Real | None = None
 
 
 class _Site(BaseModel):
     species: list[_Species] = Field(min_length=1)
-    abc: tuple[Figure, Figure, Figure]
+    abc: tuple[Real, Real, Real]
     properties: dict[str, Any] | None = None
     label: str | None = None
 
 
 class _Lattice(BaseModel):
-    matrix: tuple[tuple[Figure, Figure, Figure], tuple[Figure, Figure, Figure], tuple[Figure, Figure, Figure]]
+    matrix: tuple[tuple[Real, Real, Real], tuple[Real, Real, Real], tuple[Real, Real, Real]]
     pbc: tuple[bool, bool, bool] = (True, True, True)
 
 
@@ -144,11 +146,11 @@ class _Structure(BaseModel):
 
     lattice: _Lattice
     sites: list[_Site]
-    charge: Figure | None = None
+    charge: Real | None = None
     properties: dict[str, Any] | None = None
 
 
-_MOMENT: TypeAdapter[Any] = TypeAdapter(None | Figure | tuple[Figure, Figure, Figure])  # which pymatgen calculates with
+_MOMENT: TypeAdapter[Any] = TypeAdapter(None | Real | tuple[Real, Real, Real])  # which pymatgen calculates with
 
 
 def structure(data: Any) -> Structure:

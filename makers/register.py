@@ -7,13 +7,15 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from dao_flows.model.file_names import is_file_name
+
 from .checkpoints import SettingError
 
 
 def check_name(name: str) -> str:
     """The name itself. Raises SettingError for one that cannot be a checkpoint's."""
-    if not name or Path(name).name != name or name.startswith("."):
-        raise SettingError(f"{name!r} cannot be the name of a checkpoint: leave out slashes and a leading dot")
+    if not is_file_name(name):
+        raise SettingError(f"{name!r} cannot be the name of a checkpoint: letters, digits, -, _ and . can, up to 100")
     return name
 
 

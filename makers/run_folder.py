@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dao_flows.model.file_names import file_name
+
 from .provenance import science_hash
 from .schemas import Science
 
@@ -26,4 +28,4 @@ def run_root() -> Path:
 
 def run_folder(science: Science, name: str) -> Path:
     """The folder of a job's work, named by the job and by all that decides its result. It need not exist."""
-    return run_root() / f"{name}-{science_hash(science)[:16]}"
+    return run_root() / f"{file_name(name)}-{science_hash(science)[:16]}"

@@ -39,8 +39,12 @@ if TYPE_CHECKING:
 
 LOG = "torchrun.log"
 MARGIN_S = 120  # of the queue's time that is left for saving and for the store
-ONLY_HOW = ("kind", "data", "out", "name", "start", "judge", "device", "threads", "wall_time_s", "save_every_s")
-OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s")
+ONLY_HOW = (
+    *("kind", "data", "out", "name", "start", "judge", "device", "threads", "wall_time_s", "save_every_s"),
+    *("cuda_graphs", "fused", "fit_wall_time"),
+)
+AS_EVER = {"store_as": "float32"}  # settings that came later are named where they differ: older science stays the same
+OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s", "fit_wall_time")
 
 
 @dataclass
@@ -119,7 +123,7 @@ class TrainMaker(Maker):
         """
         path = _dataset(dataset)
         parent = _checkpoint(self.start if start is None else start, self.kind)
-        settings = vars(self.check(path, parent))
+        settings = {k: v for k, v in vars(self.check(path, parent)).items() if k not in AS_EVER or v != AS_EVER[k]}
         if parent is not None:  # the architecture is the parent's
             settings = {k: v for k, v in settings.items() if k not in _architecture()}
         science = Science(
@@ -144,7 +148,7 @@ class TrainMaker(Maker):
         for key, value in ({"bf16": False} | self.config).items():
             flag = f"--{key.replace('_', '-')}"
             if isinstance(value, bool):
-                argv += [flag] if value else ["--no-bf16"] if key == "bf16" else []
+                argv += [flag] if value else [f"--no-{flag[2:]}"] if key in ("bf16", "cuda_graphs") else []
             elif value is not None:
                 argv.append(f"{flag}={value}")
         return argv

@@ -102,11 +102,12 @@ def config_of(architecture: Mapping[str, Any]) -> DaoConfig:
         raise CheckpointError(f"this version cannot build the checkpoint's architecture: {error}") from error
 
 
-def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
+def save(folder: Path, model: Dao, card: dict[str, Any], dtype: torch.dtype | None = None) -> Card:
     """Write a checkpoint folder in one step (all of it or nothing) and return its card.
 
-    card: the Card fields that the model does not know itself. An existing checkpoint at this path is replaced, and
-    stays there until the new one is whole.
+    card: the Card fields that the model does not know itself. dtype: what trained numbers are stored in (None: as they
+    are); they are loaded as they always are. An existing checkpoint at this path is replaced, and stays there until the
+    new one is whole.
     """
     from .. import __version__
 
@@ -116,6 +117,8 @@ def save(folder: Path, model: Dao, card: dict[str, Any]) -> Card:
     try:
         header = {"kind": kind, "architecture": json.dumps(architecture, sort_keys=True), "format": str(FORMAT)}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        if dtype is not None:
+            tensors |= {name: tensors[name].to(dtype) for name, _ in model.named_parameters()}
         _write_weights(staging, tensors, header)
         written = Card(
             kind=kind,

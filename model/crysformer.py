@@ -9,9 +9,10 @@ Shapes: B crystals, N atoms (padded), H hidden, h heads, F pair features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +68,40 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+def gated(x: Tensor, f: Tensor, weight: Tensor) -> Tensor:
+    """What `GatedResidual` says of (B, N, H), with the weight of its gate."""
+    w_x, w_f, w_difference = weight.chunk(3, dim=1)  # w·[x, f, x − f] without the concatenation
+    z = F.linear(x, w_x + w_difference) + F.linear(f, w_f - w_difference)
+    g = 0.5 + 0.5 * torch.tanh(0.5 * z)  # σ(z); torch.sigmoid rounds by an element's place in the array
+    return f + g * (x - f)
+
+
+def gated_by_sums(x: Tensor, f: Tensor, weight: Tensor) -> Tensor:
+    """`gated` for a compiler, which fuses sums along a row with all the rest, but no product of matrices."""
+    w_x, w_f, w_difference = weight.chunk(3, dim=1)
+    a, b = x.float(), f.float()
+    z = (a * (w_x + w_difference)[0] + b * (w_f - w_difference)[0]).sum(-1, keepdim=True)
+    return (b + z.sigmoid() * (a - b)).to(f.dtype)
+
+
+def folding(
+    bias: Tensor, edge_weight: Tensor, edge_bias: Tensor, norm_weight: Tensor, norm_bias: Tensor, heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `PairAttention.fold` makes of its weights; the waves in their precision."""
+    bias_of_pairs = F.linear(norm_bias, edge_weight, edge_bias)
+    weight = edge_weight * norm_weight  # (H, F)
+    weight = weight - weight.mean(1, keepdim=True)
+    waves = padded(weight[:, 9:]).view(heads, len(weight) // heads, -1)
+    return bias + torch.cat([bias_of_pairs, bias_of_pairs]), weight[:, :9], waves
+
+
 class GatedResidual(nn.Module):
     """g·x + (1 − g)·f with one gate an atom, g = σ(w·[x, f, x − f]).
 
     Gates begin half open: a gate that drifts shut (g = 1) gets no gradient any more and takes its branch with it.
     """
+
+    mix: Callable[[Tensor, Tensor, Tensor], Tensor] = staticmethod(gated)
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -80,10 +110,7 @@ class GatedResidual(nn.Module):
 
     def forward(self, x: Tensor, f: Tensor) -> Tensor:
         """x, f: (B, N, H), the stream and the branch."""
-        w_x, w_f, w_difference = self.gate.weight.chunk(3, dim=1)  # w·[x, f, x − f] without the concatenation
-        z = F.linear(x, w_x + w_difference) + F.linear(f, w_f - w_difference)
-        g = 0.5 + 0.5 * torch.tanh(0.5 * z)  # σ(z); torch.sigmoid rounds by an element's place in the array
-        return f + g * (x - f)
+        return self.mix(x, f, self.gate.weight)
 
 
 class Folded(NamedTuple):
@@ -101,6 +128,7 @@ class PairAttention(nn.Module):
     """Attention over the atoms of one cell; keys and values carry the pair features."""
 
     folded: Folded | None = None  # of weights that do not change any more
+    fold_weights: Callable[..., tuple[Tensor, Tensor, Tensor]] = staticmethod(folding)
 
     def __init__(self, config: CrysformerConfig) -> None:
         super().__init__()
@@ -114,12 +142,10 @@ class PairAttention(nn.Module):
 
     def fold(self, dtype: torch.dtype) -> Folded:
         """What the weights of the pair features come to, for products in dtype."""
-        with torch.autocast(self.edges_to_kv.weight.device.type, enabled=False):
-            bias = F.linear(self.edge_norm.bias, self.edges_to_kv.weight, self.edges_to_kv.bias)
-        weight = self.edges_to_kv.weight * self.edge_norm.weight  # (H, F)
-        weight = weight - weight.mean(1, keepdim=True)
-        waves = padded(weight[:, 9:]).view(self.heads, len(weight) // self.heads, -1)
-        return Folded(self.to_kv.bias + torch.cat([bias, bias]), weight[:, :9], waves.to(dtype))
+        edges, norm = self.edges_to_kv, self.edge_norm
+        with torch.autocast(edges.weight.device.type, enabled=False):
+            made = self.fold_weights(self.to_kv.bias, edges.weight, edges.bias, norm.weight, norm.bias, self.heads)
+        return Folded(*made[:2], made[2].to(dtype))
 
     def forward(self, x: Tensor, pairs: PairGeometry) -> Tensor:
         """x: (B, N, H)."""
@@ -146,7 +172,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, pairs: PairGeometry) -> Tensor:
         """x: (B, N, H)."""
-        x = self.attention_residual(x, self.attention(self.attention_norm(x), pairs))
+        normed = self.attention_norm(x).to(x.dtype)  # autocast leaves it in full precision on a GPU
+        x = self.attention_residual(x, self.attention(normed, pairs))
         out: Tensor = self.ffn_residual(x, self.ffn(self.ffn_norm(x)))
         return out
 
@@ -198,10 +225,28 @@ class Crysformer(nn.Module):
                 module.weight.data = module.weight.data.to(dtype)
         return made
 
+    def fuse(self) -> None:
+        """Have chains of small operations compiled for training; the results are the same up to rounding.
+
+        Takes some ten seconds at the first step. For a GPU, where such operations take longer to launch than to run.
+        """
+        mix = _while_training(torch.compile(gated_by_sums, dynamic=True), gated)
+        fold_weights = _while_training(torch.compile(folding, dynamic=False), folding)
+        for module in self.blocks.modules():
+            if isinstance(module, GatedResidual):
+                module.mix = mix
+            elif isinstance(module, PairAttention):
+                module.fold_weights = fold_weights
+
     def energy(self, output: CrysformerOutput) -> Tensor:
         """(B,) the scalar head, in standardised units."""
         energy: Tensor = self.energy_out(output.graph)
         return energy[:, 0]
+
+
+def _while_training(compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Without gradients, and so without compiling once more for that, the plain function."""
+    return lambda *args: (compiled if torch.is_grad_enabled() else plain)(*args)
 
 
 def scalar_head(hidden: int) -> nn.Sequential:

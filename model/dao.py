@@ -12,7 +12,7 @@ from .crysformer import Crysformer, CrysformerConfig, CrysformerOutput
 from .crystals import Crystal, Crystals
 from .flow import FlowMatching
 from .noise import Diffusion, NoiseConfig, NoiseSchedule
-from .objective import ALL, Noised, Objective
+from .objective import ALL, Draw, Noised, Objective
 
 OBJECTIVES: dict[str, Callable[[NoiseSchedule], Objective]] = {"diffusion": Diffusion, "flow": FlowMatching}
 
@@ -41,7 +41,9 @@ class DaoConfig:
 
 
 class Dao(nn.Module):
-    """A Crysformer with its noise schedule and units."""
+    """A Crysformer with its noise schedule and units. clean_fraction: of training crystals, shown without noise."""
+
+    clean_fraction = 0.0
 
     def __init__(self, config: DaoConfig | None = None) -> None:
         super().__init__()
@@ -74,7 +76,16 @@ class Dao(nn.Module):
 
     def add_noise(self, crystals: Crystals, t: Tensor, generator: torch.Generator) -> Noised:
         """Crystals at t: (B,), 1..T, or 0 for crystals to leave clean. crystals: in model units."""
-        return self.objective.corrupt(crystals, t, generator)
+        return self.objective.corrupt(crystals, Draw(t, *self.objective.noise(crystals, generator)))
+
+    def draw(self, crystals: Crystals, generator: torch.Generator) -> Draw:
+        """What chance decides for a training batch of this shape."""
+        t = self.random_times(len(crystals), generator, self.clean_fraction)
+        return Draw(t, *self.objective.noise(crystals, generator))
+
+    def cell(self, crystals: Crystals) -> Tensor:
+        """(B, 3, 3), what noise is added to of lattices in Å; the same at every step."""
+        return self.objective.cell(self.to_model_units(crystals).lattice)
 
     def denoising_losses(self, noised: Noised, output: CrysformerOutput, part: slice = ALL) -> dict[str, Tensor]:
         """Mean squared errors for lattice and coordinates; clean crystals (t = 0) do not count.

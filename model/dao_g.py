@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .crystals import Crystals
 from .dao import Dao
-from .objective import ALL
+from .objective import ALL, Draw
 
 
 class DaoG(Dao):
@@ -20,6 +20,12 @@ class DaoG(Dao):
 
         part: rows to compute; their noise is what they have in the whole batch, and the terms are their share of its.
         """
-        noised = self.add_noise(self.to_model_units(crystals), self.random_times(len(crystals), generator), generator)
+        return self.losses_at(crystals, energy, self.draw(crystals, generator), part=part)
+
+    def losses_at(
+        self, crystals: Crystals, energy: Tensor | None, draw: Draw, cell: Tensor | None = None, part: slice = ALL
+    ) -> dict[str, Tensor]:
+        """As `losses`, of what was drawn. cell: `Dao.cell` of the crystals, if it is known."""
+        noised = self.objective.corrupt(self.to_model_units(crystals), draw, cell)
         own = noised.rows(part)
         return self.denoising_losses(noised, self.network(own.crystals, own.t), part)

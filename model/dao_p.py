@@ -14,7 +14,7 @@ from .batching import BatchLog, run_batches
 from .crysformer import scalar_head
 from .crystals import Crystal, Crystals
 from .dao import Dao, DaoConfig
-from .objective import ALL
+from .objective import ALL, Draw
 
 CLEAN_FRACTION = 0.25  # share of training crystals shown without noise, where the energy is read out
 
@@ -49,6 +49,8 @@ class PropertyHead:
 
 class DaoP(Dao):
     """Predicts energy above hull; carries further property heads on the same pooled features."""
+
+    clean_fraction = CLEAN_FRACTION
 
     def __init__(self, config: DaoConfig | None = None, properties: Sequence[PropertyHead | str] = ()) -> None:
         super().__init__(config)
@@ -105,8 +107,13 @@ class DaoP(Dao):
         exact guidance energy. A clean crystal has one energy, which the exponential would hardly resolve far above
         the hull: there the term is |E_θ − E_0|, with the same minimum. part: as for DaoG.losses.
         """
-        t = self.random_times(len(crystals), generator, CLEAN_FRACTION)
-        noised = self.add_noise(self.to_model_units(crystals), t, generator)
+        return self.losses_at(crystals, energy, self.draw(crystals, generator), part=part)
+
+    def losses_at(
+        self, crystals: Crystals, energy: Tensor | None, draw: Draw, cell: Tensor | None = None, part: slice = ALL
+    ) -> dict[str, Tensor]:
+        """As `losses`, of what was drawn. cell: `Dao.cell` of the crystals, if it is known."""
+        noised = self.objective.corrupt(self.to_model_units(crystals), draw, cell)
         own = noised.rows(part)
         output = self.network(own.crystals, own.t)
         losses = self.denoising_losses(noised, output, part)

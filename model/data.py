@@ -195,9 +195,14 @@ class BucketedBatches:
         generator = stream(self.seed, 0, epoch)
         batches = []
         for index, bucket in enumerate(self.buckets):
-            order = torch.randperm(len(bucket.crystals), generator=generator)
+            order = torch.randperm(len(bucket.crystals), generator=generator).to(bucket.labels.device)
             batches += [(index, rows) for rows in torch.split(order, self.batch_size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def like(self, bucket: int, count: int) -> Crystals:
+        """So many crystals of a bucket, for their shapes."""
+        c = self.buckets[bucket].crystals
+        return Crystals(c.numbers[:count], c.frac[:count], c.lattice[:count])
 
     def take(self, bucket: int, rows: Tensor) -> tuple[Crystals, Tensor]:
         """The crystals (Å) and labels (E_hull in eV/atom, or the target) of one batch."""

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .file_names import is_file_name
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -91,6 +93,17 @@ class Manifest:
     def rows(self) -> int:
         """Number of crystals."""
         return sum(shard.rows for shard in self.shards)
+
+    def files(self) -> dict[str, str]:
+        """sha256 of each file beside the manifest, by its name. Raises DataError for a name that is none."""
+        rejects = self.made_by.get("rejects")
+        named = {str(shard.file): shard.sha256 for shard in self.shards}
+        if isinstance(rejects, dict):
+            named[str(rejects.get("file"))] = str(rejects.get("sha256"))
+        for name in named:
+            if not is_file_name(name):
+                raise DataError(f"the manifest names a file {name[:60]!r}, which is no name of a file beside it")
+        return named
 
 
 def columns(properties: Iterable[str] = ()) -> dict[str, str]:
@@ -192,6 +205,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"the dataset {folder} needs a newer version of dao_flows")
     if manifest.sha256 != stated:
         raise DataError(f"the manifest of the dataset {folder} was changed: its sha256 is not that of its shards")
+    manifest.files()
     return manifest
 
 

@@ -18,11 +18,12 @@ from torch import Tensor
 from .crysformer import CrysformerOutput
 from .crystals import Crystals
 from .noise import NoiseSchedule
-from .objective import Noised
+from .objective import Draw, Noised
 
 COORDINATE_UNIT = 0.2887  # standard deviation of a difference that is uniform on the circle, 1/√12
 LATTICE_UNIT = 0.35  # that of an entry of S_1 − S_0, about
 BASE_SIZE = 0.98  # mean of tr S / 3 of inorganic crystals in Å per atom^(1/3): a cube of 19 Å³ an atom
+SQUARINGS, TERMS = 4, 8  # of an exponential
 BASE_DIAGONAL, BASE_OFF_DIAGONAL = 0.25, 0.2  # standard deviations of S_0
 
 
@@ -35,7 +36,23 @@ def log_stretch(lattice: Tensor) -> Tensor:
 
 def stretch(log: Tensor) -> Tensor:
     """exp(S): the lattice of that shape whose orientation is given by no rotation: (B, 3, 3)."""
+    if log.is_cuda:  # matrix_exp looks at the norms from the host, which takes long and cannot be captured
+        return squared_series(log)
     exponential: Tensor = torch.linalg.matrix_exp(log)
+    return exponential
+
+
+def squared_series(log: Tensor) -> Tensor:
+    """exp(S) to rounding where S is a multiple of 1 and a rest of norm 3 at most, by the same products for all S."""
+    eye = torch.eye(3, dtype=log.dtype, device=log.device)
+    size = log.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    rest = (log - size * eye) / 2**SQUARINGS
+    series = eye + rest / TERMS
+    for k in range(TERMS - 1, 0, -1):  # Horner
+        series = torch.baddbmm(eye, rest, series, alpha=1 / k)
+    for _ in range(SQUARINGS):
+        series = torch.bmm(series, series)
+    exponential: Tensor = size.exp() * series
     return exponential
 
 
@@ -65,18 +82,27 @@ class FlowMatching:
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.last = schedule.config.steps
 
-    def corrupt(self, crystals: Crystals, t: Tensor, generator: torch.Generator) -> Noised:
-        """As Objective.corrupt; every lattice comes back in the orientation exp(S)."""
+    def noise(self, crystals: Crystals, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Normal for the lattice, uniform for the coordinates."""
         frac, lattice = crystals.frac, crystals.lattice
         normal = torch.randn(lattice.shape, generator=generator, dtype=lattice.dtype, device=lattice.device)
-        start = torch.rand(frac.shape, generator=generator, dtype=frac.dtype, device=frac.device)
-        to_go = (t.to(frac.dtype) / self.last)[:, None, None]  # 1 − s
-        way = wrap(frac - start)
+        return normal, torch.rand(frac.shape, generator=generator, dtype=frac.dtype, device=frac.device)
+
+    def cell(self, lattice: Tensor) -> Tensor:
+        """The end of the lattice's path."""
         with torch.autocast(lattice.device.type, enabled=False):  # there are no eigenvalues in half precision
-            end = log_stretch(lattice)
-            change = end - base_lattice(normal)
+            return log_stretch(lattice)
+
+    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None) -> Noised:
+        """As Objective.corrupt; every lattice comes back in the orientation exp(S)."""
+        frac = crystals.frac
+        to_go = (draw.t.to(frac.dtype) / self.last)[:, None, None]  # 1 − s
+        way = wrap(frac - draw.coordinates)
+        end = self.cell(crystals.lattice) if cell is None else cell
+        with torch.autocast(frac.device.type, enabled=False):
+            change = end - base_lattice(draw.lattice)
             there = crystals.with_geometry((frac - to_go * way) % 1, stretch(end - to_go * change))
-        return Noised(there, t, centred(way, crystals.mask) / COORDINATE_UNIT, change / LATTICE_UNIT)
+        return Noised(there, draw.t, centred(way, crystals.mask) / COORDINATE_UNIT, change / LATTICE_UNIT)
 
     def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
         """As Objective.predicted."""

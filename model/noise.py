@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .crysformer import CrysformerOutput
 from .crystals import Crystals
-from .objective import Noised
+from .objective import Draw, Noised
 
 IMAGES = 10  # periodic images on each side: 21 in all are exact to float64 for σ ≤ 0.5
 
@@ -69,6 +69,7 @@ class NoiseSchedule:
         self.alpha_bar = np.cumprod(1 - self.beta)
         growth = np.linspace(np.log(config.sigma_min), np.log(config.sigma_max), steps)
         self.sigma = np.concatenate([[0.0], np.exp(growth)])
+        self._on_device: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     @cached_property
     def score_norm(self) -> np.ndarray:
@@ -84,10 +85,12 @@ class NoiseSchedule:
         """Standard deviation of the ancestral step from σ_t to σ_s on the coordinates."""
         return float(np.sqrt(self.sigma[s] ** 2 * (self.sigma[t] ** 2 - self.sigma[s] ** 2)) / self.sigma[t])
 
-    def at(self, table: np.ndarray, t: Tensor, like: Tensor) -> Tensor:
-        """table[t], cast to like's dtype and shaped to broadcast over its trailing axes."""
-        values = torch.as_tensor(table, dtype=like.dtype, device=like.device)[t]
-        return values.view(-1, *([1] * (like.dim() - 1)))
+    def at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
+        """The table of this name at t, cast to like's dtype and shaped to broadcast over its trailing axes."""
+        key = name, like.dtype, like.device
+        if key not in self._on_device:
+            self._on_device[key] = torch.as_tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+        return self._on_device[key][t].view(-1, *([1] * (like.dim() - 1)))
 
 
 class Diffusion:
@@ -96,15 +99,24 @@ class Diffusion:
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.schedule = schedule
 
-    def corrupt(self, crystals: Crystals, t: Tensor, generator: torch.Generator) -> Noised:
-        """As Objective.corrupt."""
+    def noise(self, crystals: Crystals, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Normal for both."""
         eps, z = (
             torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
             for like in (crystals.lattice, crystals.frac)
         )
-        alpha_bar = self.schedule.at(self.schedule.alpha_bar, t, eps)
-        sigma = self.schedule.at(self.schedule.sigma, t, z)
-        norm = self.schedule.at(self.schedule.score_norm, t, z)
+        return eps, z
+
+    def cell(self, lattice: Tensor) -> Tensor:
+        """The lattice itself."""
+        return lattice
+
+    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None) -> Noised:
+        """As Objective.corrupt."""
+        t, eps, z = draw.t, draw.lattice, draw.coordinates
+        alpha_bar = self.schedule.at("alpha_bar", t, eps)
+        sigma = self.schedule.at("sigma", t, z)
+        norm = self.schedule.at("score_norm", t, z)
         clean = t[:, None, None] == 0
         score = wrapped_score(sigma * z, sigma.masked_fill(clean, 1.0)) / norm.masked_fill(clean, 1.0)
         lattice = alpha_bar.sqrt() * crystals.lattice + (1 - alpha_bar).sqrt() * eps

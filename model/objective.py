@@ -30,11 +30,26 @@ class Noised:
         return Noised(crystals, self.t[part], self.coordinates[part], self.lattice[part])
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides for a batch. t: (B,), 1..T, or 0; lattice: (B, 3, 3) and coordinates: (B, N, 3), noise."""
+
+    t: Tensor
+    lattice: Tensor
+    coordinates: Tensor
+
+
 class Objective(Protocol):
     """A way from crystals (t = 0) to noise (t = T), and what the network is to say along it."""
 
-    def corrupt(self, crystals: Crystals, t: Tensor, generator: torch.Generator) -> Noised:
-        """Crystals in model units at t: (B,), 1..T; those at 0 stay clean."""
+    def noise(self, crystals: Crystals, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Noise of the lattice, then of the coordinates, as `corrupt` takes it."""
+
+    def cell(self, lattice: Tensor) -> Tensor:
+        """(B, 3, 3), the clean lattice as `corrupt` needs it, which may be made once for all steps."""
+
+    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None) -> Noised:
+        """Crystals in model units at draw.t; those at 0 stay clean. cell: of their lattices."""
 
     def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
         """What the network says of the targets for the crystals that it was given: (B, N, 3) and (B, 3, 3)."""

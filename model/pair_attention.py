@@ -34,7 +34,7 @@ from .crystals import Crystals
 NORM_EPS = 1e-5  # of the LayerNorm of the pair features
 SMALL = 20  # atoms; up to here, forming the waves of pairs takes less time than rotating (benchmarks/forward.py)
 ALIGNED = 8  # the waves are so many, or a multiple, so that rows lie in memory alike in every batch (model.batching)
-VECTOR = 16  # numbers side by side; over fewer, torch takes ten times as long for a softmax
+VECTOR = 16  # numbers side by side; over fewer, torch takes ten times as long for a softmax on a CPU
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def attend(q: Tensor, kv: Tensor, waves: Tensor, constant: Tensor, geometry: Pai
 
 def softmax(logits: Tensor) -> Tensor:
     """Over the last axis, along which the result lies in memory: sums over it round alike for all."""
-    if logits.shape[-1] >= VECTOR:
+    if logits.is_cuda or logits.shape[-1] >= VECTOR:
         return logits.softmax(-1)
     return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1).contiguous()
 

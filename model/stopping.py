@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -26,6 +27,10 @@ class Stop:
     def __call__(self) -> bool:
         """Whether the run is to stop now."""
         return self.signal is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    def left(self) -> float:
+        """Seconds until the time is up."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number

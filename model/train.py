@@ -39,6 +39,8 @@ from .training_state import STOPPED, locked
 
 CHECKPOINT = "checkpoint"
 OF_THIS_LAUNCH = ("--wall-time-s",)  # options with a value that the recorded command leaves out
+FIT = "--fit-wall-time"  # it tells the steps instead
+STORED = {"float32": None, "float16": torch.float16}
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,6 +92,25 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--threads", type=int, help="CPU threads of each process (default: all)")
     p.add_argument("--wall-time-s", type=float, help="save the state and leave with exit code 75 after so many seconds")
+    p.add_argument(
+        FIT,
+        action="store_true",
+        help="take as many steps as fit into --wall-time-s, --steps at most, so that the rate has fallen by its end",
+    )
+    p.add_argument(
+        "--store-as", choices=STORED, default="float32", help="numbers of the checkpoint; float16 halves its size"
+    )
+    p.add_argument(
+        "--cuda-graphs",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="on a GPU, launch each step as one graph; the steps are the same",
+    )
+    p.add_argument(
+        "--fused",
+        action="store_true",
+        help="compile the network's small operations (torch.compile): faster on a GPU, some ten seconds at the start",
+    )
     head = p.add_argument_group("a property instead of the energy (dao-p)")
     head.add_argument("--property", help="column to learn with a head of its own, where it is known")
     head.add_argument("--log", action="store_true", help="learn its logarithm, as for critical temperatures")
@@ -139,7 +160,7 @@ def recorded_command(argv: Sequence[str]) -> str:
                 next(arguments, None)
         elif equals and flag.startswith("--"):
             words.append(f"{flag}={_name(value)}")
-        else:
+        elif word != FIT:
             words.append(_name(word))
     return shlex.join(["python", "-m", "dao_flows.model.train", *words])
 
@@ -216,6 +237,8 @@ def check(args: argparse.Namespace) -> TrainConfig:
         raise TrainingError(f"--threads must be positive, not {args.threads}")
     if args.wall_time_s is not None and not args.wall_time_s > 0:
         raise TrainingError(f"--wall-time-s must be positive, not {args.wall_time_s}")
+    if args.fit_wall_time and args.wall_time_s is None:
+        raise TrainingError("--fit-wall-time goes with --wall-time-s")
     if args.judge and (args.kind != "dao-g" or args.max_energy is None):
         raise TrainingError("--judge is for dao-g, and goes with --max-energy")
     if args.property is not None and args.kind != "dao-p":
@@ -259,10 +282,16 @@ def read_tables(args: argparse.Namespace, judge: Judge | None = None) -> tuple[C
         return table, None
 
 
-def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lambda: False) -> bool:
+def train(
+    args: argparse.Namespace,
+    command: str,
+    stop: Callable[[], bool] = lambda: False,
+    left: Callable[[], float] | None = None,
+) -> bool:
     """Run one training from parsed arguments, in every process of a group alike, and write its checkpoint.
 
-    Returns False if `stop` said so before the end, the state then being saved. command: for the card.
+    Returns False if `stop` said so before the end, the state then being saved. command: for the card. left: seconds
+    that are left, as in `Trainer.run`.
     """
     config = check(args)
     if args.threads is not None:
@@ -278,6 +307,8 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
     table, validation = read_tables(args, judge)
     model, parent = new_model(args, table)
     with joined(device) as group:
+        if left is not None and group.size > 1:
+            raise TrainingError("--fit-wall-time is for one process: choose --steps")
         trainer = Trainer(
             model.to(device),
             config,
@@ -287,11 +318,13 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
             group=group,
             property_name=args.property,
             parent=parent.sha256 if parent else None,
+            cuda_graphs=args.cuda_graphs,
+            fused=args.fused,
         )
         if not group.leads:
             group.wait()  # until nobody else trains in this folder
             trainer.resume()
-            return trainer.run(stop)
+            return trainer.run(stop, left)
         with locked(args.out):
             group.wait()
             (args.out / STOPPED).unlink(missing_ok=True)
@@ -303,7 +336,7 @@ def train(args: argparse.Namespace, command: str, stop: Callable[[], bool] = lam
                 + (f", {group.size} processes" if group.size > 1 else ""),
                 file=sys.stderr,
             )
-            if not trainer.run(stop):
+            if not trainer.run(stop, left):
                 (args.out / STOPPED).write_text(f"{trainer.step}\n")
                 print(f"stopped at step {trainer.step}: run the same command again to go on", file=sys.stderr)
                 return False
@@ -325,6 +358,8 @@ def write_checkpoint(
     judge: str | None,
 ) -> Card:
     """The averaged weights of a finished run, and what there is to tell of it. judge: sha256."""
+    if trainer.config.steps != args.steps:
+        command += f" --steps {trainer.config.steps}"
     data: dict[str, Any] = {"file": args.data.name, "sha256": table.sha256, "rows": len(table)}
     data |= lineage(args.data) | {
         "split": None if args.fit_all else "train",
@@ -359,6 +394,7 @@ def write_checkpoint(
                     "loss_curve": loss_curve(args.out / METRICS),
                 },
             },
+            STORED[args.store_as],
         )
 
 
@@ -368,7 +404,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
         with Stop(args.wall_time_s) as stop:
-            done = train(args, recorded_command(argv), stop)
+            done = train(args, recorded_command(argv), stop, stop.left if args.fit_wall_time else None)
     except (DataError, TrainingError, CheckpointError, PropertyError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, not one for each process
             print(f"error: {error}", file=sys.stderr)

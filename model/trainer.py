@@ -7,8 +7,9 @@ from it, so a run that was killed and resumed takes the same steps, and goes bac
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,52 @@ from .dao_p import DaoP
 from .data import BucketedBatches, CrystalTable
 from .distributed import Group
 from .divergence import RunningLevel
+from .graphs import Replayed
+from .objective import Draw
 from .optimizers import Optimizers
 from .random import stream
 from .train_config import TrainConfig, TrainingError
 from .training_state import STATE, drop_good_states, duplicate, good_state, read_state, write_state
 
 WINDOW = 100  # steps whose mean loss is logged and judged
+FIT_FOR = 0.3  # share of the time that is left, in which it is measured how many steps fit into it
+RESERVE_S = 10.0  # of that time for the last validation, the state and the checkpoint
 STOP_EVERY = 10  # steps after which a group of processes agrees on whether to stop
 ROLLBACK_RATE = 0.5  # factor of the rate each time a run goes back
 VALIDATION_BATCH = 256
+
+
+class Fit:
+    """How many steps fit into the time that is left, measured once, and while less than FIT_FOR of it has gone by.
+
+    most: steps at most. left: seconds that are left.
+    """
+
+    def __init__(self, most: int, left: Callable[[], float]) -> None:
+        self.most, self.left, self.at_first = most, left, left()
+        self.began: tuple[int, float] | None = None  # step and seconds left after the first window, which is slower
+        self.measured = False
+
+    def steps(self, step: int) -> int | None:
+        """Steps of the whole run, told after `step` of them; None where nothing changes."""
+        left = self.left()
+        if self.began is None or step <= self.began[0]:
+            self.began = step, left
+            return None
+        if self.measured and left < (1 - FIT_FOR) * self.at_first:
+            return None
+        self.measured = True
+        speed = (step - self.began[0]) / max(self.began[1] - left, 1e-9)
+        return min(self.most, step + max(1, int(speed * (left - RESERVE_S))))
 
 
 class Trainer:
     """One training run in one folder, which all processes of the group see and the first one writes.
 
     property_name: the head of a DaoP to train, alone or with the network, according to what requires gradients; None:
-    the denoising and energy losses. parent: sha256 of the checkpoint that the model comes from.
+    the denoising and energy losses. parent: sha256 of the checkpoint that the model comes from. cuda_graphs: on a GPU,
+    one process replays its steps as graphs (`model.graphs`); the steps are the same. fused: compile small operations of
+    the network (`Crysformer.fuse`).
     """
 
     def __init__(
@@ -51,6 +82,8 @@ class Trainer:
         group: Group | None = None,
         property_name: str | None = None,
         parent: str | None = None,
+        cuda_graphs: bool = True,
+        fused: bool = False,
     ) -> None:
         self.model, self.config, self.folder, self.group = model, config, folder, group or Group()
         self.device = next(model.parameters()).device
@@ -59,9 +92,16 @@ class Trainer:
         self.validation = (
             BucketedBatches(validation, VALIDATION_BATCH, config.seed, self.device) if validation else None
         )
+        self.cells = self._cells(self.batches)
+        if fused:
+            model.network.fuse()
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
-        self.optimizers = Optimizers(model, config)
-        self.average = [p.detach().clone() for p in self.parameters]
+        self.raw = [p.detach() for p in self.parameters]
+        self.optimizers = Optimizers(model, config, capturable=self.device.type == "cuda")
+        self.average = [p.clone() for p in self.raw]
+        self.replayed: Replayed | None = None
+        if cuda_graphs and self.device.type == "cuda" and self.group.size == 1:
+            self.replayed = Replayed(self._descend)
         self.step, self.elapsed = 0, 0.0
         self.saved = self.logged = time.monotonic()
         self.crystals = 0  # that this process has seen go by since the last line of the log
@@ -114,6 +154,8 @@ class Trainer:
             parameter.data.copy_(tensors[f"model/{name}"])
             self.average[i].copy_(tensors[f"average/{name}"])
         self.optimizers.restore(tensors, saved["step"])
+        if self.replayed is not None:
+            self.replayed.forget()
         self.step, self.elapsed = saved["step"], saved["elapsed"]
         window = saved.get("window", {"count": 0, "sums": {}})
         share = 1.0 if self.group.leads else 0.0
@@ -193,18 +235,32 @@ class Trainer:
         """The rate of the next step."""
         return self.config.rate_at(self.step) * ROLLBACK_RATE**self.lowered
 
+    @torch.no_grad()
+    def _cells(self, batches: BucketedBatches) -> list[Tensor]:
+        """`Dao.cell` of all crystals of each bucket."""
+        return [self.model.cell(bucket.crystals) for bucket in batches.buckets]
+
+    def _draw(self, batches: BucketedBatches, bucket: int, rows: Tensor, seed_key: tuple[int, ...]) -> list[Tensor]:
+        """What chance decides for a batch; nothing where a property is learned, from clean crystals."""
+        if self.property_name is not None:
+            return []
+        generator = stream(self.config.seed, *seed_key, device=self.device)
+        draw = self.model.draw(batches.like(bucket, len(rows)), generator)
+        return [draw.t, draw.lattice, draw.coordinates]
+
     def _losses(
-        self, batches: BucketedBatches, bucket: int, rows: Tensor, seed_key: tuple[int, ...]
+        self, batches: BucketedBatches, cells: list[Tensor], bucket: int, rows: Tensor, drawn: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """The part of a batch's loss terms that is for this process to compute."""
+        """The part of a batch's loss terms that is for this process to compute. rows: on the device."""
         crystals, labels = batches.take(bucket, rows)
         part = self.group.part(len(rows))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             if self.property_name is not None:
                 assert isinstance(self.model, DaoP)
                 return self.model.property_losses(self.property_name, crystals, labels, part)
-            generator = stream(self.config.seed, *seed_key, device=self.device)
-            return self.model.losses(crystals, labels, generator, part)  # type: ignore[operator, no-any-return]
+            return self.model.losses_at(  # type: ignore[operator, no-any-return]
+                crystals, labels, Draw(*drawn), cells[bucket][rows], part
+            )
 
     def _batches_from(self, step: int) -> Iterator[tuple[int, Tensor]]:
         epoch, skip = divmod(step, self.batches.steps_per_epoch)
@@ -216,24 +272,36 @@ class Trainer:
         """One optimiser step; returns this process's share of the loss terms (on the device, not synchronised)."""
         # after a rollback other noise: what made the loss diverge may have been a draw
         key = (1, self.step, len(self.rollbacks)) if self.rollbacks else (1, self.step)
-        losses = self._losses(self.batches, bucket, rows, key)
+        inputs = [rows.to(self.device), *self._draw(self.batches, bucket, rows, key)]
+        self.optimizers.set_rate(self.rate)
+        if self.replayed is not None:
+            losses = self.replayed((bucket, len(rows)), inputs)
+        else:
+            losses = self._descend((bucket, len(rows)), *inputs)
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, self.raw, 1 - decay)
+        self.step += 1
+        return losses
+
+    def _descend(self, shape: tuple[int, int], rows: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
+        """Move the parameters by one batch; returns the loss terms. shape: the bucket and the length of rows."""
+        losses = self._losses(self.batches, self.cells, shape[0], rows, drawn)
         self.model.zero_grad()
         weights = {"coordinate": self.config.coordinate_weight}
         sum(weights.get(name, 1.0) * loss for name, loss in losses.items()).backward()  # type: ignore[union-attr]
         self.group.add_gradients(self.parameters)
         torch.nn.utils.clip_grad_value_(self.parameters, self.config.clip_value)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        self.optimizers.step(self.rate)
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
-        self.step += 1
+        self.optimizers.descend()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def run(self, stop: Callable[[], bool] = lambda: False) -> bool:
+    def run(self, stop: Callable[[], bool] = lambda: False, left: Callable[[], float] | None = None) -> bool:
         """Train to the last step, saving as it goes; False if asked to stop before it, the state then being saved.
 
-        At least one step is taken where one is left. Raises TrainingError for a run that keeps diverging.
+        At least one step is taken where one is left. left: seconds that are left; the number of steps is then lowered
+        to what fits into them. Raises TrainingError for a run that keeps diverging.
         """
+        fit = Fit(self.config.steps, left) if left is not None else None
         self.saved = self.logged = time.monotonic()
         self.progress = metrics.Progress(self.config.steps, self.step)
         began = time.monotonic() - self.elapsed
@@ -251,6 +319,9 @@ class Trainer:
                 if reason := self._end_window(last):
                     self._roll_back(reason)
                     batches = self._batches_from(self.step)
+                elif fit and (steps := fit.steps(self.step)):
+                    self.config = replace(self.config, steps=steps)
+                    self.progress.steps = steps
             elif self._asked(stop):
                 self.elapsed = time.monotonic() - began
                 self.save_state()
@@ -301,8 +372,10 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         count = 0
         with self.averaged():
+            cells = self._cells(self.validation)
             for index, (bucket, rows) in enumerate(self.validation.epoch(0)):
-                for name, loss in self._losses(self.validation, bucket, rows, (2, index)).items():
+                drawn = self._draw(self.validation, bucket, rows, (2, index))
+                for name, loss in self._losses(self.validation, cells, bucket, rows, drawn).items():
                     totals[name] = totals.get(name, 0.0) + loss.double() * len(rows)
                 count += len(rows)
         return {name: float(self.group.add(total)) / count for name, total in sorted(totals.items())}

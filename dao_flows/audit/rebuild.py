@@ -24,6 +24,7 @@ from dao_flows.makers.schemas import CompositionPlan, GenerationDoc, Science
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.train import TrainMaker
 from dao_flows.model.dataset import read_manifest
+from dao_flows.model.file_names import file_name
 
 from .agreement import TRAINING, Terms
 from .calculations import calculation, verification
@@ -191,7 +192,7 @@ def _ingestion(recorded: Recorded, materials: Materials, place: Place) -> Rebuil
     if len(held) == len(maker.held_out):
         maker.held_out = held
     terms = Terms(ignored=("path", "rejects", "sources.*.location", "filters.held_out.*.location", *MOVED), files=True)
-    return Rebuilt(maker.make(sources, str(place.folder / document["name"])), terms)
+    return Rebuilt(maker.make(sources, str(place.folder / file_name(str(document["name"])))), terms)
 
 
 # the manifest tells where sources lay, and the science what was typed for held-out ones

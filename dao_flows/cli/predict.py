@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dao_flows.model.file_names import file_name
 from dao_flows.model.sampler_name import Sampler
 
 from ..errors import InputError
@@ -136,7 +137,7 @@ def predict(
             )
         if out is None and (texts := result.cif_files()):
             named = result.compositions[0].formula if len(result.compositions) == 1 else result.run_id
-            result.write(free_folder(Path(f"dao-{named}"), texts))
+            result.write(free_folder(Path(f"dao-{file_name(named)}"), texts))
     except KeyboardInterrupt as interruption:
         errors.print(_go_on(interruption), soft_wrap=True)
         raise typer.Exit(130) from None

@@ -101,7 +101,12 @@ class Archive:
             self._admit(info)
         self._check_names()
         self.sizes = {name: info.file_size for name, info in self._infos.items()}
-        if (total := sum(self.sizes.values())) > bounds.total_mib * MIB:
+        total, packed = sum(self.sizes.values()), file.seek(0, os.SEEK_END)
+        if total > max(RATIO_COUNTS_FROM, bounds.ratio * packed):
+            raise CrateError(
+                f"{where} is refused: it grows more than {bounds.ratio} times when it is unpacked: a zip bomb?"
+            )
+        if total > bounds.total_mib * MIB:
             raise CrateError(
                 f"{where} unpacks to {total / MIB:,.0f} MiB; DAO_FLOWS_CRATE_TOTAL_MIB allows {bounds.total_mib:,}"
             )

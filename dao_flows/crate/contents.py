@@ -206,7 +206,7 @@ def dataset_files(folder: Path) -> list[Path]:
 
     try:
         files, _ = parts(folder)
-        rejects = read_manifest(folder).made_by.get("rejects")
+        named = read_manifest(folder).files() if folder.is_dir() else {}
     except DataError as error:
         raise CrateError(str(error)) from None
-    return [*files, *([folder / rejects["file"]] if isinstance(rejects, dict) else [])]
+    return [*files, *(folder / name for name in named if folder / name not in files)]

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dao_flows.makers import decoding
 from dao_flows.makers.provenance import EPOCH, canonical, content_hash, digest
 
+from ..runs import RunRecord
 from ..stores import KEYS
 from .archive import Limits
 from .layout import plain
@@ -54,9 +55,9 @@ class DocumentError(ValueError):
 
 
 class JobRecord(BaseModel):
-    """What a job store holds of one finished job."""
+    """What a job store holds of one finished job, beside the words by which monty knows its class."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     uuid: str = Field(min_length=1)
     index: int = Field(ge=1)
@@ -65,15 +66,6 @@ class JobRecord(BaseModel):
     name: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     hosts: list[str] = Field(default_factory=list)
-
-
-class RunRecord(BaseModel):
-    """One of the records that make up a run."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    record_id: str = Field(min_length=1)
-    schema_version: int
 
 
 class Checked(NamedTuple):
@@ -87,10 +79,12 @@ class Checked(NamedTuple):
 def check(collection: str, data: bytes, bounds: Limits) -> Checked:
     """A document of a collection ('jobs' or one of KEYS), proven to be what it says. Raises DocumentError."""
     document = parse(data, bounds)
+    if own := sorted(key for key in document if key.startswith("_") or key == "last_updated"):
+        raise DocumentError(f"it has the field {plain(own[0])}, which a store alone gives")
     _check_words(document, bounds, decoded=collection != "runs")
     try:
         if collection == "jobs":
-            record = JobRecord.model_validate(document)
+            record = JobRecord.model_validate({k: v for k, v in document.items() if k not in WORDS})
             held, key = record.output, job_key(document)
         elif collection == "runs":
             held, key = document, RunRecord.model_validate(document).record_id
@@ -232,6 +226,8 @@ def _check_model(held: dict[str, Any]) -> None:
         if (held["@module"], held["@class"]) == ("jobflow.core.reference", "OutputReference"):
             return
         raise DocumentError(f"a {plain(held['@class'])} is no document of ours")
+    if unknown := sorted(set(held) - set(model.model_fields) - WORDS):
+        raise DocumentError(f"it has the field {plain(unknown[0])}, which no {plain(held['@class'])} has")
     version, newest = held.get("schema_version"), model.model_fields["schema_version"].default
     if isinstance(version, int) and version > newest:
         raise DocumentError("it was written by a newer version of dao_flows: update it to read the crate")

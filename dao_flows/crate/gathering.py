@@ -27,6 +27,11 @@ SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 NO_JOBS = ("checkpoint", "dataset", "reference", "source", "run")
 
 
+def _formula(document: dict[str, Any]) -> str:
+    """The formula in the characters that a crate's members have."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", str(document["formula"]))[:40].strip("-") or "structure"
+
+
 def gather(store: JobStore, ids: Sequence[str], weights: bool = False, shards: bool = False) -> Contents:
     """Everything that is stored of these ids and of all that they were made from. Raises InputError, CrateError."""
     from ..audit.graph import build
@@ -91,7 +96,7 @@ class _Gathering:
             text = cif(verified.structure, title)
         else:
             return
-        path = f"structures/{document['formula']}_{Path(document_path('jobs', key)).stem}.cif"
+        path = f"structures/{_formula(document)}_{Path(document_path('jobs', key)).stem}.cif"
         contents.structures[path] = text
         contents.titles[path] = title
         contents.of_structure[path] = (kind, key)

@@ -142,7 +142,7 @@ class _Folders:
         self.library = user_folder()
         for sha256, card in crate.checkpoints.items():
             name = str(card["name"])
-            if _holds_checkpoint(sha256):
+            if _holds_checkpoint(sha256) or self._unnamed(sha256, f"the checkpoint {show(name)}"):
                 continue
             if len(crate.files(f"checkpoints/{sha256}")) < 2:
                 done.left.append(f"the weights of the checkpoint {show(name)} ({sha256[:12]})")
@@ -152,7 +152,7 @@ class _Folders:
             self.moves.append(("checkpoint", f"checkpoints/{sha256}", folder))
         for sha256, dataset in crate.datasets.items():
             folder = self.data / sha256
-            if folder.exists():
+            if folder.exists() or self._unnamed(sha256, f"the dataset {show(dataset.name)}"):
                 continue
             if len(crate.files(f"datasets/{sha256}")) < 2 and dataset.shards:
                 done.left.append(f"the rows of the dataset {show(dataset.name)} ({sha256[:12]})")
@@ -162,8 +162,14 @@ class _Folders:
 
         for path in crate.files("files"):
             target = self.files / path.removeprefix("files/")
-            if not target.exists():
+            if not target.exists() and not self._unnamed(target.name[:64], "a file"):
                 done.files[path] = target
+
+    def _unnamed(self, sha256: str, what: str) -> bool:
+        """Whether no document of the crate leads to this: then it stays packed, and is told."""
+        if unnamed := sha256 not in self.crate.named:
+            self.done.left.append(f"{what} ({sha256[:12]}), which no document names,")
+        return unnamed
 
     @contextmanager
     def staged(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -16,11 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 from dao_flows.makers.attempts import ENDED, envelope
 from dao_flows.makers.provenance import content_hash
 from dao_flows.model.dataset import FORMAT as DATASET_FORMAT
+from dao_flows.model.dataset import DataError
 from dao_flows.model.dataset import Manifest as Dataset
 
 from .archive import Archive, CrateError, Limits, limits, show
 from .documents import Checked, DocumentError, check
 from .layout import MANIFEST, METADATA, Manifest, compare, document_path, place, read_manifest, refuse
+
+HASH = re.compile(rb'"([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Crate:
     def __init__(self, archive: Archive) -> None:
         self._archive, self.where, self.bounds = archive, archive.where, archive.bounds
         if MANIFEST not in archive.sizes:
-            raise CrateError(f"{self.where} is no crate of dao_flows: it has no {MANIFEST}")
+            raise CrateError(f"{self.where} is no crate of dao_flows: it has no {MANIFEST}{_within(archive)}")
         self.manifest: Manifest = read_manifest(archive.read(MANIFEST), self.where)
         refuse(self.where, compare(self.manifest, archive.sizes))
         if METADATA not in archive.sizes:
@@ -50,7 +54,9 @@ class Crate:
         self._weights: dict[str, list[str]] = {}
         self._jobs: dict[tuple[str, int], tuple[str, dict[str, str], str | None]] = {}
         self._ends: dict[tuple[str, int], dict[str, Any]] = {}
+        self._mentions: dict[str, set[str]] = {}  # hashes in documents (""), in a card or a dataset's manifest
         self._check_members()
+        self.named = self._named()
 
     @property
     def sha256(self) -> str:
@@ -118,6 +124,9 @@ class Crate:
                 raise DocumentError("it does not have the sha256 that its name says")
             return
         data = self.read(path)
+        if at.role in ("document", "card", "dataset"):
+            mentions = self._mentions.setdefault("" if at.role == "document" else at.key, set())
+            mentions |= {found.decode() for found in HASH.findall(data)}
         if at.role == "document":
             found = check(at.key, data, self.bounds)
             self._note(path, at.key, found)
@@ -125,6 +134,17 @@ class Crate:
             self.checkpoints[at.key] = read_card(data, at.key)
         elif at.role == "dataset":
             self.datasets[at.key] = read_dataset(data, at.key)
+
+    def _named(self) -> set[str]:
+        """The sha256 of whatever the documents name, or was asked for, and of what that was made from."""
+        named = set(self._mentions.get("", ()))
+        named |= {wanted.partition(":")[2] for wanted in self.manifest.asked}
+        pending = list(named)
+        while pending:
+            new = self._mentions.get(pending.pop(), set()) - named
+            named |= new
+            pending += new
+        return named
 
     def _check_weights(self, sha256: str, names: list[str]) -> None:
         """The weights of a checkpoint have their card, all their parts, and over these the sha256 they lie under."""
@@ -184,10 +204,7 @@ class Crate:
                 problems.append(f"{show(path)} has no dataset")
         for sha256, dataset in self.datasets.items():
             there = {path.rsplit("/", 1)[1]: path for path in self.files(f"datasets/{sha256}")}
-            stated = {shard.file: shard.sha256 for shard in dataset.shards}
-            rejects = dataset.made_by.get("rejects")
-            if isinstance(rejects, dict):
-                stated[str(rejects.get("file"))] = str(rejects.get("sha256"))
+            stated = dataset.files()
             del there[MANIFEST]
             for name, path in there.items():
                 if stated.get(name) != self.manifest.members[path].sha256:
@@ -195,6 +212,16 @@ class Crate:
             if there and (missing := sorted(set(stated) - set(there))):
                 problems.append(f"of the dataset {sha256[:12]} {show(missing[0])} is missing")
         return problems
+
+
+def _within(archive: Archive) -> str:
+    """What to do where a crate lies within the archive: in a folder, or as it is."""
+    for name in archive.sizes:
+        folder, _, last = name.rpartition("/")
+        if last == MANIFEST and f"{folder}/{METADATA}" in archive.sizes:
+            return f"; but one lies in its folder {folder}/: unpack it, then `cd {folder} && zip -r ../crate.zip .`"
+    inner = [name for name in archive.sizes if name.endswith(".zip")]
+    return f"; but it holds {show(inner[0])}: unpack it, and import that" if inner else ""
 
 
 @contextmanager
@@ -240,7 +267,8 @@ def read_dataset(data: bytes, sha256: str) -> Dataset:
     try:
         dataset = _DATASET.validate_python({key: value for key, value in stated.items() if key != "sha256"})
         identity = dataset.sha256
-    except (ValidationError, UnicodeEncodeError):
+        dataset.files()
+    except (ValidationError, UnicodeEncodeError, DataError):
         raise DocumentError("it is no manifest of a dataset that this version can read") from None
     if dataset.format > DATASET_FORMAT:
         raise DocumentError("it needs a newer version of dao_flows")

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from dao_flows.model.file_names import file_name
 from dao_flows.model.library import FOLDER_VARIABLE as CHECKPOINTS
 
 from ..errors import InputError, SettingsError, explain, one_line, remember_uri
@@ -81,7 +82,7 @@ def write_project(document: dict[str, Any], folder: Path | None = None) -> Path:
     Raises InputError if one of this name is there.
     """
     place = folder or Path(os.environ.get("JFREMOTE_PROJECTS_FOLDER", Path.home() / ".jfremote"))
-    path = place.expanduser() / f"{document['name']}.yaml"
+    path = place.expanduser() / f"{file_name(document['name'])}.yaml"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "w", encoding="utf-8") as stream:

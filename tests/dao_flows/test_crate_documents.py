@@ -32,6 +32,20 @@ def job(a_verification, a_candidate):
     return {"uuid": "u", "index": 1, "output": output, "completed_at": "2026-11-23T10:00:00", "name": "verify"}
 
 
+RECORD = {
+    "record_id": "r-1",
+    "schema_version": 2,
+    "event": "job-end",
+    "at": "2026-11-23T10:00:00+00:00",
+    "attempt_id": "u-1-abcd",
+    "job_uuid": "u",
+    "job_index": 1,
+    "outcome": "finished",
+    "error": None,
+    "envelope": {"@class": "hash"},
+}
+
+
 def sealed(document):
     """With the hashes it ought to have, as whoever forges one would write them."""
     document = json.loads(json.dumps(document))
@@ -57,7 +71,39 @@ def test_documents_of_ours_pass(candidate, job):
     assert checked("candidates", sealed(candidate))[1:] == ("dao-0123456789ab", True)
     assert checked("jobs", sealed(job))[1:] == ("u-1", True)
     assert checked("jobs", sealed(job)).document == sealed(job)
-    assert checked("runs", {"record_id": "r-1", "schema_version": 2, "envelope": {"@class": "hash"}}).key == "r-1"
+    assert checked("runs", RECORD).key == "r-1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"event": "other"}, "event"),
+        ({"at": 3}, "at"),
+        ({"run_id": ["a"]}, "run_id"),
+        ({"envelope": {"@class": 1}}, "envelope"),
+        ({"outcome": "won"}, "outcome"),
+        ({"job_index": "1"}, "job_index"),
+        ({"attempt_id": None}, "lacks attempt_id"),
+        ({"event": "start"}, "lacks run_id, request_hash, request, process, libraries, command"),
+        ({"event": "batch", "batch": {"key": "k"}}, "batch"),
+        ({"event": "end", "run_id": "r", "science_hashes": "abc"}, "science_hashes"),
+        ({"process": {"host": "h", "pid": "one", "born": ""}}, "pid"),
+        ({"libraries": {"torch": 2}}, "libraries"),
+        ({"_id": "somebody-elses"}, "a store alone gives"),
+        ({"last_updated": "2026"}, "a store alone gives"),
+    ],
+)
+def test_records_of_odd_types_are_refused(change, message):
+    with pytest.raises(DocumentError, match=message):
+        checked("runs", RECORD | change)
+
+
+@pytest.mark.parametrize("collection", ["jobs", "candidates"])
+@pytest.mark.parametrize("field", ["_id", "last_updated", "_anything", "of_nobody"])
+def test_fields_that_no_schema_knows_are_refused(collection, field, candidate, job):
+    document = sealed({"jobs": job, "candidates": candidate}[collection] | {field: "x"})
+    with pytest.raises(DocumentError, match=r"a store alone gives|which no|of_nobody"):
+        checked(collection, document)
 
 
 def test_all_documents_that_jobs_write_are_known():

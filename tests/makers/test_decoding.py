@@ -91,7 +91,7 @@ def test_a_structure_comes_back_as_it_was():
         Structure(Lattice.cubic(3), ["Na"], [[0] * 3], properties={"a": 1}),
     ):
         again = decoding.structure(told(structure))
-        assert json.dumps(told(again)) == json.dumps(told(structure))  # 1 and 1.0 have different hashes
+        assert json.dumps(told(again)) == json.dumps(told(structure))  # 1 stays 1, and 1.0 is 1.0
         assert decoding.structure(structure) is structure
 
 

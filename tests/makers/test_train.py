@@ -62,6 +62,18 @@ def dataset(tmp_path) -> Path:
     return tmp_path / "crystals"
 
 
+def test_settings_that_came_later_are_part_of_the_science_only_where_they_change_it(dataset):
+    def science(**more):
+        return TrainMaker(kind="dao-g", config=CONFIG | more).resolve(dataset)[2]
+
+    ever = science()
+    assert not {"store_as", "cuda_graphs", "fused", "fit_wall_time"} & ever.parameters.keys()
+    assert science(cuda_graphs=False, fused=True) == ever
+    assert science(store_as="float16").parameters == ever.parameters | {"store_as": "float16"}
+    with pytest.raises(SettingError, match="config cannot set fit_wall_time"):
+        science(fit_wall_time=True)
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
     """Runs and checkpoints of this test alone."""

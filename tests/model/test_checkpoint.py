@@ -301,6 +301,20 @@ def test_the_published_size_lies_in_files_of_at_most_16_mib(tmp_path):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_half_precision_halves_the_size_and_is_loaded_as_ever(tmp_path, folder):
+    model = predictor(0)
+    card = save(tmp_path / "half", model, FIELDS, torch.float16)
+    whole, half = (sum(f.stat().st_size for f in weight_files(path)) for path in (folder, tmp_path / "half"))
+    assert half < whole
+    assert card.sha256 != read_card(folder).sha256
+    loaded, found = load(tmp_path / "half")
+    assert found == card
+    for (name, p), q in zip(model.named_parameters(), loaded.parameters(), strict=True):
+        assert q.dtype == torch.float32
+        assert torch.equal(q, p.half().float()), name
+    assert torch.equal(loaded.network.element_properties, model.network.element_properties)  # as exact as ever
+
+
 @any_folder
 @given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), data=st.data())
 def test_one_changed_byte_of_any_part_is_refused(tmp_path_factory, in_parts, where, flip, data):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dao_flows.model import pair_attention
-from dao_flows.model.crysformer import Crysformer, CrysformerConfig, time_embedding
+from dao_flows.model.crysformer import Crysformer, CrysformerConfig, gated, gated_by_sums, time_embedding
 from dao_flows.model.crystals import Crystal, Crystals
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
@@ -332,3 +332,16 @@ def test_elements_beyond_the_table_are_refused():
     crystals = [Crystal(np.array([101]), np.zeros((1, 3)), np.eye(3))]
     with pytest.raises(IndexError):
         network(0)(Crystals.collate(crystals, torch.float64), torch.zeros(1))
+
+
+def test_what_is_compiled_for_training_is_the_gate_that_is_shipped():
+    torch.manual_seed(0)
+    x, f = (torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.randn(1, 48, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(3, 5, 16, dtype=torch.float64)
+    slopes = []
+    for gate in (gated, gated_by_sums):
+        slopes.append(torch.autograd.grad((gate(x, f, weight) * weights).sum(), (x, f, weight)))
+    assert torch.allclose(gated(x, f, weight), gated_by_sums(x, f, weight), atol=1e-5)  # sums are single precision
+    for one, other in zip(*slopes, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)

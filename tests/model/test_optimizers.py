@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
+from dao_flows.model.muon import Muon
 from dao_flows.model.optimizers import Optimizers
 from dao_flows.model.train_config import TrainConfig
 
@@ -71,3 +72,30 @@ def test_frozen_parameters_are_left_alone():
     steps = moved(model, Optimizers(model, TrainConfig(steps=1, optimizer="muon")), 1e-3)
     for name, step in steps.items():
         assert bool(step.any()) != name.startswith("network.blocks.0."), name
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_rate_on_the_device_moves_as_far_as_one_on_the_host(optimizer):
+    host, device = model_with_gradients(), model_with_gradients()
+    config = TrainConfig(steps=1, optimizer=optimizer, weight_decay=0.1)
+    by_host, by_device = Optimizers(host, config), Optimizers(device, config, capturable=True)
+    for rate in (1e-3, 1e-2):
+        by_host.step(rate), by_device.step(rate)
+    for p, q in zip(host.parameters(), device.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_muon_for_all_matrices_of_a_shape_is_muon_for_each():
+    torch.manual_seed(0)
+    shapes = [(16, 16), (32, 16), (16, 33), (16, 16), (64, 16), (16, 64)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    batched = Muon(ours, 1e-2, 0.1, 0.95)
+    settings = {"weight_decay": 0.1, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    one_by_one = torch.optim.Muon(theirs, 1e-2, **settings)
+    for _ in range(3):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        batched.step(), one_by_one.step()
+    for p, q in zip(ours, theirs, strict=True):  # to what bf16 leaves of a step of this size
+        assert torch.allclose(p, q, rtol=0, atol=0.02 * 1e-2 * 0.2 * max(p.shape) ** 0.5)

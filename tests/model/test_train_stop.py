@@ -6,10 +6,14 @@ import subprocess
 import sys
 import time
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dao_flows.model.checkpoint import verify
 from dao_flows.model.metrics import METRICS, read
 from dao_flows.model.stopping import UNFINISHED, Stop
 from dao_flows.model.train import main
+from dao_flows.model.trainer import RESERVE_S, Fit
 from dao_flows.model.training_state import STOPPED, saved_step
 
 TINY = ["--hidden", "8", "--layers", "1", "--heads", "2", "--frequencies", "2", "--time-width", "8"]
@@ -67,3 +71,33 @@ def test_signals_are_left_to_others_before_and_after():
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
     assert Stop(0)()
     assert not Stop(1000)()
+
+
+@settings(deadline=None)
+@given(speed=st.floats(0.5, 500), slow_start_s=st.floats(0, 30), wall_time_s=st.floats(60, 5000))
+def test_as_many_steps_are_taken_as_fit_into_the_time(speed, slow_start_s, wall_time_s):
+    now, step, steps = 0.0, 0, 10**9
+    fit = Fit(steps, lambda: wall_time_s - now)
+    while step < steps and now < wall_time_s + 1:
+        now += (slow_start_s if step == 0 else 0) + 10 / speed
+        step += 10
+        steps = fit.steps(step) or steps
+    begun = slow_start_s + 20 / speed  # until something is measured
+    assert max(begun, wall_time_s - RESERVE_S) - 10 / speed <= now + 1e-6
+    assert now <= max(begun, wall_time_s - RESERVE_S) + 20 / speed + 1e-6
+    assert Fit(50, lambda: 1e9).steps(10) is None
+
+
+def test_the_rate_has_fallen_when_the_time_is_up(parquet, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dao_flows.model.trainer.WINDOW", 10)
+    monkeypatch.setattr("dao_flows.model.trainer.RESERVE_S", 1.0)
+    out = tmp_path / "run"
+    run = ["dao-g", str(parquet()), *TINY, "--out", str(out), "--steps", "1000000", "--constant", "0.3"]
+    assert main([*run, "--wall-time-s", "5", "--fit-wall-time"]) == 0
+    last = [r for r in read(out / METRICS) if "rate" in r][-1]
+    card = verify(out / "checkpoint")
+    assert card.training["config"]["steps"] == last["step"] < 1000000
+    assert last["rate"] < 1e-5
+    assert card.training["command"].endswith(f" --constant 0.3 --steps {last['step']}")
+    assert main([*run, "--fit-wall-time"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: --fit-wall-time goes with --wall-time-s"
