@@ -224,6 +224,8 @@ def _check_model(held: dict[str, Any]) -> None:
     model = _model(held["@module"], held["@class"])
     if model is None:
         if (held["@module"], held["@class"]) == ("jobflow.core.reference", "OutputReference"):
+            if set(held) - WORDS != {"uuid", "attributes", "output_schema"} or not isinstance(held["uuid"], str):
+                raise DocumentError("it is no reference to the output of a job")
             return
         raise DocumentError(f"a {plain(held['@class'])} is no document of ours")
     if unknown := sorted(set(held) - set(model.model_fields) - WORDS):

@@ -6,12 +6,14 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jobflow import OutputReference
 from monty.json import jsanitize
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.crate.archive import Limits
 from dao_flows.crate.documents import DOCUMENTS, DocumentError, check, parse, written
 from dao_flows.makers.provenance import content_hash, digest
+from dao_flows.makers.verification_schemas import VerificationDoc
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 BOUNDS = Limits()
@@ -72,6 +74,18 @@ def test_documents_of_ours_pass(candidate, job):
     assert checked("jobs", sealed(job))[1:] == ("u-1", True)
     assert checked("jobs", sealed(job)).document == sealed(job)
     assert checked("runs", RECORD).key == "r-1"
+
+
+def test_a_reference_to_an_output_holds_nothing_else(job):
+    reference = jsanitize(OutputReference("u", (("i", 0),), VerificationDoc), strict=True)
+    assert checked("jobs", {**job, "output": reference}).key == "u-1"
+    for change in (
+        {"x": 1},
+        {"uuid": {"@module": "atomate2.vasp.jobs.core", "@class": "StaticMaker"}},
+        {"uuid": ["u"]},
+    ):
+        with pytest.raises(DocumentError, match="no reference to the output"):
+            checked("jobs", {**job, "output": reference | change})
 
 
 @pytest.mark.parametrize(
