@@ -176,7 +176,7 @@ KINDS: dict[str, type[BaseModel]] = {
 COLLECTIONS = {"CandidateDoc": "candidates", "VerificationDoc": "verifications"}
 
 
-def planted(base: Any, draw: random.Random) -> Any:
+def planted(kind: str, base: Any, draw: random.Random) -> Any:
     """The base with up to three hostile objects in it, or around it; hashes fit where a document states them."""
     value = copy.deepcopy(base)
     for _ in range(draw.choice((0, 1, 1, 1, 2, 2, 3))):
@@ -197,7 +197,7 @@ def planted(base: Any, draw: random.Random) -> Any:
                 holder[key] = [holder[key], each]
             case _:
                 holder[key] = each
-    return _sealed(value, sciences=draw.random() < 0.5)
+    return _sealed(value, sciences=draw.random() < 0.5) if kind == "document" else value
 
 
 def _spots(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -321,7 +321,7 @@ def run(inputs: int, seed: int, tell: Callable[[str], None] = print) -> dict[str
             for number in range(inputs):
                 done += 1
                 kind, base = known[number % len(known)]
-                value = planted(base, draw)
+                value = planted(kind, base, draw)
                 for reader, read in readers(kind, value, _hash_of(base), folder):
                     with watch.watching():
                         outcome = _outcome(read)

@@ -40,6 +40,7 @@ def _entry(item: Any, name: str, place: int) -> ComputedEntry:
             raise ValueError("its energy is not finite")
         known(entry)
     except Exception as error:  # what a broken entry causes depends on what is wrong
-        said = " ".join(str(error).split())[:100]
-        raise ReferenceSetError(f"{name}: entry {place} cannot be used: {said}") from None
+        said = " ".join(str(error).split())[:160]
+        told = said.removeprefix("it ") if said.startswith("it ") else f"cannot be used: {said}"
+        raise ReferenceSetError(f"{name}: entry {place} {told}") from None
     return entry
