@@ -25,7 +25,7 @@ import pandas as pd
 from pymatgen.core import Element
 from scipy.optimize import nnls
 
-from dao_flows.model.pairing import Pair, pair
+from dao_flows.model.pairing import pair
 from dao_flows.model.crystals import Crystal
 
 MAX_ENERGY = 0.08  # eV/atom above hull of what may be a template
@@ -173,11 +173,12 @@ def pairs(args: argparse.Namespace) -> None:
     chosen = chosen[np.lexsort((target[chosen], rank[chosen]))]
     if args.sample:
         chosen = chosen[np.random.default_rng(0).permutation(len(chosen))[: args.sample]]
-    began, done = time.monotonic(), []
+    began, done, template_volumes = time.monotonic(), [], []
     for k in chosen:
         if time.monotonic() - began > args.seconds:
             break
         template = decorated(read_row(rows, library[k]), old[k], new[k], volumes)
+        template_volumes.append(abs(np.linalg.det(template.lattice)))
         done.append(pair(template, read_row(rows, target[k])))
     chosen = chosen[: len(done)]
     size = max(len(p.order) for p in done)
@@ -187,7 +188,7 @@ def pairs(args: argparse.Namespace) -> None:
         target=target[chosen],
         rank=rank[chosen],
         library=library[chosen],
-        scale=np.array([p.template_volume for p in done], np.float32),
+        template_volume=np.array(template_volumes, np.float32),
         setting=np.stack([p.setting for p in done]).astype(np.int8),
         order=np.stack([np.pad(p.order, (0, size - len(p.order)), constant_values=-1) for p in done]).astype(np.int8),
         shift=np.stack([p.shift for p in done]).astype(np.float32),

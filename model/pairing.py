@@ -31,15 +31,13 @@ class Pair:
     setting: (3, 3), unimodular: M·L is the crystal's lattice in the template's setting. order: (n,), the crystal's atom
     beside each of the template's. shift: (3,), added to fractional coordinates. rms: distance of the atoms that is
     left, in units of the cube root of the volume per atom. strain: difference of the metrics, relative, at equal volume.
-    template_volume: Å³.
     """
 
     setting: np.ndarray
     order: np.ndarray
     shift: np.ndarray
-    rms: float
-    strain: float
-    template_volume: float
+    rms: float = 0.0
+    strain: float = 0.0
 
     def move(self, crystal: Crystal) -> Crystal:
         """The crystal in the template's setting, its atoms in the template's order."""
@@ -108,7 +106,7 @@ def pair(template: Crystal, crystal: Crystal) -> Pair:
             full = np.empty(len(at), int)
             full[at] = theirs[order]
             total = shifts[setting, shift] + extra
-            best = Pair(settings[setting], full, total, rms, float(strains[setting]), volume)
+            best = Pair(settings[setting], full, total, rms, float(strains[setting]))
     assert best is not None
     return best
 

@@ -25,6 +25,7 @@ from .checkpoint import KINDS, Card, CheckpointError, build, kind_of, load, save
 from .crysformer import CrysformerConfig
 from .dao import OBJECTIVES, Dao, DaoConfig
 from .dao_p import DaoP, PropertyError, PropertyHead, predict_energy
+from .pairs import read_pairs
 from .data import CrystalTable, Judge, NothingSelectedError, read_crystals
 from .dataset import DataError, lineage
 from .distributed import joined, local_device
@@ -83,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--judge", help="DAO-P checkpoint: crystals without an energy stay if it finds them within --max-energy"
+    )
+    p.add_argument(
+        "--pairs",
+        type=Path,
+        nargs="+",
+        help="files that pair rows of the data with templates, of 'train' and 'val' (--objective bridge)",
     )
     p.add_argument("--fit-all", action="store_true", help="train on the whole file, not on split == 'train' alone")
     p.add_argument(
@@ -270,6 +277,8 @@ def read_tables(args: argparse.Namespace, judge: Judge | None = None) -> tuple[C
         "target": args.property,
         "judge": judge,
     }
+    if args.pairs:
+        return tuple(read_pairs(args.data, args.pairs, split, args.max_atoms) for split in ("train", "val"))  # type: ignore[return-value]
     table = read_crystals(args.data, None if args.fit_all else "train", **selection)
     if args.kind == "dao-p":
         table = table.labelled()
