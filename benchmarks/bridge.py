@@ -45,7 +45,8 @@ def told(name: str, first: np.ndarray) -> None:
     """Match rate of a row's first answer and its RMSE. first: NaN where it does not match."""
     hit = ~np.isnan(first)
     spread = 100 * 1.96 * np.sqrt(hit.mean() * (1 - hit.mean()) / len(hit))
-    print(f"{name:42} {100 * hit.mean():5.1f} % ± {spread:.1f}  RMSE {np.nanmean(first):.4f} median {np.nanmedian(first):.4f}")
+    rate = f"{100 * hit.mean():5.1f} % ± {spread:.1f}"
+    print(f"{name:30} {rate}  RMSE {np.nanmean(first):.4f}, median {np.nanmedian(first):.4f}")
 
 
 def main() -> None:
@@ -79,8 +80,8 @@ def main() -> None:
 
     lookup = np.full(shape, np.nan)
     if args.cache and args.cache.exists():
-        lookup = np.load(args.cache)
-        assert lookup.shape == shape
+        lookup = np.load(args.cache)[:, : args.templates]
+        assert lookup.shape == shape, "other rows are in the cache, or fewer templates"
     else:
         for (i, k), template in zip(at, templates, strict=True):
             lookup[i, k] = rms(references[i], template)
@@ -101,9 +102,12 @@ def main() -> None:
     told("bridge, first", bridge[:, 0])
     right, kept = ~np.isnan(lookup[:, 0]), ~np.isnan(bridge[:, 0])
     both = right & kept
-    print(f"of {(~right).sum()} wrong it mends {(~right & kept).sum()}, of {right.sum()} right it breaks {(right & ~kept).sum()}; "
-          f"where both are right RMSE {lookup[both, 0].mean():.4f} -> {bridge[both, 0].mean():.4f}, "
-          f"median {np.median(lookup[both, 0]):.4f} -> {np.median(bridge[both, 0]):.4f}")
+    print(
+        f"of {(~right).sum()} wrong it mends {(~right & kept).sum()}, "
+        f"of {right.sum()} right it breaks {(right & ~kept).sum()}; "
+        f"where both are right RMSE {lookup[both, 0].mean():.4f} -> {bridge[both, 0].mean():.4f}, "
+        f"median {np.median(lookup[both, 0]):.4f} -> {np.median(bridge[both, 0]):.4f}"
+    )
     least = change.argmin(1)
     every = np.arange(len(asked))
     told("lookup, least change first", lookup[every, least])

@@ -12,7 +12,6 @@ by volumes of elements. Templates are ordered by that distance and their energy 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import defaultdict
@@ -25,8 +24,8 @@ import pandas as pd
 from pymatgen.core import Element
 from scipy.optimize import nnls
 
-from dao_flows.model.pairing import pair
 from dao_flows.model.crystals import Crystal
+from dao_flows.model.pairing import pair
 
 MAX_ENERGY = 0.08  # eV/atom above hull of what may be a template
 UNKNOWN_ENERGY = 0.05  # eV/atom, for the order, where the source gives none
@@ -36,8 +35,10 @@ LARGEST_ELEMENT = 94
 
 
 def element_distances() -> np.ndarray:
-    """(95, 95), how unlike two elements are: Mendeleev number, electronegativity, radius, group and row, each by its
-    standard deviation."""
+    """(95, 95), how unlike two elements are.
+
+    By Mendeleev number, electronegativity, radius, group and row, each in units of its standard deviation.
+    """
 
     def features(z: int) -> list[float]:
         e = Element.from_Z(z)
@@ -120,7 +121,11 @@ def find(args: argparse.Namespace) -> None:
     rows = pd.read_parquet(args.crystals)
     allowed = np.ones(len(rows), bool)
     if args.ids:
-        allowed = rows.material_id.isin(pd.concat(pd.read_parquet(part, columns=["material_id"]) for part in sorted(args.ids.glob("*.parquet"))).material_id).to_numpy()
+        allowed = rows.material_id.isin(
+            pd.concat(
+                pd.read_parquet(part, columns=["material_id"]) for part in sorted(args.ids.glob("*.parquet"))
+            ).material_id
+        ).to_numpy()
     near = (rows.e_above_hull.isna() | (rows.e_above_hull <= MAX_ENERGY)).to_numpy()
     small = (rows.n_atoms <= args.max_atoms).to_numpy()
     train = np.flatnonzero(allowed & near & small & (rows.split == "train").to_numpy())
@@ -195,7 +200,7 @@ def pairs(args: argparse.Namespace) -> None:
         rms=np.array([p.rms for p in done], np.float32),
         strain=np.array([p.strain for p in done], np.float32),
     )
-    os.replace(temporary, args.pairs_file)
+    temporary.replace(args.pairs_file)
     took = time.monotonic() - began
     print(f"{len(done)} pairs in {took:.0f} s, {1e3 * took / len(done):.2f} ms a pair", file=sys.stderr)
 

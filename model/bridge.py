@@ -51,9 +51,7 @@ class Bridge(FlowMatching):
         with torch.autocast(draw.lattice.device.type, enabled=False):
             begin = torch.where(known, template_lattice(start.cell, draw.lattice), base_lattice(draw.lattice))
         noised = self.along(crystals, draw.t, torch.where(known, near, draw.coordinates), begin, cell)
-        return Noised(
-            noised.crystals, draw.t + self.last * start.known, noised.coordinates, noised.lattice
-        )
+        return Noised(noised.crystals, draw.t + self.last * start.known, noised.coordinates, noised.lattice)
 
     def penalty(self, mean_square: Tensor, t: Tensor) -> Tensor:
         """As Objective.penalty."""

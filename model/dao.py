@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .bridge import Bridge
 from .crysformer import Crysformer, CrysformerConfig, CrysformerOutput
 from .crystals import Crystal, Crystals
-from .bridge import Bridge
 from .flow import FlowMatching
 from .noise import Diffusion, NoiseConfig, NoiseSchedule
 from .objective import ALL, Draw, Noised, Objective, Start
@@ -98,8 +98,9 @@ class Dao(nn.Module):
         return Start(known, templates.frac, self.cell(templates))
 
     def denoising_losses(self, noised: Noised, output: CrysformerOutput, part: slice = ALL) -> dict[str, Tensor]:
-        """Mean squared errors (`Objective.penalty` of a crystal's) for lattice and coordinates; clean crystals (t = 0) do not count.
+        """Mean squared errors for lattice and coordinates; clean crystals (t = 0) do not count.
 
+        What a crystal's own mean square counts, the objective says (`Objective.penalty`).
         output: of the rows `part`, whose share of the batch's mean this is: the shares of all parts add up to it.
         """
         noisy = (noised.t > 0).to(noised.lattice.dtype)

@@ -30,7 +30,7 @@ class Pair:
 
     setting: (3, 3), unimodular: M·L is the crystal's lattice in the template's setting. order: (n,), the crystal's atom
     beside each of the template's. shift: (3,), added to fractional coordinates. rms: distance of the atoms that is
-    left, in units of the cube root of the volume per atom. strain: difference of the metrics, relative, at equal volume.
+    left, in units of the cube root of the volume per atom. strain: relative difference of the metrics, at equal volume.
     """
 
     setting: np.ndarray
@@ -51,7 +51,9 @@ def _settings() -> tuple[np.ndarray, np.ndarray]:
     matrices = np.array(list(product((-1, 0, 1), repeat=9)), dtype=float).reshape(-1, 3, 3)
     matrices = matrices[np.abs(np.abs(np.linalg.det(matrices)) - 1) < 0.1]
     action = np.einsum("mia,mjb->mijab", matrices, matrices)[:, UPPER[0], UPPER[1]]
-    symmetric = np.stack([action[..., a, b] + (action[..., b, a] if a != b else 0) for a, b in zip(*UPPER, strict=True)], -1)
+    symmetric = np.stack(
+        [action[..., a, b] + (action[..., b, a] if a != b else 0) for a, b in zip(*UPPER, strict=True)], -1
+    )
     return matrices, symmetric
 
 
@@ -82,7 +84,7 @@ def pair(template: Crystal, crystal: Crystal) -> Pair:
     metric = template.lattice / unit
     at = np.argsort(template.numbers, kind="stable")
     theirs = np.argsort(crystal.numbers, kind="stable")
-    elements, counts = np.unique(template.numbers, return_counts=True)
+    _, counts = np.unique(template.numbers, return_counts=True)
     ends = np.cumsum(counts)
     blocks = [slice(end - n, end) for end, n in zip(ends, counts, strict=True)]
     rarest = blocks[int(counts.argmin())]
