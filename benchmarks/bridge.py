@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--templates", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--noise", type=float, default=1.0, help="of the noise around templates in training")
     parser.add_argument("--euler", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="where the lookup's own RMS stay, for other checkpoints")
@@ -90,7 +91,7 @@ def main() -> None:
 
     model, _ = load(args.checkpoint)
     began = time.monotonic()
-    mended = mend(model, templates, args.seed, args.steps, renoise=not args.euler)
+    mended = mend(model, templates, args.seed, args.steps, renoise=not args.euler, noise_scale=args.noise)
     took = time.monotonic() - began
     bridge, change = np.full(shape, np.nan), np.full(shape, np.inf)
     for (i, k), each in zip(at, mended, strict=True):

@@ -19,8 +19,8 @@ from .crystals import Crystals
 from .flow import FlowMatching, base_lattice
 from .objective import Draw, Noised, Start
 
-COORDINATE_NOISE = 0.02  # standard deviation of x_0 around a template, in cell edges
-LATTICE_NOISE = 0.02  # that of an entry of S_0
+COORDINATE_NOISE = 0.005  # standard deviation of x_0 around a template, in cell edges: 0.02 cost precision
+LATTICE_NOISE = 0.005  # that of an entry of S_0
 BEND = 0.1  # root mean square error, in units of the targets, up to which its square counts
 
 

@@ -40,13 +40,15 @@ def mend(
     steps: int = 5,
     *,
     renoise: bool = True,
+    noise_scale: float = 1.0,
     bf16: bool = False,
     batch: int = 128,
 ) -> list[Mended]:
     """Crystals from templates (Å, decorated), in `steps` calls of the network each.
 
     renoise: each step goes to the end of the path and back to the next time on the path of another beginning around the
-    template; else along the velocity, from one beginning.
+    template; else along the velocity, from one beginning. noise_scale: of the noise around a template, relative to
+    training; without noise templates keep their symmetry on the way in.
     """
     network = prepared_network(model, bf16)
     last = model.config.noise.steps
@@ -68,8 +70,8 @@ def mend(
             template_log = log_stretch(given.lattice)
 
             def beginning() -> tuple[Tensor, Tensor]:
-                frac = template_coordinates(given.frac, noise.coordinates())  # noqa: B023
-                return frac, template_lattice(template_log, noise.lattice())  # noqa: B023
+                frac = template_coordinates(given.frac, noise_scale * noise.coordinates())  # noqa: B023
+                return frac, template_lattice(template_log, noise_scale * noise.lattice())  # noqa: B023
 
             frac, log = beginning()
             first: tuple[Tensor, Tensor] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ def read_pairs(data: Path, files: Sequence[Path], split: str, max_atoms: int | N
     numbers, frac, lattice = (table[name].to_numpy() for name in ("numbers", "frac", "lattice"))
     energies = table["e_above_hull"].to_numpy().astype(np.float32)
 
+    @cache
     def crystal(row: int) -> Crystal:
         return Crystal(
             np.asarray(numbers[row], int),
