@@ -14,7 +14,6 @@ from functools import cache
 from itertools import product
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .crystals import Crystal
 
@@ -120,6 +119,8 @@ def _assigned(
 
     Assigned twice: the first assignment tells a better shift.
     """
+    from scipy.optimize import linear_sum_assignment  # not needed where pairs are only read
+
     extra = np.zeros(3)
     for _ in range(2):
         order = np.empty(len(own), int)
