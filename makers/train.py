@@ -41,7 +41,10 @@ LOG = "torchrun.log"
 MARGIN_S = 120  # of the queue's time that is left for saving and for the store
 ONLY_HOW = ("kind", "data", "out", "name", "start", "judge", "device", "threads", "wall_time_s", "save_every_s")
 ONLY_HOW += ("cuda_graphs", "fused", "fit_wall_time")
-AS_EVER = {"store_as": "float32"}  # settings that came later are named where they differ: older science stays the same
+AS_EVER = {
+    "store_as": "float32",
+    "pairs": None,
+}  # settings that came later are named where they differ: older science stays the same
 OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s", "fit_wall_time")
 
 

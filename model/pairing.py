@@ -119,7 +119,8 @@ def _assigned(
 
     Assigned twice: the first assignment tells a better shift.
     """
-    from scipy.optimize import linear_sum_assignment  # not needed where pairs are only read
+    # here, for pairs are read where there is no scipy
+    from scipy.optimize import linear_sum_assignment  # type: ignore[attr-defined]
 
     extra = np.zeros(3)
     for _ in range(2):
