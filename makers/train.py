@@ -43,7 +43,8 @@ ONLY_HOW = (
     *("kind", "data", "out", "name", "start", "judge", "device", "threads", "wall_time_s", "save_every_s"),
     *("cuda_graphs", "fused", "fit_wall_time"),
 )
-AS_EVER = {"store_as": "float32"}  # settings that came later are named where they differ: older science stays the same
+# settings that came later are named where they differ: older science stays the same
+AS_EVER = {"store_as": "float32", "pairs": None}
 OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s", "fit_wall_time")
 
 

@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .bridge import Bridge
 from .crysformer import Crysformer, CrysformerConfig, CrysformerOutput
 from .crystals import Crystal, Crystals
 from .flow import FlowMatching
 from .noise import Diffusion, NoiseConfig, NoiseSchedule
-from .objective import ALL, Draw, Noised, Objective
+from .objective import ALL, Draw, Noised, Objective, Start
 
-OBJECTIVES: dict[str, Callable[[NoiseSchedule], Objective]] = {"diffusion": Diffusion, "flow": FlowMatching}
+OBJECTIVES: dict[str, Callable[[NoiseSchedule], Objective]] = {
+    "diffusion": Diffusion,
+    "flow": FlowMatching,
+    "bridge": Bridge,
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class DaoConfig:
 
     volume_scaling: the lattice is diffused in units of n_atoms^(1/3) Å, so that its entries are of one size for small
     and large cells. The published model diffuses it in Å (False). energy_mean, energy_std: E_hull in eV/atom is
-    standardised by them (DAO-P). objective: 'diffusion' as published, or 'flow' (`model.flow`).
+    standardised by them (DAO-P). objective: 'diffusion' as published, 'flow' (`model.flow`) or
+    'bridge', flow that may begin from templates (`model.bridge`).
     """
 
     network: CrysformerConfig = field(default_factory=CrysformerConfig)
@@ -36,7 +42,7 @@ class DaoConfig:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, not {self.objective!r}")
-        if self.objective == "flow" and not self.volume_scaling:
+        if self.objective != "diffusion" and not self.volume_scaling:
             raise ValueError("flow matching needs volume_scaling: its base is a cell of a common volume per atom")
 
 
@@ -87,18 +93,26 @@ class Dao(nn.Module):
         """(B, 3, 3), what noise is added to of lattices in Å; the same at every step."""
         return self.objective.cell(self.to_model_units(crystals).lattice)
 
+    def start(self, templates: Crystals, known: Tensor) -> Start:
+        """Templates in Å as paths begin from them; the same at every step. known: (B,), where there is one."""
+        return Start(known, templates.frac, self.cell(templates))
+
     def denoising_losses(self, noised: Noised, output: CrysformerOutput, part: slice = ALL) -> dict[str, Tensor]:
         """Mean squared errors for lattice and coordinates; clean crystals (t = 0) do not count.
 
+        What a crystal's own mean square counts, the objective says (`Objective.penalty`).
         output: of the rows `part`, whose share of the batch's mean this is: the shares of all parts add up to it.
         """
-        noisy = noised.t > 0
-        atoms = (noised.crystals.mask & noisy[:, None])[..., None].to(noised.coordinates.dtype)
-        cells = noisy[:, None, None].to(noised.lattice.dtype)
-        found, matrix = self.objective.predicted(output, noised.rows(part).crystals)
-        lattice = (cells[part] * (matrix.float() - noised.lattice[part]) ** 2).sum() / (9 * cells.sum().clamp(min=1))
-        coordinate = (atoms[part] * (found.float() - noised.coordinates[part]) ** 2).sum()
-        return {"lattice": lattice, "coordinate": coordinate / (3 * atoms.sum().clamp(min=1))}
+        noisy = (noised.t > 0).to(noised.lattice.dtype)
+        sizes = noisy * noised.crystals.n_atoms
+        own = noised.rows(part)
+        found, matrix = self.objective.predicted(output, own.crystals)
+        here = own.crystals.mask[..., None].to(found.dtype)
+        atoms = (here * (found.float() - own.coordinates) ** 2).sum((1, 2)) / (3 * own.crystals.n_atoms)
+        cells = (matrix.float() - own.lattice).square().mean((1, 2))
+        coordinate = (sizes[part] * self.objective.penalty(atoms, own.t)).sum() / sizes.sum().clamp(min=1)
+        lattice = (noisy[part] * self.objective.penalty(cells, own.t)).sum() / noisy.sum().clamp(min=1)
+        return {"lattice": lattice, "coordinate": coordinate}
 
     def random_times(self, batch: int, generator: torch.Generator, clean_fraction: float = 0.0) -> Tensor:
         """(B,) t uniform in 1..T; a share of the batch, drawn at random, gets t = 0."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .crystals import Crystals
 from .dao import Dao
-from .objective import ALL, Draw
+from .objective import ALL, Draw, Start
 
 
 class DaoG(Dao):
@@ -23,9 +23,15 @@ class DaoG(Dao):
         return self.losses_at(crystals, energy, self.draw(crystals, generator), part=part)
 
     def losses_at(
-        self, crystals: Crystals, energy: Tensor | None, draw: Draw, cell: Tensor | None = None, part: slice = ALL
+        self,
+        crystals: Crystals,
+        energy: Tensor | None,
+        draw: Draw,
+        cell: Tensor | None = None,
+        part: slice = ALL,
+        start: Start | None = None,
     ) -> dict[str, Tensor]:
-        """As `losses`, of what was drawn. cell: `Dao.cell` of the crystals, if it is known."""
-        noised = self.objective.corrupt(self.to_model_units(crystals), draw, cell)
+        """As `losses`, of what was drawn. cell: `Dao.cell` of the crystals, if it is known. start: their templates."""
+        noised = self.objective.corrupt(self.to_model_units(crystals), draw, cell, start)
         own = noised.rows(part)
         return self.denoising_losses(noised, self.network(own.crystals, own.t), part)

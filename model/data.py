@@ -32,12 +32,14 @@ class CrystalTable:
     """Crystals, their energies above hull (eV/atom) and the sha256 of the dataset or file they came from.
 
     target: another property, to be learned instead of the energy, in its own units. NaN where a value is unknown.
+    starts: templates that paths to the crystals begin from, atom beside atom; None where a crystal has none.
     """
 
     crystals: list[Crystal]
     energy: np.ndarray
     sha256: str
     target: np.ndarray | None = None
+    starts: list[Crystal | None] | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -174,6 +176,8 @@ def _crystal(numbers: list[int], frac: list[float], lattice: list[float]) -> Cry
 class _Bucket:
     crystals: Crystals
     labels: Tensor
+    templates: Crystals | None = None
+    known: Tensor | None = None  # which crystals have a template
 
 
 class BucketedBatches:
@@ -187,7 +191,14 @@ class BucketedBatches:
         for b in np.unique(bucket):
             rows = np.flatnonzero(bucket == b)
             crystals = Crystals.collate([table.crystals[i] for i in rows]).to(device)
-            self.buckets.append(_Bucket(crystals, torch.from_numpy(table.labels[rows]).to(device)))
+            labels = torch.from_numpy(table.labels[rows]).to(device)
+            if table.starts is None:
+                self.buckets.append(_Bucket(crystals, labels))
+                continue
+            starts = [table.starts[i] for i in rows]
+            templates = Crystals.collate([start or table.crystals[i] for start, i in zip(starts, rows, strict=True)])
+            known = torch.tensor([start is not None for start in starts], device=device)
+            self.buckets.append(_Bucket(crystals, labels, templates.to(device), known))
         self.steps_per_epoch = sum(-(-len(b.crystals) // batch_size) for b in self.buckets)
 
     def epoch(self, epoch: int) -> list[tuple[int, Tensor]]:

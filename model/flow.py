@@ -18,7 +18,7 @@ from torch import Tensor
 from .crysformer import CrysformerOutput
 from .crystals import Crystals
 from .noise import NoiseSchedule
-from .objective import Draw, Noised
+from .objective import Draw, Noised, Start
 
 COORDINATE_UNIT = 0.2887  # standard deviation of a difference that is uniform on the circle, 1/√12
 LATTICE_UNIT = 0.35  # that of an entry of S_1 − S_0, about
@@ -93,16 +93,26 @@ class FlowMatching:
         with torch.autocast(lattice.device.type, enabled=False):  # there are no eigenvalues in half precision
             return log_stretch(lattice)
 
-    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None) -> Noised:
-        """As Objective.corrupt; every lattice comes back in the orientation exp(S)."""
+    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None, start: Start | None = None) -> Noised:
+        """As Objective.corrupt; every lattice comes back in the orientation exp(S). start: not used."""
+        with torch.autocast(draw.lattice.device.type, enabled=False):
+            begin = base_lattice(draw.lattice)
+        return self.along(crystals, draw.t, draw.coordinates, begin, cell)
+
+    def along(self, crystals: Crystals, t: Tensor, start: Tensor, begin: Tensor, cell: Tensor | None) -> Noised:
+        """Crystals at t of the straight path from x_0 = start and S_0 = begin. cell: S_1, if it is known."""
         frac = crystals.frac
-        to_go = (draw.t.to(frac.dtype) / self.last)[:, None, None]  # 1 − s
-        way = wrap(frac - draw.coordinates)
+        to_go = (t.to(frac.dtype) / self.last)[:, None, None]  # 1 − s
+        way = wrap(frac - start)
         end = self.cell(crystals.lattice) if cell is None else cell
         with torch.autocast(frac.device.type, enabled=False):
-            change = end - base_lattice(draw.lattice)
+            change = end - begin
             there = crystals.with_geometry((frac - to_go * way) % 1, stretch(end - to_go * change))
-        return Noised(there, draw.t, centred(way, crystals.mask) / COORDINATE_UNIT, change / LATTICE_UNIT)
+        return Noised(there, t, centred(way, crystals.mask) / COORDINATE_UNIT, change / LATTICE_UNIT)
+
+    def penalty(self, mean_square: Tensor, t: Tensor) -> Tensor:
+        """As Objective.penalty."""
+        return mean_square
 
     def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
         """As Objective.predicted."""

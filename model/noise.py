@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .crysformer import CrysformerOutput
 from .crystals import Crystals
-from .objective import Draw, Noised
+from .objective import Draw, Noised, Start
 
 IMAGES = 10  # periodic images on each side: 21 in all are exact to float64 for σ ≤ 0.5
 
@@ -111,8 +111,8 @@ class Diffusion:
         """The lattice itself."""
         return lattice
 
-    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None) -> Noised:
-        """As Objective.corrupt."""
+    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None, start: Start | None = None) -> Noised:
+        """As Objective.corrupt. start: not used."""
         t, eps, z = draw.t, draw.lattice, draw.coordinates
         alpha_bar = self.schedule.at("alpha_bar", t, eps)
         sigma = self.schedule.at("sigma", t, z)
@@ -121,6 +121,10 @@ class Diffusion:
         score = wrapped_score(sigma * z, sigma.masked_fill(clean, 1.0)) / norm.masked_fill(clean, 1.0)
         lattice = alpha_bar.sqrt() * crystals.lattice + (1 - alpha_bar).sqrt() * eps
         return Noised(crystals.with_geometry((crystals.frac + sigma * z) % 1, lattice), t, score, eps)
+
+    def penalty(self, mean_square: Tensor, t: Tensor) -> Tensor:
+        """As Objective.penalty."""
+        return mean_square
 
     def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
         """As Objective.predicted."""

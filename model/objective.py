@@ -39,6 +39,22 @@ class Draw:
     coordinates: Tensor
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where paths begin, if not at the base: templates, atom beside atom.
+
+    known: (B,) bool, whether there is one; frac: (B, N, 3); cell: (B, 3, 3), `Objective.cell` of its lattice.
+    """
+
+    known: Tensor
+    frac: Tensor
+    cell: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Start:
+        """Those of some of the crystals."""
+        return Start(self.known[rows], self.frac[rows], self.cell[rows])
+
+
 class Objective(Protocol):
     """A way from crystals (t = 0) to noise (t = T), and what the network is to say along it."""
 
@@ -48,8 +64,11 @@ class Objective(Protocol):
     def cell(self, lattice: Tensor) -> Tensor:
         """(B, 3, 3), the clean lattice as `corrupt` needs it, which may be made once for all steps."""
 
-    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None) -> Noised:
-        """Crystals in model units at draw.t; those at 0 stay clean. cell: of their lattices."""
+    def corrupt(self, crystals: Crystals, draw: Draw, cell: Tensor | None = None, start: Start | None = None) -> Noised:
+        """Crystals in model units at draw.t; those at 0 stay clean. cell: of their lattices; start: their templates."""
+
+    def penalty(self, mean_square: Tensor, t: Tensor) -> Tensor:
+        """(B,), what the mean square of a crystal's error at t counts in the loss."""
 
     def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
         """What the network says of the targets for the crystals that it was given: (B, N, 3) and (B, 3, 3)."""

@@ -29,9 +29,10 @@ WALKS: dict[str, dict[str, type[Walk]]] = {
     },
     "flow": {"renoising": FlowRenoising, "euler": FlowEuler, "heun": FlowHeun},
 }
+WALKS["bridge"] = WALKS["flow"]  # drawn freely
 
 
-STEPS = {"diffusion": 100, "flow": 50}  # of renoising: docs/sampling.md, "Which one"
+STEPS = {"diffusion": 100, "flow": 50, "bridge": 50}  # of renoising: docs/sampling.md, "Which one"
 
 
 def default_config(objective: str) -> SamplerConfig:
@@ -48,7 +49,7 @@ def check_sampler(config: SamplerConfig, objective: str) -> None:
             f"a checkpoint that learned by {objective} is not sampled by {config.sampler!r}: "
             f"sampler must be one of {', '.join(WALKS[objective])}"
         )
-    if config.churn and objective == "flow":
+    if config.churn and objective != "diffusion":
         raise SamplingError("churn must be 0 for a checkpoint that learned by flow: its path has no noise to give back")
 
 

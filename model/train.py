@@ -26,11 +26,12 @@ from .crysformer import CrysformerConfig
 from .dao import OBJECTIVES, Dao, DaoConfig
 from .dao_p import DaoP, PropertyError, PropertyHead, predict_energy
 from .data import CrystalTable, Judge, NothingSelectedError, read_crystals
-from .dataset import DataError, lineage
+from .dataset import DataError, file_sha256, lineage, parts
 from .distributed import joined, local_device
 from .library import find
 from .memory import keep_freed_memory
 from .metrics import METRICS, loss_curve
+from .pairs import read_pairs
 from .stopping import UNFINISHED, Stop
 from .train_config import TrainConfig, TrainingError
 from .trainer import Trainer
@@ -83,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--judge", help="DAO-P checkpoint: crystals without an energy stay if it finds them within --max-energy"
+    )
+    p.add_argument(
+        "--pairs",
+        type=Path,
+        nargs="+",
+        help="files that pair rows of the data with templates, of 'train' and 'val' (--objective bridge)",
     )
     p.add_argument("--fit-all", action="store_true", help="train on the whole file, not on split == 'train' alone")
     p.add_argument(
@@ -195,6 +202,8 @@ def new_model(args: argparse.Namespace, train: CrystalTable) -> tuple[Dao, Card 
             config = replace(config, objective=args.objective)
         except ValueError as error:
             raise TrainingError(f"--objective: {error}") from error
+    if args.pairs and config.objective != "bridge":
+        raise TrainingError("--pairs are for --objective bridge: other paths do not begin from templates")
     # heads that the network has moved away from are left behind
     heads = dict(parent.heads) if isinstance(parent, DaoP) and args.freeze_backbone else {}
     if args.property is not None:
@@ -241,6 +250,8 @@ def check(args: argparse.Namespace) -> TrainConfig:
         raise TrainingError("--fit-wall-time goes with --wall-time-s")
     if args.judge and (args.kind != "dao-g" or args.max_energy is None):
         raise TrainingError("--judge is for dao-g, and goes with --max-energy")
+    if args.pairs and (args.kind != "dao-g" or args.fit_all or args.max_energy is not None):
+        raise TrainingError("--pairs is for dao-g, and says which crystals: leave --fit-all and --max-energy out")
     if args.property is not None and args.kind != "dao-p":
         raise TrainingError("--property is for dao-p alone")
     if args.property is None and (args.log or args.freeze_backbone):
@@ -270,6 +281,12 @@ def read_tables(args: argparse.Namespace, judge: Judge | None = None) -> tuple[C
         "target": args.property,
         "judge": judge,
     }
+    if args.pairs:
+        paired = read_pairs(args.data, args.pairs, "train", args.max_atoms)
+        try:
+            return paired, read_pairs(args.data, args.pairs, "val", args.max_atoms)
+        except NothingSelectedError:
+            return paired, None
     table = read_crystals(args.data, None if args.fit_all else "train", **selection)
     if args.kind == "dao-p":
         table = table.labelled()
@@ -366,6 +383,9 @@ def write_checkpoint(
         "max_atoms": args.max_atoms,
         "max_energy": args.max_energy,
     }
+    if args.pairs:
+        _, data["sha256"] = parts(args.data)
+        data["pairs"] = [{"file": file.name, "sha256": file_sha256(file)} for file in args.pairs]
     if judge is not None:
         data |= {"judge": judge, "judged": int(np.isnan(table.energy).sum())}
     with trainer.averaged():

@@ -24,7 +24,7 @@ from .data import BucketedBatches, CrystalTable
 from .distributed import Group
 from .divergence import RunningLevel
 from .graphs import Replayed
-from .objective import Draw
+from .objective import Draw, Start
 from .optimizers import Optimizers
 from .random import stream
 from .train_config import TrainConfig, TrainingError
@@ -92,7 +92,7 @@ class Trainer:
         self.validation = (
             BucketedBatches(validation, VALIDATION_BATCH, config.seed, self.device) if validation else None
         )
-        self.cells = self._cells(self.batches)
+        self.cells, self.starts = self._cells(self.batches), self._starts(self.batches)
         if fused:
             model.network.fuse()
         self.names, self.parameters = zip(*model.named_parameters(), strict=True)
@@ -240,6 +240,16 @@ class Trainer:
         """`Dao.cell` of all crystals of each bucket."""
         return [self.model.cell(bucket.crystals) for bucket in batches.buckets]
 
+    @torch.no_grad()
+    def _starts(self, batches: BucketedBatches) -> list[Start | None]:
+        """`Dao.start` of all templates of each bucket."""
+        return [
+            self.model.start(bucket.templates, bucket.known)
+            if bucket.templates is not None and bucket.known is not None
+            else None
+            for bucket in batches.buckets
+        ]
+
     def _draw(self, batches: BucketedBatches, bucket: int, rows: Tensor, seed_key: tuple[int, ...]) -> list[Tensor]:
         """What chance decides for a batch; nothing where a property is learned, from clean crystals."""
         if self.property_name is not None:
@@ -249,7 +259,13 @@ class Trainer:
         return [draw.t, draw.lattice, draw.coordinates]
 
     def _losses(
-        self, batches: BucketedBatches, cells: list[Tensor], bucket: int, rows: Tensor, drawn: Sequence[Tensor]
+        self,
+        batches: BucketedBatches,
+        cells: list[Tensor],
+        starts: list[Start | None],
+        bucket: int,
+        rows: Tensor,
+        drawn: Sequence[Tensor],
     ) -> dict[str, Tensor]:
         """The part of a batch's loss terms that is for this process to compute. rows: on the device."""
         crystals, labels = batches.take(bucket, rows)
@@ -258,8 +274,10 @@ class Trainer:
             if self.property_name is not None:
                 assert isinstance(self.model, DaoP)
                 return self.model.property_losses(self.property_name, crystals, labels, part)
+            start = starts[bucket]
+            begun = {} if start is None else {"start": start[rows]}
             return self.model.losses_at(  # type: ignore[operator, no-any-return]
-                crystals, labels, Draw(*drawn), cells[bucket][rows], part
+                crystals, labels, Draw(*drawn), cells[bucket][rows], part, **begun
             )
 
     def _batches_from(self, step: int) -> Iterator[tuple[int, Tensor]]:
@@ -285,7 +303,7 @@ class Trainer:
 
     def _descend(self, shape: tuple[int, int], rows: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
         """Move the parameters by one batch; returns the loss terms. shape: the bucket and the length of rows."""
-        losses = self._losses(self.batches, self.cells, shape[0], rows, drawn)
+        losses = self._losses(self.batches, self.cells, self.starts, shape[0], rows, drawn)
         self.model.zero_grad()
         weights = {"coordinate": self.config.coordinate_weight}
         sum(weights.get(name, 1.0) * loss for name, loss in losses.items()).backward()  # type: ignore[union-attr]
@@ -372,10 +390,10 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         count = 0
         with self.averaged():
-            cells = self._cells(self.validation)
+            cells, starts = self._cells(self.validation), self._starts(self.validation)
             for index, (bucket, rows) in enumerate(self.validation.epoch(0)):
                 drawn = self._draw(self.validation, bucket, rows, (2, index))
-                for name, loss in self._losses(self.validation, cells, bucket, rows, drawn).items():
+                for name, loss in self._losses(self.validation, cells, starts, bucket, rows, drawn).items():
                     totals[name] = totals.get(name, 0.0) + loss.double() * len(rows)
                 count += len(rows)
         return {name: float(self.group.add(total)) / count for name, total in sorted(totals.items())}
