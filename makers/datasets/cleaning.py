@@ -93,7 +93,8 @@ def read_structure(raw: Raw) -> Structure:
     if raw.kind == "structure":
         structure = decoding.structure(raw.crystal)
     else:
-        structure = Structure.from_str(str(raw.crystal), fmt="cif" if raw.kind == "cif" else "poscar")
+        text_of = decoding.unevaluated(str(raw.crystal))
+        structure = Structure.from_str(text_of, fmt="cif" if raw.kind == "cif" else "poscar")
     if not structure.is_ordered:
         raise _RefusedError("disordered", "sites are partially occupied")
     plain = [Element.from_Z(site.specie.Z) for site in structure]  # without oxidation states and labels

@@ -30,6 +30,9 @@ from pymatgen.entries.computed_entries import (
 
 import dao_flows.makers
 from dao_flows.makers import decoding, schemas
+from dao_flows.makers.datasets.cleaning import Rejected, clean
+from dao_flows.makers.datasets.config import BuildConfig
+from dao_flows.makers.datasets.raw import Raw
 from dao_flows.makers.schemas import GeneratedCandidate, Science
 from dao_flows.makers.verify.backends import backend
 from dao_flows.makers.verify.calculation import settings_of
@@ -148,6 +151,33 @@ def test_an_object_is_no_part_of_a_structure(hostile):
                 decoding.structure(data)
             with pytest.raises(ValueError, match="structure"):
                 GeneratedCandidate(candidate_id="dao-1", formula="NaCl", z=1, index=0, structure=data)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        "'9**9**9**9*a,b,c;0,0,0'",
+        "'9*x*9*x*9*x*9,b,c;0,0,0'",  # pymatgen leaves the letters out
+        '"a,b,c;0,0,1e999999999"',
+        "\n;9**9**9**9*a,b,c\n;0,0,0\n;",
+        "\n;\n9**9**9**9*a,b,c;0,0,0\n;",
+        '\'a,b,__import__("os").system("true");0,0,0\'',
+    ],
+)
+def test_an_expression_in_a_magnetic_cif_is_not_evaluated(axes):
+    for tag in ("_space_group_magn.transform_BNS_Pp_abc", "_magnetic_space_group.transform_to_standard_Pp_abc"):
+        cif = f"{salt().to(fmt='cif')}\n_space_group_magn.number_BNS 62.448\n{tag} {axes}\n"
+        found = clean(Raw(0, "cif", cif, {}), BuildConfig(), compare=False)
+        assert isinstance(found, Rejected)
+        assert "change of axes" in found.reason
+
+
+@pytest.mark.parametrize(
+    "axes", ["'a,b,c;0,0,0'", '"1/2a-1/2b,c,a+b;1/4,0,0"', "a,b,c;0,0,0", "'-a-c,b,1/2c;0, 0.25, 0'"]
+)
+def test_a_change_of_axes_is_left_alone(axes):
+    cif = f"data_x\n_space_group_magn.transform_BNS_Pp_abc   {axes}\n"
+    assert decoding.unevaluated(cif) == cif
 
 
 def adjusted() -> list[ComputedEntry]:
