@@ -22,8 +22,9 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from dao_flows.makers.datasets import BuildConfig, SourceError, build_dataset, optimade
-from dao_flows.makers.datasets.cleaning import Clean, Rejected, clean
+from dao_flows.makers.datasets.cleaning import Clean, clean
 from dao_flows.makers.datasets.raw import Raw
+from dao_flows.makers.datasets.refusal import Rejected
 from dao_flows.makers.datasets.sources import open_source
 from dao_flows.model.dataset import columns, dataset_rows, read_manifest
 
