@@ -124,9 +124,9 @@ class StructureFiles(FileSource):
             return
         blocks = cif.blocks(text)
         named = Counter(block.name for block in blocks)
+        crystals = sum(block.holds_atoms for block in blocks)
         for offset, block in enumerate(blocks):
-            crystal = sum(block.holds_atoms for block in blocks)
-            if crystal > 1 or not block.holds_atoms:
+            if len(blocks) > 1 and (crystals > 1 or not block.holds_atoms):
                 label = block.name if named[block.name] == 1 and block.name else f"{block.name}-{offset}"
                 values = {"material_id": f"{identity}#{label}"}
             else:

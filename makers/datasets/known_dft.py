@@ -30,12 +30,12 @@ def why_not_dft(output: Document) -> str | None:
 
 
 def _vasp(output: Document) -> bool:
-    """emmet's TaskDoc, of a run whose forces are those of DFT: VASP has force fields of its own."""
+    """VASP's document of emmet, of a run whose forces are those of DFT: VASP has force fields of its own."""
     inputs = [part for name in ("input", "orig_inputs") if isinstance(part := output.get(name), Mapping)]
     settings = [given for part in inputs for name in ("incar", "parameters") if (given := part.get(name))]
     if any(given.get("ML_LMLFF") or given.get("ML_FF_LMLFF") for given in settings if isinstance(given, Mapping)):
         return False
-    return {"vasp_objects", "orig_inputs", "run_type"} <= set(output) and bool(output.get("run_type"))
+    return {"vasp_objects", "orig_inputs"} <= set(output)
 
 
 def _abinit(output: Document) -> bool:

@@ -35,7 +35,7 @@ class Pages:
         following = links.get("next")
         link = following.get("href") if isinstance(following, Mapping) else following
         self._check_content(rows, bool(link))
-        if self._stated is not None and self.rows > self._stated or self.rows > MOST:
+        if (self._stated is not None and self.rows > self._stated) or self.rows > MOST:
             raise SourceError(f"{self.host} states {self._stated} structures and gives more: its pages have no end")
         if not link:
             return self._ended(meta)

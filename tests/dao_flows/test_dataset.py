@@ -68,7 +68,7 @@ def test_the_users_store_is_a_source(call, workplace):
     from dao_flows.stores import job_store
 
     salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    output = {"structure": salt.as_dict(), "state": "successful"}
+    output = {"structure": salt.as_dict(), "state": "successful", "vasp_objects": {}, "orig_inputs": None}
     job_store().docs_store.update(
         {"uuid": "u-1", "index": 1, "name": "static", "output": output}, key=["uuid", "index"]
     )
