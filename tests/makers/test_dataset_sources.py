@@ -273,7 +273,10 @@ PROVIDERS = {  # what it answers, and what is said; None: all is well
         lambda q: {**_answer({}, {}, True, None), "links": _next(int(q.get("page", 0)) + 1)},
         "gives the same page again",
     ),
-    "growing, new": (lambda q: _answer(q, _next(int(q.get("page", 0)) + 1), True), "states 6 structures and gives more"),
+    "growing, new": (
+        lambda q: _answer(q, _next(int(q.get("page", 0)) + 1), True),
+        "states 6 structures and gives more",
+    ),
     "growing, empty": (
         lambda q: {"data": [], "meta": {}, "links": _next(int(q.get("page", 0)) + 1)},
         "an empty page and a link",
