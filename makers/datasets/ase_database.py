@@ -85,7 +85,7 @@ class AseSource(FileSource):
             tables = _tables(where)
             if "systems" not in tables:
                 raise ValueError("it has no table of systems")
-            database = ReadOnly(str(path), create_indices=False)  # type: ignore[no-untyped-call]
+            database = ReadOnly(str(path), create_indices=False)
             database.type = "db"
             database.count()
         except Exception as error:  # ase and sqlite raise all kinds

@@ -30,9 +30,13 @@ CELL = tuple(
 SITES = tuple(f"_atom_site_fract_{axis}" for axis in "xyz")
 # what pymatgen says of a file that it read without changing the crystal
 SYMMETRY_BY_NAME = "Spacegroup from "
-HARMLESS = ("fractional coordinates rounded to ideal values", SYMMETRY_BY_NAME, "A 1-line symmetry op P1 CIF")
-HARMLESS += ("No _symmetry_equiv_pos_as_xyz type key found. Defaulting to P1",)  # cif_statements judges that
-HARMLESS += ("electronegativity",)  # of noble gases: nothing in the file
+HARMLESS = (
+    "fractional coordinates rounded to ideal values",
+    SYMMETRY_BY_NAME,
+    "A 1-line symmetry op P1 CIF",
+    "No _symmetry_equiv_pos_as_xyz type key found. Defaulting to P1",  # cif_statements judges that
+    "electronegativity",  # of noble gases: nothing in the file
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def _read(text: str) -> Structure:
         stated = {str(name).lower(): value for name, value in found.items()}
         elements = _check_sites(stated)
         structure: Structure = parser.parse_structures(primitive=False, on_error="raise")[0]
-    said = [*parser.warnings, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
+    of_parser: list[str] = vars(parser)["warnings"]  # set where the class does not declare it
+    said = [*of_parser, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
     for warning in said:
         if not any(known in warning for known in HARMLESS):
             raise unreadable(f"its CIF is not clear: {' '.join(warning.split())[:150]}")
@@ -89,7 +94,7 @@ def _read(text: str) -> Structure:
         raise unreadable("its CIF is read with other elements than it names")
     operations = parser.symmetry_operations or []
     confirmed = check_counts(stated, structure)
-    named = any(SYMMETRY_BY_NAME in warning for warning in parser.warnings)
+    named = any(SYMMETRY_BY_NAME in warning for warning in of_parser)
     check_symmetry(stated, structure, operations, confirmed, named)
     return structure
 

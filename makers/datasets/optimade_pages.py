@@ -38,7 +38,8 @@ class Pages:
         if (self._stated is not None and self.rows > self._stated) or self.rows > MOST:
             raise SourceError(f"{self.host} states {self._stated} structures and gives more: its pages have no end")
         if not link:
-            return self._ended(meta)
+            self._check_end(meta)
+            return None
         link = urljoin(page, str(link))
         self._links.add(page)
         if link in self._links:
@@ -53,7 +54,7 @@ class Pages:
             raise SourceError(f"{self.host} gives the same page again: its pages have no end")
         self._contents.add(content)
 
-    def _ended(self, meta: Mapping[str, Any]) -> None:
+    def _check_end(self, meta: Mapping[str, Any]) -> None:
         """Raises SourceError if more is there than came."""
         if self._stated is not None and self.rows < self._stated:
             raise SourceError(
