@@ -189,6 +189,28 @@ def test_a_document_is_of_dft_only_if_that_is_known(crystals):
     assert "NextKindTaskDoc" in found["next kind"].reason and "does not say" in found["silent"].reason
 
 
+def test_what_tells_dft_apart_are_fields_of_the_documents_themselves():
+    from atomate2.abinit.schemas.task import AbinitTaskDoc
+    from atomate2.ase.schemas import AseStructureTaskDoc
+    from atomate2.cp2k.schemas.task import TaskDocument
+    from atomate2.forcefields.schemas import ForceFieldTaskDocument
+    from atomate2.lammps.schemas.task import LammpsTaskDocument
+    from emmet.core.tasks import TaskDoc
+
+    from dao_flows.makers.datasets.known_dft import why_not_dft
+    from dao_flows.makers.verification_schemas import CalculationDoc, VerificationDoc
+
+    def filled(kind: type) -> dict[str, object]:
+        return {name: None for name in kind.model_fields} | {"state": "successful", "input": {"xc": "PBE"}}
+
+    for kind in (TaskDoc, AbinitTaskDoc, TaskDocument, AseStructureTaskDoc, ForceFieldTaskDocument, LammpsTaskDocument):
+        known = kind in (TaskDoc, AbinitTaskDoc, TaskDocument)
+        assert (why_not_dft(filled(kind)) is None) == known, kind
+    for kind in (CalculationDoc, VerificationDoc):
+        assert why_not_dft(filled(kind) | {"backend": "abinit"}) is None
+        assert why_not_dft(filled(kind) | {"backend": "abinit", "level": {"code": "CHGNet"}}) is not None
+
+
 @pytest.fixture(scope="module")
 def optimade_server(tmp_path_factory) -> Iterator[str]:
     """The reference implementation of an OPTIMADE server with its own test structures."""
