@@ -201,7 +201,7 @@ def test_what_tells_dft_apart_are_fields_of_the_documents_themselves():
     from dao_flows.makers.verification_schemas import CalculationDoc, VerificationDoc
 
     def filled(kind: type) -> dict[str, object]:
-        return {name: None for name in kind.model_fields} | {"state": "successful", "input": {"xc": "PBE"}}
+        return dict.fromkeys(kind.model_fields) | {"state": "successful", "input": {"xc": "PBE"}}
 
     for kind in (TaskDoc, AbinitTaskDoc, TaskDocument, AseStructureTaskDoc, ForceFieldTaskDocument, LammpsTaskDocument):
         known = kind in (TaskDoc, AbinitTaskDoc, TaskDocument)
