@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
 
 Z = int | Literal["auto"]
-SYMBOLS = {element.symbol for element in Element}
+ISOTOPES = {"D": "H", "T": "H"}  # read as their element, everywhere: crystals here are of elements
+SYMBOLS = {element.symbol for element in Element} | set(ISOTOPES)
 LISTED = 20  # bad compositions spelled out in one message
 
 
@@ -42,6 +43,13 @@ class CompositionError(ValueError):
         return cls(f"{len(problems)} of {total} compositions cannot be used: {shown}{more}", problems)
 
 
+def element_of(symbol: str) -> Element:
+    """The element of a symbol as it is written; D and T are hydrogen. Raises ValueError for what is none."""
+    if symbol not in SYMBOLS:
+        raise ValueError(f"{symbol[:20]!r} is no element")
+    return Element(ISOTOPES.get(symbol, symbol))
+
+
 @dataclass(frozen=True)
 class Formula:
     """A reduced formula and how many units of it were written (Cr6Os2: Cr3Os, 2)."""
@@ -52,7 +60,7 @@ class Formula:
 
 
 def parse_composition(text: str) -> Composition:
-    """A formula such as Cr3Os, Ca(OH)2 or Zr₄Rh₂O as a composition of whole atoms.
+    """A formula such as Cr3Os, Ca(OH)2 or Zr₄Rh₂O as a composition of whole atoms. D and T are hydrogen: D2O is H2O.
 
     Raises CompositionError for unknown elements, zero, negative or fractional amounts, and what is no formula at all.
     """

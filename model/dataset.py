@@ -39,6 +39,7 @@ COLUMNS = {
     "split": "string",
 }
 PROPERTY = "double"
+SPLITS = ("train", "val")  # what training reads: the first to learn from, the second to validate on
 
 
 class DataError(ValueError):

@@ -146,3 +146,20 @@ def _print(manifest: Manifest) -> None:
         row = (source.get("name", "?"), licence, source.get("rows", "?"), source.get("kept", "?"), rejected)
         table.add_row(*(plain(str(cell)) for cell in row))
     stdout().print(table)
+    for line in _remarks(manifest):
+        typer.echo(plain(line))
+
+
+def _remarks(manifest: Manifest) -> list[str]:
+    """What a user may not have meant: files that were passed over, and splits that training does not read."""
+    from dao_flows.model.dataset import SPLITS
+
+    found = []
+    for source in [*manifest.sources, *manifest.filters.get("held_out", [])]:
+        if others := source.get("passed_over"):
+            kinds = ", ".join(f"{count} {name}" for name, count in others.items())
+            found.append(f"passed over in {source.get('name', '?')}, neither CIF nor POSCAR: {kinds}")
+    if unknown := {name: count for name, count in manifest.counts.items() if name not in SPLITS}:
+        rows = ", ".join(f"{count} {name!r}" for name, count in unknown.items())
+        found.append(f"training does not read these splits: {rows}; it learns from 'train' and validates on 'val'")
+    return found

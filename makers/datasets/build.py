@@ -31,10 +31,11 @@ from dao_flows.model.dataset import (
 from ... import __version__
 from ..parallel import parallel_map
 from ..provenance import digest
-from .cleaning import Clean, Rejected, clean, clean_held_out
+from .cleaning import Clean, clean, clean_held_out
 from .config import BuildConfig
 from .matching import settle_batch
 from .raw import Raw, Source, SourceError
+from .refusal import Rejected
 from .sources import open_source
 from .work import Work
 
@@ -107,8 +108,13 @@ def _asked(stages: Sequence[_Stage], config: BuildConfig) -> dict[str, Any]:
     return {
         "settings": settings,
         "stages": described,
-        "request": digest([settings, [{**d, "location": None} for d in described], __version__]),
+        "request": digest([settings, [_content(d) for d in described], __version__]),
     }
+
+
+def _content(described: dict[str, Any]) -> dict[str, Any]:
+    """What of a source decides the result: not where it lies, nor what lies beside it."""
+    return {name: value for name, value in described.items() if name != "passed_over"} | {"location": None}
 
 
 def _options(source: Source) -> dict[str, Any]:

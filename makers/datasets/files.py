@@ -1,158 +1,178 @@
-"""Files of structures: extended XYZ, ASE databases, folders of CIF and POSCAR."""
+"""Files of single structures: CIF and POSCAR, one or all of a folder."""
 
 from __future__ import annotations
 
 import hashlib
-import io
+import os
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePath
+from typing import Any
 
-import numpy as np
-
+from . import cif, poscar
 from .raw import Raw, SourceError
 from .tables import FileSource
-
-if TYPE_CHECKING:
-    from ase import Atoms
+from .text_files import BROKEN, COMPRESSED, plain_name, printable, read_text, said
 
 POSCARS = ("POSCAR", "CONTCAR")
-SUFFIXES = {".cif": "cif", ".poscar": "poscar", ".vasp": "poscar"}
+SUFFIXES = {".cif": "cif", ".poscar": "poscar", ".vasp": "poscar", ".contcar": "poscar"}
+POTCARS = ("POTCAR", "POTCAR.spec")
 
 
-def format_of(path: Path) -> str | None:
-    """'cif' or 'poscar', by the file's name; None for another file."""
-    if path.name.split(".")[0].split("_")[0].upper() in POSCARS:
-        return "poscar"
-    return SUFFIXES.get(path.suffix.lower())
+def format_of(path: PurePath) -> str | None:
+    """'cif' or 'poscar', by the file's name, compressed or not; None for another file."""
+    name = PurePath(plain_name(path))
+    if found := SUFFIXES.get(name.suffix.lower()):
+        return found
+    return "poscar" if name.name.upper().startswith(POSCARS) else None
 
 
-def arrays_of(atoms: Atoms) -> tuple[Any, Any, Any]:
-    """Numbers, lattice (Å) and fractional coordinates. Raises ValueError for what is no ordered crystal."""
-    if not atoms.pbc.all():
-        raise ValueError("it is not periodic in three directions")
-    if atoms.info.get("occupancy"):
-        raise ValueError("sites are partially occupied")
-    if not atoms.cell.rank == 3:
-        raise ValueError("the cell has no volume")
-    lattice = np.asarray(atoms.cell.array)
-    return atoms.numbers.tolist(), lattice.tolist(), (atoms.positions @ np.linalg.inv(lattice)).tolist()
-
-
-class XyzSource(FileSource):
-    """Extended XYZ with Lattice; what stands in the comment line as key=value are the figures of a row.
-
-    The format's `energy` is a total energy, not one above hull, and is left alone.
-    """
-
-    def read(self, start: int = 0) -> Iterator[Raw]:
-        """Frames in their order. A frame that cannot be read is named; without a count of atoms the file ends there."""
-        with self.path.open(encoding="utf-8", errors="replace") as stream:
-            position = -1
-            for line in stream:
-                if not line.strip():
-                    continue
-                position += 1
-                if not line.strip().isdigit():
-                    said = f"{line.strip()[:40]!r} is no number of atoms: the file is not read from here on"
-                    yield Raw(position, fault=said)
-                    return
-                frame = [line, *islice(stream, int(line) + 1)]
-                if position < start:
-                    continue
-                if len(frame) < int(line) + 2:
-                    yield Raw(position, fault=f"the file ends before its {int(line)} atoms do")
-                    return
-                yield self._frame("".join(frame), position)
-
-    def _frame(self, text: str, position: int) -> Raw:
-        from ase.io import read
-
-        try:
-            atoms: Any = read(io.StringIO(text), format="extxyz")
-            values = self.options.values({**atoms.info}, self.properties)
-        except Exception as error:  # ase raises all kinds
-            return Raw(position, fault=f"not extended XYZ: {' '.join(str(error).split())[:160]}")
-        try:
-            return Raw(position, "arrays", arrays_of(atoms), values)
-        except ValueError as error:
-            return Raw(position, values=values, fault=str(error))
-
-
-class AseSource(FileSource):
-    """An ASE database in a file: its key-value pairs and `data` are the figures of a row."""
-
-    def identity(self) -> dict[str, Any]:
-        """The file's sha256."""
-        self._connect()
-        return super().identity()
-
-    def total(self) -> int | None:
-        """As the database says."""
-        return int(self._connect().count())
-
-    def read(self, start: int = 0) -> Iterator[Raw]:
-        """Rows by their ids; position is the id."""
-        database = self._connect()
-        for row in database.select(f"id>={start}", sort="id"):
-            record = {**dict(row.data), **row.key_value_pairs}  # its own ids, 1, 2, …, name nothing elsewhere
-            values = self.options.values(record, self.properties)
-            try:
-                yield Raw(row.id, "arrays", arrays_of(row.toatoms(add_additional_information=False)), values)
-            except Exception as error:  # ase raises all kinds
-                yield Raw(row.id, values=values, fault=str(error)[:200])
-
-    def _connect(self) -> Any:
-        from ase.db import connect
-
-        try:
-            database = connect(  # type: ignore[no-untyped-call]
-                self.path, type="db", append=True
-            )
-            database.count()
-        except Exception as error:
-            raise SourceError(f"{self.path} is no ASE database: {' '.join(str(error).split())}") from error
-        return database
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    rows: int
+    sha256: str
 
 
 class StructureFiles(FileSource):
-    """CIF and POSCAR files: one, or all below a folder in the order of their paths, whose names are the ids."""
+    """CIF and POSCAR files: one, or all below a folder in the order of their paths, whose names are the ids.
+
+    A CIF of several data blocks gives a row for each; their names follow the id behind a #.
+    """
 
     @cached_property
-    def _files(self) -> list[Path]:
+    def _found(self) -> tuple[list[Path], dict[str, int]]:
+        """The files that are read, and how many others there are, by the end of their names."""
         if self.path.is_file():
-            return [self.path]
-        files = sorted(file for file in self.path.rglob("*") if file.is_file() and format_of(file))
+            return [self.path], {}
+        files, others = [], Counter[str]()
+        for folder, inside, names in os.walk(self.path, onerror=_cannot_be_listed):
+            others["links to folders"] += sum((Path(folder) / name).is_symlink() for name in inside)
+            for name in names:
+                path = Path(folder) / name
+                if format_of(path) and (path.is_file() or path.is_symlink()):
+                    files.append(path)
+                else:
+                    others[printable(path.suffix.lower() or path.name)] += 1
         if not files:
-            raise SourceError(f"{self.path} is no dataset and holds no CIF or POSCAR files")
-        return files
+            raise SourceError(f"{printable(self.path)} is no dataset and holds no CIF or POSCAR files")
+        return sorted(files), {name: count for name, count in sorted(others.items()) if count}
+
+    @cached_property
+    def _files(self) -> list[_File]:
+        """Each file, with the number of its rows."""
+        return [self._described(path) for path in self._found[0]]
+
+    @cached_property
+    def _ids(self) -> dict[Path, str]:
+        """The path of each file without its suffix, or with it where two would have the same."""
+        short = {path: _without_suffix(self._inside(path)) for path in self._found[0]}
+        often = Counter(short.values())
+        return {path: printable(self._inside(path) if often[name] > 1 else name) for path, name in short.items()}
 
     def identity(self) -> dict[str, Any]:
-        """One sha256 over all files with their names."""
+        """One sha256 over all files with their names; how many files there are, and how many are passed over."""
         whole = hashlib.sha256()
         for file in self._files:
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            whole.update(f"{self._id(file)} {content}\n".encode())
-        return {"sha256": whole.hexdigest(), "files": len(self._files)}
+            whole.update(f"{self._ids[file.path]} {file.sha256}\n".encode())
+        others = self._found[1]
+        return {
+            "sha256": whole.hexdigest(),
+            "files": len(self._files),
+            **({"passed_over": others} if others else {}),
+        }
 
     def total(self) -> int | None:
-        """The number of files."""
-        return len(self._files)
+        """The number of data blocks and POSCARs."""
+        return sum(file.rows for file in self._files)
 
     def read(self, start: int = 0) -> Iterator[Raw]:
-        """One row a file."""
-        for position, file in enumerate(self._files[start:], start):
-            values = {"material_id": self._id(file)}
-            kind = format_of(file)
-            try:
-                text = file.read_text(encoding="utf-8", errors="replace")
-            except OSError as error:
-                yield Raw(position, values=values, fault=error.strerror or "it cannot be read")
-                continue
-            yield Raw(position, "cif" if kind == "cif" else "poscar", text, values)
+        """One row a POSCAR and a data block of a CIF."""
+        position = 0
+        for file in self._files:
+            if position + file.rows > start:
+                for offset, raw in enumerate(self._rows(file.path, position)):
+                    if position + offset >= start:
+                        yield raw
+            position += file.rows
 
-    def _id(self, file: Path) -> str:
-        inside = file.relative_to(self.path) if file != self.path else Path(file.name)
-        return inside.with_suffix("").as_posix() if inside.suffix.lower() in SUFFIXES else inside.as_posix()
+    def _described(self, path: Path) -> _File:
+        rows = 1
+        try:
+            content, text = hashlib.sha256(path.read_bytes()), read_text(path)
+        except BROKEN as error:
+            return _File(path, rows, hashlib.sha256(said(error).encode()).hexdigest())
+        if format_of(path) == "cif":
+            rows = len(cif.blocks(text)) or 1
+        elif (symbols := self._potcar(path)) is not None and poscar.symbols_stated(text) != symbols:
+            content.update(" ".join(symbols).encode())  # they decide what is read
+        return _File(path, rows, content.hexdigest())
+
+    def _rows(self, path: Path, first: int) -> Iterator[Raw]:
+        identity = self._ids[path]
+        values = {"material_id": identity}
+        try:
+            text = read_text(path)
+        except BROKEN as error:
+            reason = "it is a link to nothing" if path.is_symlink() and not path.exists() else _reason(error)
+            yield Raw(first, values=values, fault=reason)
+            return
+        if format_of(path) == "poscar":
+            yield self._poscar(path, text, first, values)
+            return
+        blocks = cif.blocks(text)
+        named = Counter(block.name for block in blocks)
+        crystals = sum(block.holds_atoms for block in blocks)
+        for offset, block in enumerate(blocks):
+            if len(blocks) > 1 and (crystals > 1 or not block.holds_atoms):
+                label = block.name if named[block.name] == 1 and block.name else f"{block.name}-{offset}"
+                values = {"material_id": f"{identity}#{label}"}
+            else:
+                values = {"material_id": identity}
+            if block.holds_atoms:
+                yield Raw(first + offset, "cif", block.text, values)
+            else:
+                yield Raw(first + offset, values=values, fault="the data block holds no atoms")
+        if not blocks:
+            yield Raw(first, values=values, fault="it holds no data block" if text.strip() else "the file is empty")
+
+    def _poscar(self, path: Path, text: str, position: int, values: dict[str, Any]) -> Raw:
+        """With the elements of a POTCAR that lies beside it, if it names none itself."""
+        symbols = self._potcar(path)
+        stated = poscar.symbols_stated(text)
+        if symbols is not None and stated is None:
+            text = poscar.with_symbols(text, symbols)
+        elif symbols is not None and stated != symbols:
+            told = f"it names {' '.join(stated or ())[:80]}, the POTCAR beside it {' '.join(symbols)[:80]}"
+            return Raw(position, values=values, fault=told)
+        return Raw(position, "poscar", text, values)
+
+    def _potcar(self, path: Path) -> list[str] | None:
+        """The elements of the POTCAR beside a POSCAR or CONTCAR; None where there is none that can be read."""
+        if format_of(path) != "poscar" or not path.name.upper().startswith(POSCARS):
+            return None
+        for name in (*POTCARS, *(f"POTCAR{suffix}" for suffix in COMPRESSED)):
+            if (beside := path.with_name(name)).is_file():
+                try:
+                    return poscar.potcar_symbols(read_text(beside)) or None
+                except BROKEN:
+                    return None
+        return None
+
+    def _inside(self, path: Path) -> Path:
+        return path.relative_to(self.path) if path != self.path else Path(path.name)
+
+
+def _without_suffix(path: Path) -> str:
+    plain = path.with_name(plain_name(path))
+    return (plain.with_suffix("") if plain.suffix.lower() in SUFFIXES else plain).as_posix()
+
+
+def _cannot_be_listed(error: OSError) -> None:
+    raise SourceError(f"the folder {printable(error.filename)} cannot be read: {error.strerror}") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"it cannot be read: {getattr(error, 'strerror', None) or said(error)}"

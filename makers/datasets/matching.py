@@ -11,8 +11,9 @@ import numpy as np
 
 from ..dedup import Reduced, Tolerance, first_match, match_limit
 from ..parallel import parallel_map
-from .cleaning import Clean, Rejected
+from .cleaning import Clean
 from .config import HELD_OUT, BuildConfig
+from .refusal import Rejected
 from .work import Work
 
 SMALL = 8  # blocks with something to compare that are not worth sharing out

@@ -58,7 +58,7 @@ class MaterialsProject:
             documents = self._page(query, page, columns)
             for offset, document in enumerate(documents[skip:], skip):
                 yield self._raw(dict(document), page * PAGE + offset)
-            if len(documents) < PAGE:
+            if not documents:  # a page may be shorter than asked for
                 return
             page, skip = page + 1, 0
 

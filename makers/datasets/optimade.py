@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import requests
+from pymatgen.core.composition import Composition
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
+from ..chemistry import element_of
+from .optimade_pages import Pages, stated_total
 from .raw import Options, Raw, SourceError
 
 PROVIDERS = "https://providers.optimade.org"
 TIMEOUT = (10, 120)  # s, to connect and to answer
 PAGE = 100
 STRUCTURE = ("lattice_vectors", "cartesian_site_positions", "species_at_sites", "species")
-CHECKED = ("dimension_types", "structure_features")
+CHECKED = ("dimension_types", "structure_features", "nperiodic_dimensions", "nsites", "chemical_formula_reduced")
+KEPT = ("response_fields", "filter")  # what a link to the next page must not lose
 # fields beyond the specification that providers document, in eV/atom
 KNOWN = {
     "alexandria": {
@@ -67,12 +72,14 @@ class OptimadeSource:
     def total(self) -> int | None:
         """As the provider says, if it does."""
         found = self._get(f"{self._base}/structures", self._query | {"page_limit": "1"}).get("meta", {})
-        count = found.get("data_returned")
-        return int(count) if isinstance(count, int) else None
+        return stated_total(found)
 
     def read(self, start: int = 0) -> Iterator[Raw]:
-        """Rows in the provider's order. After a restart the pages before `start` are asked for again."""
-        position = 0
+        """Rows in the provider's order. After a restart the pages before `start` are asked for again.
+
+        Raises SourceError if the pages do not end with as many rows as the provider states.
+        """
+        pages = Pages(self._host)
         page: str | None = f"{self._base}/structures"
         query: Mapping[str, str] | None = self._query
         while page:
@@ -83,13 +90,12 @@ class OptimadeSource:
                     raise
                 query = {name: value for name, value in query.items() if name != "page_limit"}  # its pages are smaller
                 continue
-            for entry in answer.get("data") or []:
+            first = pages.rows
+            following = pages.take(page, answer)
+            for position, entry in enumerate(answer.get("data") or [], first):
                 if position >= start:
                     yield self._raw(entry, position)
-                position += 1
-            following = (answer.get("links") or {}).get("next")
-            page = following.get("href") if isinstance(following, dict) else following
-            query = None
+            page, query = (_with(following, self._query) if following else None), None
 
     def _raw(self, entry: Any, position: int) -> Raw:
         try:
@@ -106,6 +112,10 @@ class OptimadeSource:
             return Raw(position, values=values, fault=f"its structure is not complete: {error}")
         except ValueError as error:
             return Raw(position, values=values, fault=str(error))
+
+    @property
+    def _host(self) -> str:
+        return str(urlsplit(self._base).hostname)
 
     @property
     def _filter(self) -> str:
@@ -181,23 +191,59 @@ class OptimadeSource:
 def sites_of(attributes: Mapping[str, Any]) -> tuple[list[str], Any, Any]:
     """Symbols, lattice (3 × 3, Å) and Cartesian positions (n × 3, Å).
 
-    Raises ValueError for what is no ordered crystal.
+    Raises ValueError for what is no ordered crystal, or is not the one that nsites and the formula tell of.
     """
-    if attributes.get("dimension_types") not in (None, [1, 1, 1]):
-        raise ValueError("it is not periodic in three directions")
-    if {"disorder", "implicit_atoms", "unknown_positions", "assemblies"} & set(
-        attributes.get("structure_features") or []
+    if attributes.get("dimension_types") not in (None, [1, 1, 1]) or attributes.get("nperiodic_dimensions", 3) not in (
+        None,
+        3,
     ):
-        raise ValueError(f"it has {', '.join(attributes['structure_features'])}")
-    symbols = {}
+        raise ValueError("it is not periodic in three directions")
+    if features := attributes.get("structure_features"):
+        raise ValueError(f"it has {', '.join(map(str, features))}")
+    symbols: dict[str, str | None] = {}
     for species in attributes["species"]:
-        chemical = species["chemical_symbols"]
-        whole = len(chemical) == 1 and chemical[0] not in ("X", "vacancy") and not species.get("attached")
-        symbols[species["name"]] = chemical[0] if whole else None
+        if species["name"] in symbols:
+            raise ValueError(f"the species {str(species['name'])[:20]} is there twice")
+        symbols[species["name"]] = _element(species)
     sites = [symbols[name] for name in attributes["species_at_sites"]]
     if None in sites:
         raise ValueError("sites are partially occupied, or by what is no element")
-    return [str(site) for site in sites], attributes["lattice_vectors"], attributes["cartesian_site_positions"]
+    elements, positions = [str(site) for site in sites], attributes["cartesian_site_positions"]
+    if len(positions) != len(elements) or attributes.get("nsites") not in (None, len(elements)):
+        stated = attributes.get("nsites", "no number of")
+        raise ValueError(f"it has {len(elements)} atoms, {len(positions)} positions, and states {stated} sites")
+    if formula := attributes.get("chemical_formula_reduced"):
+        _check_formula(str(formula), elements)
+    return elements, attributes["lattice_vectors"], positions
+
+
+def _element(species: Mapping[str, Any]) -> str | None:
+    """The symbol of a species that is wholly one element; None for another."""
+    chemical, shares = species["chemical_symbols"], species["concentration"]
+    whole = len(chemical) == len(shares) == 1 and abs(float(shares[0]) - 1) < 1e-6
+    if not whole or chemical[0] in ("X", "vacancy") or species.get("attached") or any(species.get("nattached") or ()):
+        return None
+    return str(chemical[0])
+
+
+def _check_formula(formula: str, elements: Sequence[str]) -> None:
+    """Raises ValueError if the atoms are not in the ratios of the formula."""
+    try:
+        stated, found = Counter(Composition(formula)), Counter(element_of(symbol).symbol for symbol in elements)
+        wanted = {element_of(element.symbol).symbol: amount for element, amount in stated.items()}
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"its formula or a species is not understood: {' '.join(str(error).split())[:80]}") from None
+    units = len(elements) / sum(wanted.values())
+    if set(wanted) != set(found) or any(abs(found[symbol] - units * wanted[symbol]) > 1e-3 for symbol in found):
+        raise ValueError(f"its atoms are {Composition(dict(found)).formula}, its own formula is {formula[:60]}")
+
+
+def _with(link: str, query: Mapping[str, str]) -> str:
+    """A link to the next page with what it lost of the query."""
+    parts = urlsplit(link)
+    there = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    lost = {name: query[name] for name in KEPT if name in query and name not in there}
+    return parts._replace(query="&".join(filter(None, (parts.query, urlencode(lost))))).geturl()
 
 
 def _address(link: Any) -> str:

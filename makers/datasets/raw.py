@@ -16,6 +16,8 @@ ALIASES = {
     "split": ("split",),
 }
 
+WORDS = ("material_id", "source", "e_above_hull_kind", "split")  # the columns that are words
+
 Kind = Literal["arrays", "sites", "cif", "poscar", "structure"]
 
 
@@ -45,10 +47,13 @@ class Raw:
 
 
 def text(values: Mapping[str, Any], name: str) -> str | None:
-    """A word of a row; None where there is none."""
+    """A word of a row, as the source writes it; None where there is none."""
     given = values.get(name)
-    absent = given is None or given != given  # NaN, as pandas writes a missing word
-    return None if absent else str(given).strip() or None
+    if given is None or given != given:  # NaN, as pandas writes a missing word
+        return None
+    if isinstance(given, float) and given.is_integer():
+        given = int(given)  # pandas makes 7.0 of 7 where others are missing
+    return str(given).strip() or None
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,15 @@ class Options:
     columns: Mapping[str, str] = field(default_factory=dict)
     own: Mapping[str, str] = field(default_factory=dict)
 
+    def names(self, column: str) -> tuple[str, ...]:
+        """What a source may call a column of a dataset."""
+        return (self.columns[column],) if column in self.columns else ALIASES.get(column, (column,))
+
     def values(self, record: Mapping[str, Any], properties: Sequence[str]) -> dict[str, Any]:
         """The columns of a dataset that a source's record has."""
         found: dict[str, Any] = {}
-        for column, names in [*ALIASES.items(), *((name, (name,)) for name in properties)]:
-            for name in (self.columns[column],) if column in self.columns else names:
+        for column in [*ALIASES, *properties]:
+            for name in self.names(column):
                 if name in record and record[name] is not None:
                     found[column] = record[name]
                     break

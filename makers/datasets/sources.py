@@ -10,12 +10,15 @@ from maggma.core import Store
 
 from dao_flows.model.dataset import COLUMNS, MANIFEST
 
-from .files import AseSource, StructureFiles, XyzSource, format_of
+from .ase_database import AseSource
+from .files import StructureFiles, format_of
 from .materials_project import RANGES, TEXT, MaterialsProject
 from .optimade import OptimadeSource
 from .raw import Options, Source, SourceError
 from .tables import CsvSource, DatasetSource, ParquetSource
 from .task_documents import TaskDocuments, current_store
+from .text_files import plain_name, printable
+from .xyz import XyzSource
 
 OWN = {"mp": (*TEXT, *RANGES), "optimade": ("filter",), "store": ("job",), "file": ()}
 COMMON = ("name", "licence", "split")
@@ -72,21 +75,23 @@ def read_options(query: str, properties: Sequence[str], own: Sequence[str], plac
 
 
 def _file(path: Path, options: Options, properties: Sequence[str]) -> Source:
-    names = path.name.lower()
+    name = plain_name(path).lower()
     if path.is_dir():
         kind = DatasetSource if (path / MANIFEST).is_file() else StructureFiles
         return kind(path, options, properties)
     if not path.is_file():
-        raise SourceError(f"there is no file or folder {path}; other sources begin with mp:, optimade: or store:")
-    for suffixes, reader in (
-        ((".parquet",), ParquetSource),
-        ((".csv", ".csv.gz"), CsvSource),
-        ((".xyz", ".extxyz"), XyzSource),
-        ((".db",), AseSource),
+        raise SourceError(
+            f"there is no file or folder {printable(path)}; other sources begin with mp:, optimade: or store:"
+        )
+    for suffixes, reader, packed in (
+        ((".parquet",), ParquetSource, False),
+        ((".csv",), CsvSource, True),
+        ((".xyz", ".extxyz"), XyzSource, True),
+        ((".db",), AseSource, False),
     ):
-        if names.endswith(suffixes):
+        if name.endswith(suffixes) and (packed or name == path.name.lower()):
             found: Source = reader(path, options, properties)
             return found
     if format_of(path):
         return StructureFiles(path, options, properties)
-    raise SourceError(f"{path} is of no kind that can be read: .parquet, .csv, .extxyz, .db, .cif or POSCAR")
+    raise SourceError(f"{printable(path)} is of no kind that can be read: .parquet, .csv, .extxyz, .db, .cif or POSCAR")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dao_flows.model.dataset import Manifest, file_sha256, read_manifest, read_rows, shard_path
 
 from .raw import ALIASES, Options, Raw, SourceError
+from .text_files import broken, clean, open_text, printable, reading, said
 
 ARRAYS = ("numbers", "lattice", "frac")
 BATCH = 200  # rows of a table held at a time
@@ -30,12 +31,12 @@ class FileSource:
     @property
     def location(self) -> str:
         """The path as it was given."""
-        return str(self.path)
+        return printable(self.path)
 
     @property
     def name(self) -> str:
         """The file's own."""
-        return self.options.name or self.path.name.split(".")[0]
+        return self.options.name or printable(self.path.name.split(".")[0])
 
     @property
     def licence(self) -> str | None:
@@ -53,8 +54,10 @@ class FileSource:
 
 def crystal_of(record: Mapping[str, Any], position: int, values: dict[str, Any]) -> Raw:
     """A record with the column cif, or with numbers, lattice and frac, as a raw row."""
+    if wrong := [name for name, value in values.items() if isinstance(value, str) and broken(value)]:
+        return Raw(position, fault=f"its {wrong[0]} is no UTF-8 text")
     if record.get("cif"):
-        return Raw(position, "cif", record["cif"], values)
+        return Raw(position, "cif", clean(str(record["cif"])), values)
     if all(record.get(name) is not None for name in ARRAYS):
         return Raw(position, "arrays", tuple(record[name] for name in ARRAYS), values)
     return Raw(position, values=values, fault="its cif is empty" if "cif" in record else "it has no crystal")
@@ -62,10 +65,12 @@ def crystal_of(record: Mapping[str, Any], position: int, values: dict[str, Any])
 
 def check_columns(names: Sequence[str], path: Path, options: Options) -> None:
     """Raises SourceError for a table without crystals, or without a column that was named."""
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise SourceError(f"{printable(path)} has the column {twice[0]} twice")
     if "cif" not in names and not set(ARRAYS) <= set(names):
-        raise SourceError(f"{path} has no column cif, and not all of numbers, lattice and frac")
+        raise SourceError(f"{printable(path)} has no column cif, and not all of numbers, lattice and frac")
     if absent := sorted(set(options.columns.values()) - set(names)):
-        raise SourceError(f"{path} has no column {', '.join(absent)}; there are: {', '.join(names)}")
+        raise SourceError(f"{printable(path)} has no column {', '.join(absent)}; there are: {', '.join(names)}")
 
 
 class ParquetSource(FileSource):
@@ -79,7 +84,7 @@ class ParquetSource(FileSource):
         try:
             names: list[str] = pq.read_schema(self.path).names
         except (OSError, pa.ArrowException) as error:
-            raise SourceError(f"cannot read {self.path}: {' '.join(str(error).split())}") from error
+            raise SourceError(f"cannot read {printable(self.path)}: {said(error)}") from error
         check_columns(names, self.path, self.options)
         return names
 
@@ -97,47 +102,68 @@ class ParquetSource(FileSource):
 
     def read(self, start: int = 0) -> Iterator[Raw]:
         """Rows in their order."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         known = {*ARRAYS, "cif", *self.options.columns.values(), *self.properties}
         known |= {alias for names in ALIASES.values() for alias in names}
         wanted = [name for name in self._names if name in known]
         position = 0
-        with pq.ParquetFile(self.path) as file:
-            for part in file.iter_batches(BATCH, columns=wanted):
-                if position + part.num_rows > start:
-                    for offset, record in enumerate(part.to_pylist()):
-                        if position + offset >= start:
-                            values = self.options.values(record, self.properties)
-                            yield crystal_of(record, position + offset, values)
-                position += part.num_rows
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for part in file.iter_batches(BATCH, columns=wanted):
+                    if position + part.num_rows > start:
+                        for offset, record in enumerate(part.to_pylist()):
+                            if position + offset >= start:
+                                values = self.options.values(record, self.properties)
+                                yield crystal_of(record, position + offset, values)
+                    position += part.num_rows
+        except (OSError, UnicodeError, pa.ArrowException) as error:
+            raise SourceError(f"{printable(self.path)} is damaged: {said(error)}; get it again") from error
 
 
 class CsvSource(FileSource):
-    """A CSV file (maybe gzipped) with a column cif."""
+    """A CSV file (maybe compressed) with a column cif."""
 
     def identity(self) -> dict[str, Any]:
         """The file's sha256."""
-        with self._open() as stream:
-            names = csv.DictReader(stream).fieldnames or []
+        with reading(self.path), open_text(self.path) as stream:
+            names = self._header(csv.reader(stream, strict=True))
         if "cif" not in names:
-            raise SourceError(f"{self.path} has no column cif")
+            raise SourceError(f"{printable(self.path)} has no column cif")
         check_columns(names, self.path, self.options)
         return super().identity()
 
     def read(self, start: int = 0) -> Iterator[Raw]:
-        """Rows in their order."""
+        """Rows in their order. Raises SourceError for a file that is damaged or cut short."""
         csv.field_size_limit(sys.maxsize)
-        with self._open() as stream:
-            position = 0
-            for position, record in enumerate(csv.DictReader(stream)):
-                if position >= start:
-                    yield crystal_of(record, position, self.options.values(record, self.properties))
+        with reading(self.path), open_text(self.path) as stream:
+            lines = csv.reader(stream, strict=True)
+            names = self._header(lines)
+            position = -1
+            while (fields := self._next(lines)) is not None:
+                if not fields:
+                    continue
+                position += 1
+                if position < start:
+                    continue
+                record = dict(zip(names, fields, strict=False))
+                values = self.options.values(record, self.properties)
+                if len(fields) != len(names):
+                    yield Raw(position, fault=f"it has {len(fields)} fields, the table {len(names)} columns")
+                else:
+                    yield crystal_of(record, position, values)
 
-    def _open(self) -> IO[str]:
-        if self.path.suffix == ".gz":
-            return gzip.open(self.path, "rt", encoding="utf-8", errors="replace", newline="")
-        return self.path.open(encoding="utf-8", errors="replace", newline="")
+    def _header(self, lines: Iterator[list[str]]) -> list[str]:
+        return [name.strip() for name in self._next(lines) or []]
+
+    def _next(self, lines: Iterator[list[str]]) -> list[str] | None:
+        try:
+            return next(lines, None)
+        except csv.Error as error:
+            raise SourceError(
+                f"{printable(self.path)} is damaged or incomplete: line {lines.line_num}: {error}"  # type: ignore[attr-defined]
+            ) from error
 
 
 class DatasetSource(FileSource):

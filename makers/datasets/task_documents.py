@@ -10,11 +10,11 @@ from typing import Any
 from jobflow.core.state import CURRENT_JOB
 from maggma.core import Store
 
+from .known_dft import why_not_dft
 from .raw import Options, Raw, SourceError
 
 CHUNK = 100
 FIELDS = ("uuid", "index", "name", "output")
-FINISHED = ("successful", "success")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TaskDocuments:
 
     A row's `energy_per_atom` (eV) is what the calculation says, to be taken along as a property; its e_above_hull
     is filled only if the document has one, as a verification against a reference set does: a total energy is no energy
-    above hull. Documents that did not finish, or come from a force field, are rejected.
+    above hull. Documents that did not finish, or are not known to come from DFT, are rejected.
     """
 
     store: Store
@@ -80,13 +80,8 @@ class TaskDocuments:
         values["material_id"] = uuid
         if "e_above_hull" in values:
             values.setdefault("e_above_hull_kind", "dft")
-        backend = str(output.get("backend") or "")
-        if field := output.get("forcefield_name") or (backend.startswith("forcefield") and backend):
-            return Raw(position, values=values, fault=f"it comes from a force field ({field}), not from DFT")
-        state = output.get("state")
-        state = state.get("value") if isinstance(state, dict) else state
-        if state is not None and str(state).lower() not in FINISHED:
-            return Raw(position, values=values, fault=f"the calculation did not finish: {state}")
+        if (reason := why_not_dft(output)) is not None:
+            return Raw(position, values=values, fault=reason)
         if not isinstance(output.get("structure"), dict):
             return Raw(position, values=values, fault="it has no structure")
         return Raw(position, "structure", output["structure"], values)
@@ -102,4 +97,4 @@ def current_store() -> Store:
 
 def _numbers(fields: Any) -> dict[str, float]:
     there = fields.items() if isinstance(fields, dict) else ()
-    return {name: value for name, value in there if isinstance(value, int | float)}
+    return {name: value for name, value in there if isinstance(value, int | float) and not isinstance(value, bool)}

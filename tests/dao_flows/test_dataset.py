@@ -68,7 +68,7 @@ def test_the_users_store_is_a_source(call, workplace):
     from dao_flows.stores import job_store
 
     salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
-    output = {"structure": salt.as_dict(), "state": "successful"}
+    output = {"structure": salt.as_dict(), "state": "successful", "vasp_objects": {}, "orig_inputs": None}
     job_store().docs_store.update(
         {"uuid": "u-1", "index": 1, "name": "static", "output": output}, key=["uuid", "index"]
     )
@@ -76,6 +76,22 @@ def test_the_users_store_is_a_source(call, workplace):
     assert code == 0, err
     (source,) = read_manifest(workplace / "set").sources
     assert (source["location"], source["kept"]) == ("store:", 1)
+
+
+def test_splits_and_files_that_are_not_read_are_told(call, workplace, source):
+    code, out, _ = call("dataset", "build", "set", f"{source}?split=Train")
+    assert code == 0 and "training does not read these splits" in out and "'Train'" in out
+    assert call("dataset", "build", "other", f"{source}?split=val")[0] == 0
+    code, out, _ = call("dataset", "show", "other")
+    assert code == 0 and "training does not" not in out
+    folder = workplace / "in"
+    folder.mkdir()
+    (folder / "POSCAR-001").write_text("K\n1\n0 3 3\n3 0 3\n3 3 0\nK Cl\n1 1\nDirect\n0 0 0\n.5 .5 .5\n")
+    (folder / "INCAR").touch()
+    code, out, _ = call("dataset", "build", "third", str(folder))
+    assert code == 0 and "passed over in in, neither CIF nor POSCAR: 1 INCAR" in out
+    (folder / "notes.txt").touch()  # which decides nothing
+    assert call("dataset", "build", "third", str(folder))[0] == 0
 
 
 def test_the_python_api_builds_the_same(call, workplace, source):

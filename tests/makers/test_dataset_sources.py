@@ -22,8 +22,9 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from dao_flows.makers.datasets import BuildConfig, SourceError, build_dataset, optimade
-from dao_flows.makers.datasets.cleaning import Clean, Rejected, clean
+from dao_flows.makers.datasets.cleaning import Clean, clean
 from dao_flows.makers.datasets.raw import Raw
+from dao_flows.makers.datasets.refusal import Rejected
 from dao_flows.makers.datasets.sources import open_source
 from dao_flows.model.dataset import columns, dataset_rows, read_manifest
 
@@ -125,16 +126,18 @@ def test_dataset_of_ours(random_dataset, tmp_path):
     assert manifest.sources[0]["licence"] == "none"  # what the dataset itself says of its source
 
 
+VASP = {"vasp_objects": {}, "orig_inputs": None, "state": "successful"}
+OURS = {"candidate_id": "dao-1", "provenance": {}, "state": "successful"}
+HULL = {"energy_above_hull": 0.03, "formation_energy_per_atom": -1.0}
 TASKS = [
-    {"uuid": "b", "index": 1, "name": "relax", "output": {"state": "failed"}},
-    {"uuid": "a", "index": 1, "name": "static", "output": {"state": "successful", "output": {"energy_per_atom": -9.0}}},
-    {"uuid": "a", "index": 2, "name": "static", "output": {"state": "successful", "output": {"energy_per_atom": -8.5}}},
+    {"uuid": "b", "index": 1, "name": "relax", "output": {**VASP, "state": "failed"}},
+    {"uuid": "a", "index": 1, "name": "static", "output": {**VASP, "output": {"energy_per_atom": -9.0}}},
+    {"uuid": "a", "index": 2, "name": "static", "output": {**VASP, "output": {"energy_per_atom": -8.5}}},
     {"uuid": "c", "index": 1, "name": "static", "output": {"forcefield_name": "CHGNet"}},
-    {"uuid": "d", "index": 1, "name": "static", "output": {"state": "successful", "energy_above_hull": 0.02}},
-    {"uuid": "e", "index": 1, "name": "verification", "output": {"state": "successful", "backend": "abinit"}},
-    {"uuid": "f", "index": 1, "name": "verification", "output": {"state": "successful", "backend": "forcefield:MACE"}},
+    {"uuid": "d", "index": 1, "name": "static", "output": {**VASP, "energy_above_hull": 0.02}},
+    {"uuid": "e", "index": 1, "name": "verification", "output": {**OURS, "backend": "abinit", "hull": HULL}},
+    {"uuid": "f", "index": 1, "name": "verification", "output": {**OURS, "backend": "forcefield:MACE"}},
 ]
-TASKS[-2]["output"]["hull"] = {"energy_above_hull": 0.03, "formation_energy_per_atom": -1.0}
 
 
 def test_finished_dft_documents_of_a_store(crystals):
@@ -156,6 +159,56 @@ def test_finished_dft_documents_of_a_store(crystals):
     assert [raw.material_id for raw, _ in read("store:?job=relax", store=store)] == ["b"]
     with pytest.raises(SourceError, match="the store of a running job"):
         open_source("store:")
+
+
+def test_a_document_is_of_dft_only_if_that_is_known(crystals):
+    from atomate2.ase.jobs import LennardJonesStaticMaker
+    from jobflow import run_locally
+    from pymatgen.core import Lattice
+
+    store = JobStore(MemoryStore())
+    argon = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.4), ["Ar"], [[0, 0, 0]])
+    run_locally(LennardJonesStaticMaker().make(argon), store=store, ensure_success=True)
+    others = {
+        "learned": {**VASP, "input": {"incar": {"ML_LMLFF": True}}},
+        "classical": {"cp2k_objects": {}, "input": {"xc": None}, "state": "successful"},
+        "next kind": {"state": "successful", "output": {"energy_per_atom": -1.0}, "@class": "NextKindTaskDoc"},
+        "silent": {"vasp_objects": {}, "orig_inputs": None},
+        "ours": {**OURS, "backend": "new-code"},
+        "with cp2k": {"cp2k_objects": {}, "input": {"xc": "PBE"}, "state": "successful"},
+        "with abinit": {"abinit_objects": {}, "event_report": {}, "state": "successful"},
+    }
+    for uuid, output in others.items():
+        document = {"uuid": uuid, "index": 1, "output": {**output, "structure": crystals["quartz"].as_dict()}}
+        store.docs_store.update(document, key=["uuid", "index"])
+    found = {raw.material_id: got for raw, got in read("store:", store=store)}
+    assert {name for name, got in found.items() if isinstance(got, Clean)} == {"with cp2k", "with abinit"}
+    assert len(found) == len(others) + 1
+    (ase,) = (got for name, got in found.items() if name not in others)
+    assert "a calculator of ASE" in ase.reason
+    assert "NextKindTaskDoc" in found["next kind"].reason and "does not say" in found["silent"].reason
+
+
+def test_what_tells_dft_apart_are_fields_of_the_documents_themselves():
+    from atomate2.abinit.schemas.task import AbinitTaskDoc
+    from atomate2.ase.schemas import AseStructureTaskDoc
+    from atomate2.cp2k.schemas.task import TaskDocument
+    from atomate2.forcefields.schemas import ForceFieldTaskDocument
+    from atomate2.lammps.schemas.task import LammpsTaskDocument
+    from emmet.core.tasks import TaskDoc
+
+    from dao_flows.makers.datasets.known_dft import why_not_dft
+    from dao_flows.makers.verification_schemas import CalculationDoc, VerificationDoc
+
+    def filled(kind: type) -> dict[str, object]:
+        return dict.fromkeys(kind.model_fields) | {"state": "successful", "input": {"xc": "PBE"}}
+
+    for kind in (TaskDoc, AbinitTaskDoc, TaskDocument, AseStructureTaskDoc, ForceFieldTaskDocument, LammpsTaskDocument):
+        known = kind in (TaskDoc, AbinitTaskDoc, TaskDocument)
+        assert (why_not_dft(filled(kind)) is None) == known, kind
+    for kind in (CalculationDoc, VerificationDoc):
+        assert why_not_dft(filled(kind) | {"backend": "abinit"}) is None
+        assert why_not_dft(filled(kind) | {"backend": "abinit", "level": {"code": "CHGNet"}}) is not None
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +255,125 @@ def test_optimade(optimade_server, monkeypatch):
     assert all("Ac" in structure(got).composition for _, got in some if isinstance(got, Clean))
     with pytest.raises(SourceError, match="refuses the query"):
         list(open_source(f"optimade:{optimade_server}?filter=this is none").read())
+
+
+def _structure(i: int, **more: object) -> dict[str, object]:
+    a = 5.0 + 0.3 * i
+    symbols = ("Li", "Cl")
+    attributes = {
+        "lattice_vectors": [[a, 0, 0], [0, a, 0], [0, 0, a]],
+        "cartesian_site_positions": [[0, 0, 0], [a / 2] * 3],
+        "species_at_sites": list(symbols),
+        "species": [{"name": s, "chemical_symbols": [s], "concentration": [1.0]} for s in symbols],
+        "dimension_types": [1, 1, 1],
+        "structure_features": [],
+        "nsites": 2,
+        "chemical_formula_reduced": "ClLi",
+        **more,
+    }
+    return {"id": f"e{i}", "type": "structures", "attributes": attributes}
+
+
+def _answer(query: dict[str, str], link: object, more: bool, stated: object = 6) -> dict[str, object]:
+    page = int(query.get("page", 0))
+    data = [_structure(2 * page + k) for k in range(2)]
+    return {"data": data, "meta": {"data_returned": stated, "more_data_available": more}, "links": link}
+
+
+def _next(page: object) -> dict[str, object]:
+    return {"next": f"/v1/structures?page={page}"}
+
+
+PROVIDERS = {  # what it answers, and what is said; None: all is well
+    "whole": (lambda q: _answer(q, _next(int(q.get("page", 0)) + 1) if q.get("page") != "2" else {}, False), None),
+    "another name for the link": (lambda q: _answer(q, {"next_page": "x"}, True), "states 6 structures and gave 2"),
+    "no link": (lambda q: _answer(q, {"next": None}, True, None), "has more than the 2 structures"),
+    "cut short, unsaid": (lambda q: _answer(q, {"next": None}, False), "states 6 structures and gave 2"),
+    "back to itself": (lambda q: _answer(q, _next(q.get("page", 0)), True, None), "gives the same page again"),
+    "a cycle": (lambda q: _answer(q, _next((int(q.get("page", 0)) + 1) % 3), True, None), "leads back|same page"),
+    "growing, the same": (
+        lambda q: {**_answer({}, {}, True, None), "links": _next(int(q.get("page", 0)) + 1)},
+        "gives the same page again",
+    ),
+    "growing, new": (
+        lambda q: _answer(q, _next(int(q.get("page", 0)) + 1), True),
+        "states 6 structures and gives more",
+    ),
+    "growing, empty": (
+        lambda q: {"data": [], "meta": {}, "links": _next(int(q.get("page", 0)) + 1)},
+        "an empty page and a link",
+    ),
+    "no list": (lambda q: {"data": {"id": 1}}, "no list of data"),
+}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_provider_gives_as_many_rows_as_it_states_or_the_build_fails(name, serve, tmp_path):
+    answer, says = PROVIDERS[name]
+    source = open_source(f"optimade:{serve(lambda path, query: answer(query))}")
+    if says is None:
+        assert [raw.material_id for raw in source.read()] == [f"e{i}" for i in range(6)]
+        return
+    with pytest.raises(SourceError, match=says) as caught:
+        list(source.read())
+    assert "\n" not in str(caught.value)
+    with pytest.raises(SourceError, match=says):
+        build_dataset(tmp_path / "set", [source.location])
+    assert not (tmp_path / "set").exists()
+
+
+def test_fields_and_filter_that_a_link_loses_are_asked_for_again(serve):
+    asked = []
+
+    def answer(path: str, query: dict[str, str]) -> dict[str, object]:
+        asked.append(query)
+        page = int(query.get("page", 0))
+        found = _answer(query, _next(page + 1) if page < 2 else {"next": None}, page < 2)
+        if "response_fields" in query:
+            for entry in found["data"]:
+                entry["attributes"]["_my_hull"] = 0.01
+        return found
+
+    found = read(f"optimade:{serve(answer)}?e_above_hull=_my_hull&filter=nelements=2")
+    assert [got.row["e_above_hull"] for _, got in found] == [0.01] * 6
+    assert {query["filter"] for query in asked} == {"nelements=2"}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"species": [{"name": "Li", "chemical_symbols": ["Li"], "concentration": [0.5]}]}, "partially occupied"),
+        ({"species": [{"name": "Li", "chemical_symbols": ["X"], "concentration": [1.0]}]}, "no element"),
+        ({"species": [{"name": "Li", "chemical_symbols": ["vacancy"], "concentration": [1.0]}]}, "no element"),
+        (
+            {"species": [{"name": "Li", "chemical_symbols": ["Li", "Na"], "concentration": [0.5, 0.5]}]},
+            "partially occupied",
+        ),
+        (
+            {"species": [{"name": "Li", "chemical_symbols": ["Li", "vacancy"], "concentration": [0.9, 0.1]}]},
+            "partially occupied",
+        ),
+        ({"species": [{"name": "Li", "chemical_symbols": ["Li"]}]}, "not complete"),
+        ({"species": [{"name": "Li", "chemical_symbols": ["Li"], "concentration": [1.0]}] * 2}, "there twice"),
+        ({"species": None}, "not complete"),
+        ({"structure_features": ["implicit_atoms"]}, "implicit_atoms"),
+        ({"structure_features": ["_my_kind_of_disorder"]}, "_my_kind"),
+        ({"dimension_types": [1, 1, 0]}, "not periodic"),
+        ({"nperiodic_dimensions": 2}, "not periodic"),
+        ({"nsites": 3}, "states 3 sites"),
+        ({"cartesian_site_positions": [[0, 0, 0]]}, "1 positions"),
+        ({"chemical_formula_reduced": "H2LiCl"}, "its own formula is H2LiCl"),
+        ({"cartesian_site_positions": [[0, 0, 0], [None, None, None]]}, ""),
+    ],
+)
+def test_an_entry_that_is_no_whole_crystal_is_rejected(more, says):
+    entry = _structure(0, **more)
+    chlorine = {"name": "Cl", "chemical_symbols": ["Cl"], "concentration": [1.0]}
+    if more.get("species"):
+        entry["attributes"]["species"] = [*more["species"], chlorine]
+    raw = open_source("optimade:http://127.0.0.1:1")._raw(entry, 0)
+    found = clean(raw, BuildConfig(), compare=False)
+    assert isinstance(found, Rejected) and says in found.reason
 
 
 def test_a_provider_is_found_by_its_name(optimade_server, monkeypatch, serve):

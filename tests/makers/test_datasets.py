@@ -16,9 +16,10 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.datasets import BuildConfig, SourceError, build, build_dataset
-from dao_flows.makers.datasets.cleaning import Clean, Rejected, clean
+from dao_flows.makers.datasets.cleaning import Clean, clean
 from dao_flows.makers.datasets.config import build_config
 from dao_flows.makers.datasets.raw import Raw
+from dao_flows.makers.datasets.refusal import Rejected
 from dao_flows.model.data import read_crystals
 from dao_flows.model.dataset import MANIFEST, dataset_rows, read_manifest
 

@@ -41,6 +41,7 @@ def test_a_job_reads_the_store_that_it_runs_on(crystals, job_store, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     job_store.connect()
     output = {"structure": crystals["quartz"].as_dict(), "state": "successful", "output": {"energy_per_atom": -8.0}}
+    output |= {"vasp_objects": {}, "orig_inputs": None}
     job_store.docs_store.update({"uuid": "q", "index": 1, "name": "static", "output": output}, key=["uuid", "index"])
     document = ingest(job_store, IngestMaker(properties=["energy_per_atom"]), ["store:"], str(tmp_path / "set"))
     (row,) = dataset_rows(tmp_path / "set")
