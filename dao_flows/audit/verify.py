@@ -107,7 +107,7 @@ class _Verifier:
         for name in COLLECTIONS:
             for document in self._documents(name):
                 if isinstance(document, Damaged):
-                    self.find("altered", name, f"number {document.number}", document.reason)
+                    self.find("altered", name, document.key, document.reason)
                 else:
                     readers[name](document)
                 self.checked[name] += 1
