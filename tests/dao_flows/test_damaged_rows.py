@@ -49,7 +49,8 @@ def test_each_bit_of_a_document(store):
     content = bson.encode(document(20))
     bits = range(len(content) * 8)
     named = 0
-    for bit in random.Random(3).sample(bits, 250):
+    whole = [document(number) for number in range(45) if number != 20]
+    for bit in random.Random(3).sample(bits, 80):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         key = rewrite(store, "j20", bytes(flipped))
@@ -58,10 +59,10 @@ def test_each_bit_of_a_document(store):
         damaged = [k for k, found in rows if isinstance(found, str)]
         assert damaged in ([], [key])
         named += len(damaged)
-        others = [d for d in store.query() if d["_id"] != "j20"]
-        assert sum(d["uuid"] != "u20" for d in others) >= 44
+        others = list(store.query())
+        assert sum(d in others for d in whole) == 44
         assert store.query_one({"uuid": "u7"}) == document(7)
-    assert 0 < named < 250
+    assert 0 < named < 80
 
 
 @pytest.mark.parametrize(
