@@ -45,12 +45,12 @@ class Own(NamedTuple):
     expected: Document
 
 
-def laid_out(jobs: JobStore, node: Node) -> Own:
-    """A candidate, verification or comparison against what it is laid out from. Raises ReplayError."""
+def laid_out(jobs: JobStore, node: Node) -> Own | None:
+    """A candidate, verification or comparison against what it is laid out from; None: it is not. Raises ReplayError."""
     kind, name = node
     document = collection(jobs, LAID_OUT[kind]).query_one({f"{kind}_id": name})
     if document is None:
-        raise ReplayError(f"{kind} {name} is not laid out: `dao-flows build` does it")
+        return None
     document = {key: value for key, value in document.items() if key != "_id"}
     choices = {"candidate": _candidates, "verification": _verifications, "comparison": _comparisons}[kind]
     best: Own | None = None
@@ -95,7 +95,11 @@ def _comparisons(jobs: JobStore, document: Document) -> Iterator[Document]:
     if document.get("schema_version") != SCHEMA_VERSION:
         raise ReplayError("another version of dao_flows compared them: `dao-flows compare` does it again")
     verification = laid_out(jobs, ("verification", str(document.get("verification_id"))))
+    if verification is None:
+        raise ReplayError(f"verification {document.get('verification_id')} is not laid out beside the comparison")
     candidate = laid_out(jobs, ("candidate", verification.expected["candidate_id"]))
+    if candidate is None:
+        raise ReplayError(f"candidate {verification.expected['candidate_id']} is not laid out beside the comparison")
     compared = comparison_doc(
         VerificationDoc.model_validate(verification.expected), CandidateDoc.model_validate(candidate.expected)
     )

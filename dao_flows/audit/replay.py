@@ -89,12 +89,13 @@ class Step(BaseModel):
 
 
 class Replay(BaseModel):
-    """What came of a replay; outcome: the worst of its steps'."""
+    """What came of a replay; outcome: the worst of all. documents: what is laid out, beside what it is laid out from."""
 
     asked: str
     node: str
     store: str
     outcome: Outcome
+    documents: list[Step] = Field(default_factory=list)
     steps: list[Step]
     seconds: float
 
@@ -135,15 +136,24 @@ def replay(jobs: JobStore, wanted: str, options: Options | None = None, listener
         raise InputError(
             f"replaying {text(node)} means to compute again what took {sum(runs) / 60:.0f} min: --yes does it"
         )
-    steps = [_own_step(each, jobs) for each in _asked(graph, node)]
-    steps += [_step(each, uuids[each], found, materials, options, listener) for each, found in recorded]
+    laid_out = [step for each in _asked(graph, node) if (step := _own_step(each, jobs)) is not None]
+    steps = [_step(each, uuids[each], found, materials, options, listener) for each, found in recorded]
     if node[0] in ("checkpoint", "dataset"):
         _in_its_folder(node, steps[-1], recorded[-1][1].document)
-    worst = max((step.outcome for step in steps), key=ORDER.index)
-    if any(step.outcome == "different" for step in steps):
+    outcomes = [step.outcome for step in (*laid_out, *steps)]
+    worst = max(outcomes, key=ORDER.index)
+    if "different" in outcomes:
         worst = "different"
     seconds = monotonic() - began
-    return Replay(asked=wanted, node=text(node), store=describe(jobs), outcome=worst, steps=steps, seconds=seconds)
+    return Replay(
+        asked=wanted,
+        node=text(node),
+        store=describe(jobs),
+        outcome=worst,
+        documents=laid_out,
+        steps=steps,
+        seconds=seconds,
+    )
 
 
 def _asked(graph: Graph, node: Node) -> list[Node]:
@@ -157,7 +167,7 @@ def _asked(graph: Graph, node: Node) -> list[Node]:
     return [node] if node[0] in own.LAID_OUT else []
 
 
-def _own_step(node: Node, jobs: JobStore) -> Step:
+def _own_step(node: Node, jobs: JobStore) -> Step | None:
     """A candidate, verification or comparison beside what it is laid out from."""
     began = monotonic()
     step = Step(
@@ -165,7 +175,9 @@ def _own_step(node: Node, jobs: JobStore) -> Step:
         recorded_seconds=0.0,
     )  # fmt: skip
     try:
-        step.own = own.laid_out(jobs, node).difference
+        if (held := own.laid_out(jobs, node)) is None:
+            return None
+        step.own = held.difference
         step.outcome = "different" if step.own is not None else "identical"
     except ReplayError as error:
         step.reason = str(error)
@@ -188,8 +200,10 @@ def _steps_of(graph: Graph, node: Node, jobs: JobStore) -> list[tuple[Node, str]
     """The documents that an id stands for, parents first, each with its job."""
     kind, name = node
     if kind == "candidate":
+        found: Document | None = None
         try:
-            found: Document | None = own.laid_out(jobs, node).expected
+            if (held := own.laid_out(jobs, node)) is not None:
+                found = held.expected
         except ReplayError:
             found = collection(jobs, "candidates").query_one({"candidate_id": name})
         if found is not None:

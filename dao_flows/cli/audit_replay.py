@@ -71,7 +71,7 @@ def _show(found: Replay) -> None:
     def tell(line: str) -> None:
         stdout().print(line, markup=False, highlight=False, soft_wrap=True)
 
-    for step in found.steps:
+    for step in (*found.documents, *found.steps):
         if step.how == "sources" and step.outcome == "identical":
             tell(f"{step.kind} {step.id}: its document is as it was laid out")
             continue
