@@ -89,7 +89,10 @@ class Step(BaseModel):
 
 
 class Replay(BaseModel):
-    """What came of a replay; outcome: the worst of all. documents: what is laid out, beside what it is laid out from."""
+    """What came of a replay; outcome: the worst of all.
+
+    documents: candidates, verifications and comparisons, each beside what it is laid out from.
+    """
 
     asked: str
     node: str
