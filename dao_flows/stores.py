@@ -60,6 +60,10 @@ SHAPES: dict[str, dict[str, type]] = {  # what a document must have for anything
         "formula": str,
         **{f"{part}.science_hash": str for part in ("generation", "screening")},
         "screening.execution.ended_at": str,
+        **dict.fromkeys(("z", "n_atoms", "rank", "seed"), int),
+        "energy.value": float,
+        "symmetry_loose.symbol": str,
+        "symmetry_loose.number": int,
     },
     "runs": {"record_id": str, "event": str},
     "verifications": {
@@ -71,6 +75,7 @@ SHAPES: dict[str, dict[str, type]] = {  # what a document must have for anything
     },
     "comparisons": {"comparison_id": str, "candidate_id": str, "verification_id": str},
 }
+MAY_BE_NONE = ("symmetry_loose", "seed")
 BROKEN = ("malformed", "not a database", "no such table", "corrupt")
 RECOVER = "keep a copy of it; `sqlite3 {path} .recover | sqlite3 RECOVERED` saves what can be read into a file"
 UNREADABLE = (BSONError, ValueError, TypeError, OverflowError, IndexError, KeyError, RecursionError)
@@ -291,6 +296,9 @@ def _read(collection_name: str, value: Any) -> dict[str, Any] | str:
         return f"it is no BSON: {_text(one_line(error))}"
     for field, kind in SHAPES.get(collection_name, {}).items():
         found = _get(document, field, _ABSENT)
+        parent = field.partition(".")[0]
+        if parent in MAY_BE_NONE and document.get(parent) is None:
+            continue
         if found is _ABSENT or not isinstance(found, kind) or isinstance(found, bool):
             what = "is not there" if found is _ABSENT else f"is {type(found).__name__}, not {kind.__name__}"
             return f"its {field} {what}"

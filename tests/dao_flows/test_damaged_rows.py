@@ -143,3 +143,16 @@ def test_commands_name_it_and_work(audited, call, tmp_path):
     assert "set aside: " in err
     assert not [check for check in doctor._damage(job_store()) if check.status == "broken"]
     assert len(list((tmp_path / "aside").glob("candidates-*.bson"))) == 1
+
+
+@pytest.mark.parametrize("old", [b"symbol\0", b"rank\0", b"value\0"])
+def test_a_lost_key_does_not_break_the_list(audited, call, old):
+    from dao_flows.stores import collection, job_store
+
+    candidates = collection(job_store(), "candidates")
+    found = candidates.query_one({})
+    content = bson.encode(found)
+    assert old in content
+    rewrite(candidates, found["_id"], content.replace(old, b"X" + old[1:]))
+    code, _, err = call("list")
+    assert code == 0, err
