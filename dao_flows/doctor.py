@@ -83,7 +83,7 @@ def _damage(jobs: JobStore) -> Iterator[Check]:
             if (fault := held.check()) is not None:
                 fix = RECOVER.format(path=held.path)
                 yield Check(name=f"store, {name}", status="broken", detail=f"{held.path}: {fault}", fix=fix)
-            for key, found in held.rows():
+            for key, found in held.examined():
                 if isinstance(found, str):
                     fix = (
                         "`dao-flows doctor --set-aside FOLDER` moves it into a file there; the others stay as they are"

@@ -144,7 +144,7 @@ class EmbeddedStore(MontyStore):
         for document in islice(matching, skip, skip + limit if limit else None):
             yield _projected(document, properties) if sort and properties is not None else document
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    def examined(self) -> Iterator[tuple[str, dict[str, Any] | str]]:
         """Every row's key with its document, or with what is wrong with it, in the order of the keys."""
         for key, value in self._raw():
             yield _text(key), _read(self.collection_name, value)

@@ -34,7 +34,7 @@ def documents(store: Store, field: str | None = None, wanted: Iterable[str] = ()
             for chunk in grouper(sorted(set(wanted)), CHUNK):
                 yield from store.query({field: {"$in": list(chunk)}})
         elif isinstance(store, EmbeddedStore):
-            for key, found in store.rows():
+            for key, found in store.examined():
                 yield Damaged(key, found) if isinstance(found, str) else found
         else:
             yield from store.query()

@@ -54,7 +54,7 @@ def test_each_bit_of_a_document(store):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         key = rewrite(store, "j20", bytes(flipped))
-        rows = list(store.rows())
+        rows = list(store.examined())
         assert len(rows) == 45
         damaged = [k for k, found in rows if isinstance(found, str)]
         assert damaged in ([], [key])
@@ -85,14 +85,14 @@ def test_it_is_named_and_set_aside(store, tmp_path, value, told, caplog):
     assert len(list(store.query())) == 44
     assert key in caplog.text
     assert told in caplog.text
-    found = {k: v for k, v in store.rows() if isinstance(v, str)}
+    found = {k: v for k, v in store.examined() if isinstance(v, str)}
     assert list(found) == [key]
     assert told in found[key]
     (path,) = store.set_aside(tmp_path / "aside")
     held = value if isinstance(value, bytes) else str(value).encode()
     assert path.read_bytes() == held
     assert path.with_suffix(".key").read_text() == key
-    assert [v for _, v in store.rows() if isinstance(v, str)] == []
+    assert [v for _, v in store.examined() if isinstance(v, str)] == []
     assert store.count() == 44
     assert store.set_aside(tmp_path / "aside") == []
 
