@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
 from .errors import UserError, explain, one_line
 from .settings import Settings, settings
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -61,9 +65,41 @@ def check_store(config: Settings) -> Iterator[Check]:
         yield Check(name="store", status="broken", detail=f"{where}; it cannot be written", fix=fix)
         return
     yield Check(name="store", status="ok", detail=where)
+    yield from _damage(store)
     if is_embedded(store):
         fix = "name a MongoStore in ~/.jobflow.yaml"
         yield Check(name="store for several machines", status="missing", detail="one machine at a time", fix=fix)
+
+
+def _damage(jobs: JobStore) -> Iterator[Check]:
+    """Rows of the embedded store that cannot be read, each by its name, and files that sqlite calls damaged."""
+    from .stores import KEYS, RECOVER, EmbeddedStore, collection
+
+    for name in ("jobs", *KEYS):
+        try:
+            held = jobs.docs_store if name == "jobs" else collection(jobs, name)
+            if not isinstance(held, EmbeddedStore):
+                return
+            if (fault := held.check()) is not None:
+                fix = RECOVER.format(path=held.path)
+                yield Check(name=f"store, {name}", status="broken", detail=f"{held.path}: {fault}", fix=fix)
+            for key, found in held.examined():
+                if isinstance(found, str):
+                    fix = (
+                        "`dao-flows doctor --set-aside FOLDER` moves it into a file there; the others stay as they are"
+                    )
+                    yield Check(name=f"store, {name} {key}", status="broken", detail=found, fix=fix)
+        except UserError as error:
+            yield Check(name=f"store, {name}", status="broken", detail=str(error), fix="as it says")
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Move the rows of the embedded store that cannot be read into files of a folder. Raises StoreError, OSError."""
+    from .stores import KEYS, EmbeddedStore, collection, job_store
+
+    jobs = job_store()
+    held = [jobs.docs_store, *(collection(jobs, name) for name in KEYS)]
+    return [path for each in held if isinstance(each, EmbeddedStore) for path in each.set_aside(folder)]
 
 
 def check_device(config: Settings) -> Check:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
+from bson.errors import BSONError
 from maggma.core import Sort, Store
 from maggma.stores import JSONStore, MemoryStore, MongoStore, MontyStore
 from monty.json import jsanitize
@@ -28,6 +31,7 @@ from montydb.types import bson as montydb_bson  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from dao_flows.makers.attempts import sibling
+from dao_flows.makers.files import write_whole
 
 from .errors import SettingsError, StoreError, explain, mask, one_line, remember_secret, remember_uri
 from .settings import Settings, settings
@@ -49,6 +53,34 @@ INDEXES = {
     "comparisons": ("comparison_id", "formula"),
 }
 JOB_INDEXES = (["uuid"], ["output.@class", "completed_at"], ["output.provenance.science_hash"])  # jobflow makes none
+SHAPES: dict[str, dict[str, type]] = {  # what a document must have for anything to be done with it
+    JOBS: {"uuid": str, "index": int},
+    "candidates": {
+        "candidate_id": str,
+        "formula": str,
+        **{f"{part}.science_hash": str for part in ("generation", "screening")},
+        "screening.execution.ended_at": str,
+        **dict.fromkeys(("z", "n_atoms", "rank", "seed"), int),
+        "energy.value": float,
+        "symmetry_loose.symbol": str,
+        "symmetry_loose.number": int,
+    },
+    "runs": {"record_id": str, "event": str},
+    "verifications": {
+        "verification_id": str,
+        "candidate_id": str,
+        "state": str,
+        "provenance.science_hash": str,
+        "provenance.execution.ended_at": str,
+    },
+    "comparisons": {"comparison_id": str, "candidate_id": str, "verification_id": str},
+}
+MAY_BE_NONE = ("symmetry_loose", "seed")
+BROKEN = ("malformed", "not a database", "no such table", "corrupt")
+RECOVER = "keep a copy of it; `sqlite3 {path} .recover | sqlite3 RECOVERED` saves what can be read into a file"
+UNREADABLE = (BSONError, ValueError, TypeError, OverflowError, IndexError, KeyError, RecursionError)
+LOG = logging.getLogger("dao_flows")
+_TOLD: set[tuple[str, str]] = set()  # rows that were named in this process
 LOCK_SECONDS = 60.0
 PAGE = 20  # documents read at a time where all of them are wanted; one may have 16 MB
 
@@ -82,6 +114,9 @@ class EmbeddedStore(MontyStore):
             if not marker.exists() or marker.read_text() != self.storage:
                 set_storage(self.database_path, storage=self.storage, **self.storage_kwargs)
             self.path.parent.mkdir(exist_ok=True)
+            if self.path.exists() and self.path.stat().st_size == 0:  # sqlite would take it for a new one
+                told = "it held documents, or was never begun: restore it from a copy, or delete it"
+                raise StoreError(f"{self.path} is an empty file; {told}")
             with self._connection() as connection:
                 create = CREATE_TABLE.format(SQLITE_RECORD_TABLE).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
                 connection.execute(create)
@@ -109,17 +144,51 @@ class EmbeddedStore(MontyStore):
         for document in islice(matching, skip, skip + limit if limit else None):
             yield _projected(document, properties) if sort and properties is not None else document
 
-    def raw(self) -> Iterator[bytes]:
-        """Every document as BSON, in the order of their ids; memory holds some of them, and writers do not wait."""
-        last: str | bytes = ""
+    def examined(self) -> Iterator[tuple[str, dict[str, Any] | str]]:
+        """Every row's key with its document, or with what is wrong with it, in the order of the keys."""
+        for key, value in self._raw():
+            yield _text(key), _read(self.collection_name, value)
+
+    def set_aside(self, folder: Path) -> list[Path]:
+        """Move every row that cannot be read into a file of its own, as it is; the others are not touched.
+
+        A row is deleted when its file is on the disk, and only if it is still what was written there. Raises OSError.
+        """
+        damaged = [(k, v) for k, v in self._raw() if isinstance(_read(self.collection_name, v), str)]
+        written = []
+        for key, value in damaged:
+            held = bytes(value) if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+            name = f"{self.collection_name}-{hashlib.sha256(_text(key).encode() + held).hexdigest()[:16]}"
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{name}.bson"
+            write_whole(path, held)
+            write_whole(path.with_suffix(".key"), _text(key))
+            (k, key_value), (v, held_value) = _bound(key), _bound(value)
+            with self._connection() as connection:
+                delete = f"DELETE FROM [{SQLITE_RECORD_TABLE}] WHERE k IS {k} AND v IS {v}"  # noqa: S608
+                connection.execute(delete, (key_value, held_value))
+            written.append(path)
+        return written
+
+    def check(self) -> str | None:
+        """What sqlite finds wrong with the file: its pages and indexes; None if nothing is."""
+        with self._connection() as connection:
+            found = str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0])
+        return None if found == "ok" else " ".join(found.split())
+
+    def _raw(self) -> Iterator[tuple[Any, Any]]:
+        """Every row, in the order of the keys; memory holds some of them, and writers do not wait."""
+        after = ""
+        values: tuple[Any, ...] = ()
         while True:
             with self._connection() as connection:
-                page = f"SELECT k, v FROM [{SQLITE_RECORD_TABLE}] WHERE k > ? ORDER BY k LIMIT ?"  # noqa: S608
-                rows = connection.execute(page, (last, PAGE)).fetchall()
-            yield from (value for _, value in rows)
+                page = f"SELECT k, v FROM [{SQLITE_RECORD_TABLE}]{after} ORDER BY k LIMIT {PAGE}"  # noqa: S608
+                rows = connection.execute(page, values).fetchall()
+            yield from rows
             if len(rows) < PAGE:
                 return
-            last = rows[-1][0]
+            bound, value = _bound(rows[-1][0])
+            after, values = f" WHERE k > {bound}", (value,)
 
     def count(self, criteria: dict[str, Any] | None = None, hint: dict[str, Sort | int] | None = None) -> int:
         """The number of documents that match."""
@@ -151,18 +220,35 @@ class EmbeddedStore(MontyStore):
     def _matching(self, criteria: dict[str, Any]) -> Iterator[dict[str, Any]]:
         condition, needles = _containing(criteria)
         with self._connection() as connection:
-            rows = connection.execute(f"SELECT v FROM [{SQLITE_RECORD_TABLE}]{condition}", needles).fetchall()  # noqa: S608
+            rows = connection.execute(f"SELECT k, v FROM [{SQLITE_RECORD_TABLE}]{condition}", needles).fetchall()  # noqa: S608
         matches = QueryFilter(criteria) if criteria else None
-        for row in rows:
-            document = bson.decode(row[0])
-            if matches is None or matches(document):
+        for key, value in rows:
+            document = _read(self.collection_name, value)
+            if isinstance(document, str):
+                self._tell(_text(key), document)
+            elif matches is None or matches(document):
                 yield document
+
+    def _tell(self, key: str, fault: str) -> None:
+        """Name a row that is passed over, once."""
+        if (place := (str(self.path), key)) not in _TOLD:
+            _TOLD.add(place)
+            LOG.error(
+                "dao-flows: %s %s is passed over: %s; `dao-flows doctor` says how to get it out",
+                self.collection_name, key, fault,
+            )  # fmt: skip
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """One transaction."""
-        with closing(sqlite3.connect(self.path, timeout=LOCK_SECONDS)) as connection, connection:
-            yield connection
+        try:
+            with closing(sqlite3.connect(self.path, timeout=LOCK_SECONDS)) as connection, connection:
+                connection.text_factory = _lenient
+                yield connection
+        except sqlite3.DatabaseError as error:
+            if any(said in str(error) for said in BROKEN):
+                raise StoreError(f"{self.path} is damaged ({error}): {RECOVER.format(path=self.path)}") from error
+            raise
 
     @contextmanager
     def _set_up_alone(self) -> Iterator[None]:
@@ -178,6 +264,45 @@ class EmbeddedStore(MontyStore):
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _lenient(value: bytes) -> str:
+    """Text of a row, whatever its bytes; no query falls over a key that is damaged."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _bound(value: Any) -> tuple[str, Any]:
+    """How a value of a row is named in a statement: text by its bytes, which may be no UTF-8."""
+    return ("CAST(? AS TEXT)", value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else ("?", value)
+
+
+def _text(key: Any) -> str:
+    """A row's key, to be shown: the `_id` of its document."""
+    if isinstance(key, bytes):
+        with suppress(*UNREADABLE):
+            held = key[:1] + b"_id\0" + key[1:] + b"\0"  # montydb keeps the type and the value
+            key = bson.decode((len(held) + 4).to_bytes(4, "little") + held)["_id"]
+    text = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _read(collection_name: str, value: Any) -> dict[str, Any] | str:
+    """The document of a row, or what is wrong with it."""
+    if not isinstance(value, bytes):
+        return f"it holds {type(value).__name__} in place of BSON"
+    try:
+        document: dict[str, Any] = bson.decode(value)
+    except UNREADABLE as error:
+        return f"it is no BSON: {_text(one_line(error))}"
+    for field, kind in SHAPES.get(collection_name, {}).items():
+        found = _get(document, field, _ABSENT)
+        parent = field.partition(".")[0]
+        if parent in MAY_BE_NONE and document.get(parent) is None:
+            continue
+        if found is _ABSENT or not isinstance(found, kind) or isinstance(found, bool):
+            what = "is not there" if found is _ABSENT else f"is {type(found).__name__}, not {kind.__name__}"
+            return f"its {field} {what}"
+    return document
 
 
 def _containing(criteria: dict[str, Any]) -> tuple[str, list[bytes]]:

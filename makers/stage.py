@@ -81,7 +81,7 @@ def seal(returned: Any) -> Any:
     held = getattr(returned, "provenance", None)
     if not isinstance(returned, BaseModel) or not isinstance(held, Provenance):
         return returned
-    held = held.model_copy(update={"files": _files(returned)})
+    held = held.model_copy(update={"files": {**held.files, **_files(returned)}})
     content = _hashes(returned.model_copy(update={"provenance": held}))[0]
     return returned.model_copy(update={"provenance": held.model_copy(update={"content_hash": content})})
 

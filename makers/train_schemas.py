@@ -27,7 +27,7 @@ class TrainingDoc(BaseModel):
     path: folder of the checkpoint on the machine that trained it; checkpoint_sha256 names it everywhere.
     """
 
-    FILES: ClassVar = ("path/card.json", "plot")
+    FILES: ClassVar = ("path/card.json", "path/../metrics.jsonl", "plot")
 
     schema_version: int = SCHEMA_VERSION
     kind: str = Field(description="dao-g or dao-p")

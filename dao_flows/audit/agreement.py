@@ -58,9 +58,9 @@ class Difference(BaseModel):
     recorded: Any = None
     replayed: Any = None
 
-    def line(self) -> str:
-        """On one line."""
-        return f"{self.path}: {_short(self.recorded)} recorded, {_short(self.replayed)} replayed"
+    def line(self, one: str = "recorded", other: str = "replayed") -> str:
+        """On one line. one, other: what is said of either value."""
+        return f"{self.path}: {_short(self.recorded)} {one}, {_short(self.replayed)} {other}"
 
 
 class Agreement(BaseModel):
@@ -120,6 +120,14 @@ def agree(recorded: Any, replayed: Any, terms: Terms | None = None) -> Agreement
     if found.differences:
         found.outcome = "different" if found.beyond else "equal"
     return found
+
+
+def exact(written: Any, held: Any) -> Agreement:
+    """Compare two stored documents, all of them, without tolerance; versions of libraries that wrote them aside."""
+    for difference, _, _ in _steps(written, held, ""):
+        if not difference.path.endswith("@version"):
+            return Agreement(outcome="different", first=difference, beyond=difference, differences=1)
+    return Agreement(outcome="identical")
 
 
 def _matches(path: str, patterns: Iterable[str]) -> bool:

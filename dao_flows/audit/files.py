@@ -7,12 +7,13 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from dao_flows.makers.folder_hashes import LINK, PREFIX, folder_hashes
 from dao_flows.model.checkpoint import CARD, CheckpointError, read_card, weights_sha256
 from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.dataset import MANIFEST, DataError, file_sha256, read_manifest, shard_path
@@ -33,14 +34,16 @@ class Files:
     checked: Counter[str] = field(default_factory=Counter)
 
 
-def verify_files(ledger: Ledger, tell: Callable[[int, int, str], None]) -> Files:
+def verify_files(ledger: Ledger, tell: Callable[[int, int, str], None], folders: bool = False) -> Files:
     """Every file that is claimed; what should be here and is not is missing, what lies elsewhere is unverifiable."""
     tasks: list[tuple[str, Callable[[], Iterable[Finding]]]] = []
     tasks += [("files", partial(_file, claims)) for claims in _by_path(ledger.files)]
     tasks += [("datasets", partial(_dataset, sha, claims, ledger)) for sha, claims in ledger.datasets.items()]
-    folders = _library()
+    library = _library()
     found = ledger.checkpoints.items()
-    tasks += [("checkpoints", partial(_checkpoint, sha, claims, ledger, folders)) for sha, claims in found]
+    tasks += [("checkpoints", partial(_checkpoint, sha, claims, ledger, library)) for sha, claims in found]
+    if folders:
+        tasks += [("folders of calculations", partial(_folder, *each)) for each in ledger.folders.values()]
     files = Files()
     with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
         running = [(name, pool.submit(task)) for name, task in tasks]
@@ -75,6 +78,34 @@ def _file(claims: list[Claim]) -> Iterator[Finding]:
         if earlier.sha256 != claim.sha256:
             reason = f"it was written anew since; {earlier.owner} names it as it was"
             yield Finding(problem="unverifiable", collection="files", id=claim.path, reason=reason)
+
+
+def _folder(claim: Claim, stated: Mapping[str, str]) -> Iterator[Finding]:
+    """The folder of a calculation: files that are altered, that are gone, and that nothing names."""
+    folder = Path(claim.path)
+    if not folder.is_dir():
+        yield _absent("files", claim.path, [claim])
+        return
+    expected = {os.path.normpath(folder / name.removeprefix(PREFIX)): sha256 for name, sha256 in stated.items()}
+    top = folder / ("../" * min(name.count("../") for name in stated))  # of restarts, whose last is the directory
+    there = {os.path.normpath(top / name): sha256 for name, sha256 in folder_hashes(top).items()}
+    finding = partial(Finding, collection="files", kind="calculation")
+    for path, sha256 in expected.items():
+        if path not in there:
+            if not Path(path).is_file():
+                yield finding(problem="missing", id=path, reason=f"{claim.owner} left it there")
+            else:
+                yield finding(problem="altered", id=path, reason="it cannot be read")
+        elif there[path] != sha256:
+            reason = f"it is {_said(there[path])}; {claim.owner} left {_said(sha256)}"
+            yield finding(problem="altered", id=path, reason=reason)
+    for path in there.keys() - expected.keys():
+        reason = f"it was not there when {claim.owner} ended, or was not readable"
+        yield finding(problem="orphaned", id=path, reason=reason)
+
+
+def _said(held: str) -> str:
+    return f"a {held}" if held.startswith(LINK) else f"a file of sha256 {held[:12]}…"
 
 
 def _dataset(sha256: str, claims: list[Claim], ledger: Ledger) -> Iterator[Finding]:

@@ -53,6 +53,7 @@ class Ledger:
     blobs: dict[tuple[str, str], JobKey] = field(default_factory=dict)
     wanted: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # kind, id -> who names it
     files: list[Claim] = field(default_factory=list)
+    folders: dict[str, tuple[Claim, dict[str, str]]] = field(default_factory=dict)  # of calculations, with their files
     datasets: dict[str, list[Claim]] = field(default_factory=dict)
     manifests: dict[str, Claim] = field(default_factory=dict)  # path -> the latest claim
     checkpoints: dict[str, list[Claim]] = field(default_factory=dict)

@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import bson
 from bson.errors import BSONError
 from maggma.utils import grouper
 
+from ..errors import StoreError
 from ..stores import EmbeddedStore
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ BLOB = {"blob_uuid", "store"}
 
 
 class Damaged(NamedTuple):
-    """What cannot be read: its number among the documents, and why."""
+    """What cannot be read: the key of its row, and why."""
 
-    number: int
+    key: str
     reason: str
 
 
@@ -34,20 +34,12 @@ def documents(store: Store, field: str | None = None, wanted: Iterable[str] = ()
             for chunk in grouper(sorted(set(wanted)), CHUNK):
                 yield from store.query({field: {"$in": list(chunk)}})
         elif isinstance(store, EmbeddedStore):
-            for number, raw in enumerate(store.raw()):
-                yield _decoded(number, raw)
+            for key, found in store.examined():
+                yield Damaged(key, found) if isinstance(found, str) else found
         else:
             yield from store.query()
-    except (sqlite3.DatabaseError, BSONError) as error:
-        yield Damaged(-1, f"the collection cannot be read: {error}")
-
-
-def _decoded(number: int, raw: bytes) -> dict[str, Any] | Damaged:
-    try:
-        decoded: dict[str, Any] = bson.decode(raw)
-    except (BSONError, ValueError, TypeError, OverflowError) as error:
-        return Damaged(number, f"it is no BSON: {error}")
-    return decoded
+    except (sqlite3.DatabaseError, BSONError, StoreError) as error:
+        yield Damaged("(all)", f"the collection cannot be read: {error}")
 
 
 def with_blobs(jobs: JobStore, document: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

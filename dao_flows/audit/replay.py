@@ -27,7 +27,7 @@ from .. import __version__
 from ..errors import InputError, explain, one_line
 from ..local import run_here
 from ..stores import collection, describe
-from . import calculations, identify
+from . import calculations, identify, own
 from .agreement import Agreement, Difference, agree
 from .graph import Graph, build, text
 from .materials import Materials, ReplayError
@@ -35,7 +35,7 @@ from .rebuild import rebuild
 from .recorded import Place, Rebuilt, Recorded
 
 if TYPE_CHECKING:
-    from .documents import Node
+    from .documents import Document, Node
 
 Outcome = Literal["identical", "equal", "different", "not replayed"]
 ORDER: tuple[Outcome, ...] = ("identical", "equal", "different", "not replayed")  # from good to bad
@@ -61,7 +61,9 @@ class Change(BaseModel):
 class Step(BaseModel):
     """One document, and what its replay gave.
 
-    how: run: the job ran again; inputs and outputs: a calculation was not run, but compared with what it follows from.
+    how: run: the job ran again; inputs and outputs: a calculation was not run, but compared with what it follows from;
+    sources: what is laid out was compared with what it is laid out from. own: the first place where the document itself
+    is not what was written (replayed: what it holds now); recomputed: what computing again gave, whatever the document.
     first: the first difference of any size; beyond: the first that the tolerance does not cover. largest: by quantity.
     """
 
@@ -69,7 +71,9 @@ class Step(BaseModel):
     id: str
     maker: str
     outcome: Outcome
-    how: Literal["run", "inputs and outputs"] = "run"
+    how: Literal["run", "inputs and outputs", "sources"] = "run"
+    own: Difference | None = None
+    recomputed: Outcome | None = None
     science_hash: str
     replayed_science_hash: str | None = None
     changes: list[Change] = Field(default_factory=list)
@@ -85,12 +89,16 @@ class Step(BaseModel):
 
 
 class Replay(BaseModel):
-    """What came of a replay; outcome: the worst of its steps'."""
+    """What came of a replay; outcome: the worst of all.
+
+    documents: candidates, verifications and comparisons, each beside what it is laid out from.
+    """
 
     asked: str
     node: str
     store: str
     outcome: Outcome
+    documents: list[Step] = Field(default_factory=list)
     steps: list[Step]
     seconds: float
 
@@ -122,7 +130,8 @@ def replay(jobs: JobStore, wanted: str, options: Options | None = None, listener
     graph = build(jobs)
     node = identify.find(graph, wanted)
     materials = Materials(jobs, options.places, options.trust)
-    recorded = [(each, Recorded(materials.document(uuid))) for each, uuid in _steps_of(graph, node, jobs)]
+    uuids = dict(_steps_of(graph, node, jobs))
+    recorded = [(each, Recorded(materials.document(uuid))) for each, uuid in uuids.items()]
     if not recorded:
         raise InputError(f"{text(node)} was not made by a job that the store knows: there is nothing to replay")
     runs = [r.seconds for _, r in recorded if options.dft or r.science.maker != CALCULATION]
@@ -130,19 +139,76 @@ def replay(jobs: JobStore, wanted: str, options: Options | None = None, listener
         raise InputError(
             f"replaying {text(node)} means to compute again what took {sum(runs) / 60:.0f} min: --yes does it"
         )
-    steps = [_step(each, found, materials, options, listener) for each, found in recorded]
-    worst = max((step.outcome for step in steps), key=ORDER.index)
-    if any(step.outcome == "different" for step in steps):
+    laid_out = [step for each in _asked(graph, node) if (step := _own_step(each, jobs)) is not None]
+    steps = [_step(each, uuids[each], found, materials, options, listener) for each, found in recorded]
+    if node[0] in ("checkpoint", "dataset"):
+        _in_its_folder(node, steps[-1], recorded[-1][1].document)
+    outcomes = [step.outcome for step in (*laid_out, *steps)]
+    worst = max(outcomes, key=ORDER.index)
+    if "different" in outcomes:
         worst = "different"
     seconds = monotonic() - began
-    return Replay(asked=wanted, node=text(node), store=describe(jobs), outcome=worst, steps=steps, seconds=seconds)
+    return Replay(
+        asked=wanted,
+        node=text(node),
+        store=describe(jobs),
+        outcome=worst,
+        documents=laid_out,
+        steps=steps,
+        seconds=seconds,
+    )
+
+
+def _asked(graph: Graph, node: Node) -> list[Node]:
+    """What is laid out of what is asked for, and is compared with what it was laid out from."""
+    if node[0] == "run":
+        made = [other for other, facts in graph.nodes.items() if facts.run == node[1]]
+        return [other for other in graph.order() if other[0] in own.LAID_OUT and other in made]
+    if node[0] == "comparison":
+        behind = [other for other in graph.order() if other == ("verification", node[1])]
+        return [*(parent for parent in graph.parents(node) if parent[0] == "candidate"), *behind, node]
+    return [node] if node[0] in own.LAID_OUT else []
+
+
+def _own_step(node: Node, jobs: JobStore) -> Step | None:
+    """A candidate, verification or comparison beside what it is laid out from."""
+    began = monotonic()
+    step = Step(
+        kind=node[0], id=node[1], maker="laid out", outcome="not replayed", how="sources", science_hash="",
+        recorded_seconds=0.0,
+    )  # fmt: skip
+    try:
+        if (held := own.laid_out(jobs, node)) is None:
+            return None
+        step.own = held.difference
+        step.outcome = "different" if step.own is not None else "identical"
+    except ReplayError as error:
+        step.reason = str(error)
+    except Exception as error:  # of a document that its class cannot read
+        step.reason = explain(error) or f"{type(error).__name__}: {one_line(error)}"
+    step.seconds = monotonic() - began
+    return step
+
+
+def _in_its_folder(node: Node, step: Step, document: Mapping[str, Any]) -> None:
+    """The checkpoint or dataset that was asked for, where its document says that it lies."""
+    path = document.get("path")
+    found = own.lies_here(node[0], node[1], Path(path)) if isinstance(path, str) else None
+    if found is not None:
+        step.own = step.own or found
+        step.outcome = "different"
 
 
 def _steps_of(graph: Graph, node: Node, jobs: JobStore) -> list[tuple[Node, str]]:
     """The documents that an id stands for, parents first, each with its job."""
     kind, name = node
     if kind == "candidate":
-        found = collection(jobs, "candidates").query_one({"candidate_id": name})
+        found: Document | None = None
+        try:
+            if (held := own.laid_out(jobs, node)) is not None:
+                found = held.expected
+        except ReplayError:
+            found = collection(jobs, "candidates").query_one({"candidate_id": name})
         if found is not None:
             uuids = [found[part]["execution"].get("job_uuid") for part in ("generation", "screening")]
             return [((part, uuid), uuid) for part, uuid in zip(("generation", "screening"), uuids, strict=True) if uuid]
@@ -167,7 +233,9 @@ def _steps_of(graph: Graph, node: Node, jobs: JobStore) -> list[tuple[Node, str]
 COLLECTED = ("candidate", "comparison")  # laid out from documents of jobs
 
 
-def _step(node: Node, recorded: Recorded, materials: Materials, options: Options, listener: Reporter | None) -> Step:
+def _step(
+    node: Node, uuid: str, recorded: Recorded, materials: Materials, options: Options, listener: Reporter | None
+) -> Step:
     provenance = recorded.document["provenance"]
     science = recorded.science
     began = monotonic()
@@ -180,6 +248,7 @@ def _step(node: Node, recorded: Recorded, materials: Materials, options: Options
         recorded_seconds=recorded.seconds,
     )
     try:
+        step.own = own.written(materials.jobs, uuid, recorded.document)
         if (stated := provenance["science_hash"]) != (found := science_hash(science)):
             first = Difference(path="provenance.science_hash", recorded=stated, replayed=found)
             return step.model_copy(update={"outcome": "different", "first": first, "beyond": first, "differences": 1})
@@ -194,6 +263,10 @@ def _step(node: Node, recorded: Recorded, materials: Materials, options: Options
         step.reason = str(error)
     except Exception as error:  # whatever stops a stage stops this one alone, and is told
         step.reason = explain(error) or f"{type(error).__name__}: {one_line(error)}"
+    if step.outcome != "not replayed":
+        step.recomputed = step.outcome
+    if step.own is not None:
+        step.outcome = "different"
     step.seconds = monotonic() - began
     return step
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.attempts import ENDED, envelope
+from dao_flows.makers.folder_hashes import PREFIX
 from dao_flows.makers.provenance import content_hash
 
 from ..stores import KEYS, collection, describe
@@ -53,16 +54,23 @@ class Scope:
     asked: tuple[str, ...] = field(default=(), compare=False)
 
 
-def verify(jobs: JobStore, scope: Scope | None = None, tell: Tell = lambda done, total, stage: None) -> Report:
+def verify(
+    jobs: JobStore,
+    scope: Scope | None = None,
+    tell: Tell = lambda done, total, stage: None,
+    *,
+    folders: bool = False,
+) -> Report:
     """Verify what is in scope (None: all) in a job store and its collections, and the files that it names.
 
-    tell: is told how many documents, then files, are done of how many. Raises StoreError.
+    tell: is told how many documents, then files, are done of how many; folders: hash what codes left in the folders of
+    calculations, too. Raises StoreError.
     """
     began = time.monotonic()
     verifier = _Verifier(jobs, scope, tell)
     verifier.read()
     verifier.relate()
-    files = verify_files(verifier.ledger, tell)
+    files = verify_files(verifier.ledger, tell, folders=folders)
     verifier.checked.update(files.checked)
     findings = [*verifier.findings, *files.findings]
     return Report(
@@ -107,7 +115,7 @@ class _Verifier:
         for name in COLLECTIONS:
             for document in self._documents(name):
                 if isinstance(document, Damaged):
-                    self.find("altered", name, f"number {document.number}", document.reason)
+                    self.find("altered", name, document.key, document.reason)
                 else:
                     readers[name](document)
                 self.checked[name] += 1
@@ -363,7 +371,14 @@ class _Verifier:
             return Claim(str(path), str(sha256), host, at, f"jobs {who}")
 
         named = value_at(output, "provenance", "files")
-        for name, sha256 in (named if isinstance(named, dict) else {}).items():
+        named = named if isinstance(named, dict) else {}
+        inside_folder = {name: str(sha256) for name, sha256 in named.items() if name.startswith(PREFIX)}
+        if inside_folder and isinstance(directory := output.get("directory"), str):
+            held = claim(directory.partition(":")[2], "")
+            ledger.folders.setdefault(held.path, (held, inside_folder))
+        for name, sha256 in named.items():
+            if name in inside_folder:
+                continue
             base, _, inside = name.partition("/")
             found = claim(f"{output.get(base)}/{inside}" if inside else output.get(base), sha256)
             if name == "path/card.json":

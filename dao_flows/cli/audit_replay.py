@@ -71,10 +71,17 @@ def _show(found: Replay) -> None:
     def tell(line: str) -> None:
         stdout().print(line, markup=False, highlight=False, soft_wrap=True)
 
-    for step in found.steps:
+    for step in (*found.documents, *found.steps):
+        if step.how == "sources" and step.outcome == "identical":
+            tell(f"{step.kind} {step.id}: its document is as it was laid out")
+            continue
         how = "" if step.how == "run" else f" by {step.how}"
         took = f"{step.seconds:.1f} s, recorded {step.recorded_seconds:.1f} s"
         tell(f"{step.kind} {step.id} ({step.maker}): {SAID[step.outcome]}{how} ({took})")
+        if step.own is not None:
+            tell(f"  its document is not what was written: {step.own.line('written', 'held now')}")
+            if step.recomputed is not None:
+                tell(f"  what was computed again, beside this document: {SAID[step.recomputed]}")
         if step.beyond or step.first:
             tell(f"  {(step.beyond or step.first).line()}")  # type: ignore[union-attr]
         if step.largest:

@@ -42,6 +42,9 @@ def verify(
     everything: Annotated[bool, typer.Option("--all", help="Verify all that is in the store.")] = False,
     public_key: Annotated[Path | None, typer.Option(help="Require a signature that holds with this key.")] = None,
     signature: Annotated[Path | None, typer.Option(help="Check the signature in this file, too.")] = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Hash what codes left in the folders of their calculations, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Hash documents, data and checkpoints again, and say what is missing, altered, orphaned or unverifiable.
@@ -65,7 +68,7 @@ def verify(
         if not signatures:
             raise InputError(f"nothing that would be verified carries a signature by {public_key}")
     with _progress() as tell:
-        report = run(jobs, scope, tell)
+        report = run(jobs, scope, tell, folders=files)
     told = [(name, each, signing.check(jobs, each, key)) for name, each in signatures]
     if as_json:
         signed = [{"id": name, "at": s.statement.at, "who": s.statement.who, "fault": fault} for name, s, fault in told]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,12 +18,21 @@ dao-flows build
 MARKS = {"ok": "[green]✓[/green]", "missing": "[yellow]–[/yellow]", "broken": "[red]✗[/red]"}
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    aside: Annotated[
+        Path | None,
+        typer.Option("--set-aside", help="First move stored documents that cannot be read into files of this folder."),
+    ] = None,
+) -> None:
     """Say what is there, what is not, and how to fix it. Exit code 0 if `predict` can run, else 1."""
     import json
 
-    from ..doctor import examine
-    from .tables import stdout
+    from ..doctor import examine, set_aside
+    from .tables import stderr, stdout
+
+    for path in set_aside(aside) if aside is not None else ():
+        stderr().print(f"set aside: {path}", markup=False, highlight=False, soft_wrap=True)
 
     checks, console = [], stdout()
     for check in examine():

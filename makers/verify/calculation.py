@@ -25,6 +25,7 @@ from pymatgen.core.structure import Structure
 from ... import __version__
 from ..checkpoints import SettingError
 from ..decoding import CALLS
+from ..folder_hashes import PREFIX, folder_hashes
 from ..provenance import canonical_json, digest, execution_record, provenance, science_hash
 from ..reuse import stored
 from ..run_folder import run_folder
@@ -107,6 +108,9 @@ class CalculateMaker(Maker):
             except Exception as raised:
                 error = _one_line(raised, last if last != folder else _latest(folder))
         wall = (datetime.now(UTC) - began).total_seconds()
+        sealed = provenance(science, execution_record(began, "cpu", {}))
+        top = "" if last == folder else "../" * len(last.relative_to(folder).parts)
+        sealed.files = {f"{PREFIX}{top}{name}": sha256 for name, sha256 in folder_hashes(folder).items()}
         return CalculationDoc(
             state="failed" if error else "successful",
             error=error,
@@ -116,7 +120,7 @@ class CalculateMaker(Maker):
             task=results.task_dict(task) if task is not None else None,
             wall_seconds=wall,
             cores=self.cores or cores(),
-            provenance=provenance(science, execution_record(began, "cpu", {})),
+            provenance=sealed,
             **known,
         )
 

@@ -134,7 +134,8 @@ def test_a_change_within_the_tolerance_is_told(audited, jobs):
 
     found = replay(jobs, alter(jobs, "GenerationDoc", nudge))
     (step,) = found.steps
-    assert (found.outcome, step.first.path) == ("equal", "candidates.0.structure.lattice.matrix.0.0")
+    assert (step.recomputed, step.first.path) == ("equal", "candidates.0.structure.lattice.matrix.0.0")
+    assert (found.outcome, step.own.path) == ("different", "candidates")  # somebody altered it, however little
     assert step.largest["lattice"] == pytest.approx(1e-6, rel=1e-3)
     assert "audit verify" in step.note  # on the same machine it should be identical
 
