@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
+from bson.errors import BSONError
 from maggma.core import Sort, Store
 from maggma.stores import JSONStore, MemoryStore, MongoStore, MontyStore
 from monty.json import jsanitize
@@ -44,7 +45,7 @@ KEYS = {
 }
 INDEXES = {
     "candidates": ("candidate_id", "formula", "screening.execution.job_uuid"),
-    "runs": ("record_id", "run_id", "request_hash", "job_uuid", "event"),
+    "runs": ("record_id", "run_id", "request_hash", "job_uuid", "event", "chain.number"),
     "verifications": ("verification_id", "candidate_id", "formula"),
     "comparisons": ("comparison_id", "formula"),
 }
@@ -121,6 +122,30 @@ class EmbeddedStore(MontyStore):
                 return
             last = rows[-1][0]
 
+    def rows(self, length: int) -> Iterator[tuple[str | bytes, bytes]]:
+        """The key of every row, and the first bytes of its document."""
+        with self._connection() as connection:
+            rows = f"SELECT k, substr(CAST(v AS BLOB), 1, ?) FROM [{SQLITE_RECORD_TABLE}]"  # noqa: S608
+            yield from connection.execute(rows, (length,)).fetchall()
+
+    @staticmethod
+    def row_key(held: Any) -> Any:
+        """The key of the row in which the document with this `_id` belongs; None if it can have none."""
+        with suppress(KeyError, BSONError):
+            return montydb_bson.id_encode(held)
+        return None
+
+    def newest(self, limit: int) -> list[dict[str, Any]]:
+        """The documents that were added last, the last first, without those that cannot be read."""
+        with self._connection() as connection:
+            last = f"SELECT v FROM [{SQLITE_RECORD_TABLE}] ORDER BY rowid DESC LIMIT ?"  # noqa: S608
+            rows = connection.execute(last, (limit,)).fetchall()
+        found = []
+        for row in rows:
+            with suppress(BSONError, ValueError, TypeError, OverflowError):
+                found.append(bson.decode(row[0]))
+        return found
+
     def count(self, criteria: dict[str, Any] | None = None, hint: dict[str, Sort | int] | None = None) -> int:
         """The number of documents that match."""
         if criteria:
@@ -186,6 +211,10 @@ def _containing(criteria: dict[str, Any]) -> tuple[str, list[bytes]]:
     for field, wanted in criteria.items():
         choices = wanted.get("$in") if isinstance(wanted, dict) and len(wanted) == 1 else [wanted]
         if field.startswith("$") or not choices or len(choices) > 100 or not all(isinstance(c, str) for c in choices):
+            continue
+        if field == "_id":
+            clauses.append(f"k IN ({', '.join('?' * len(choices))})")
+            needles += [montydb_bson.id_encode(choice) for choice in choices]
             continue
         clauses.append("(" + " OR ".join("instr(CAST(v AS BLOB), ?)" for _ in choices) + ")")
         needles += [choice.encode() for choice in choices]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from jobflow.core.store import JobStore
 
-    from .verify import Scope
+    from .scope import Scope
 
 EVENT = "signature"
 LARGEST = 100_000  # nodes; a document has at most 16 MB
@@ -146,7 +146,7 @@ def made_by(signature: Signature, key: Ed25519PublicKey) -> bool:
 
 def _differing(jobs: JobStore, signature: Signature) -> list[str]:
     """Signed documents that have another content now, or are gone."""
-    from .verify import Scope
+    from .scope import Scope
 
     ids: dict[str, set[str]] = {name: set() for name in DOCUMENTS}
     for name, held, _ in signature.nodes:

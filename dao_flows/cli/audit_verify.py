@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
     from ..audit.findings import Report
+    from ..audit.scope import Scope
     from ..audit.signing import Signature
-    from ..audit.verify import Scope, Tell
+    from ..audit.verify import Tell
 
 VERIFY_EXAMPLES = """[bold]Examples[/bold]
 
