@@ -5,7 +5,6 @@ Nothing is ever changed or taken away: a killed attempt is one that began and di
 
 from __future__ import annotations
 
-import copy
 import getpass
 import logging
 import os
@@ -21,6 +20,7 @@ from pydantic import BaseModel
 from . import chain
 from .masking import mask, one_line, remember_environment, remember_store
 from .provenance import content_hash, digest, library_versions
+from .siblings import beside
 
 if TYPE_CHECKING:
     from jobflow.core.job import Job
@@ -203,19 +203,4 @@ def who() -> str | None:
 
 def sibling(store: JobStore, name: str, key: str) -> Store | None:
     """A collection in the same database as the jobs of a store, connected; None if that kind of store has none."""
-    from maggma.stores import JSONStore, MemoryStore, MongoStore, MontyStore
-
-    docs: Any = store.docs_store
-    if not isinstance(docs, MongoStore) or isinstance(docs, JSONStore):
-        return None
-    known: dict[str, tuple[Any, Store]] = vars(store).setdefault("_dao_flows_siblings", {})
-    client = docs._coll  # the store may have been closed and opened again since
-    if name not in known or known[name][0] is not client:
-        found: Any = copy.copy(docs)
-        found.collection_name, found.key, found._coll = name, key, None
-        if isinstance(docs, MemoryStore | MontyStore) or client is None:
-            found.connect()  # a file of its own, or a dictionary
-        else:
-            found._coll = client.database[name]  # the same connections to the server
-        known[name] = (client, found)
-    return known[name][1]
+    return beside(store.docs_store, name, key)

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.attempts import BEGAN, ENDED
-from dao_flows.makers.chain import ATTEMPT, CHAIN, HEAD, IMPORT, KEY, Link, chain_of, links, named_by, number_of
+from dao_flows.makers.chain import ATTEMPT, CHAIN, HEAD, HEADS, IMPORT, KEY, Link, chain_of, links, named_by, number_of
+from dao_flows.makers.provenance import content_hash
 
 from ..stores import EmbeddedStore
 from .faults import numbered, value_at
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 ALWAYS = ""  # in place of a chain: what names the record says that it is in this store
 LARGEST_GAP = 100  # records that are missing in a row and told one by one
 BROUGHT = "brought"  # of a record of an import: the records that came
-FIELDS = [KEY, "event", "content_hash", CHAIN, BROUGHT, "newest"]
+FIELDS = [KEY, "event", "content_hash", CHAIN, BROUGHT]
 PLACES = {BEGAN: 1, ENDED: 2, "start": 1}
 
 
@@ -42,8 +43,6 @@ class Records:
         """A record that has the hash it states; fields that contradict each other, and why."""
         who, chain = str(record.get(KEY)), chain_of(record)
         self.note(record)
-        if record.get("event") == HEAD:
-            return
         if (name := record.get("attempt_id") or record.get("run_id")) is not None:
             self._events[str(name)].add(numbered(who)[1])
         if chain is None:
@@ -54,10 +53,6 @@ class Records:
     def note(self, record: dict[str, Any]) -> None:
         """What a record says of others, and that it is there."""
         who, chain = str(record.get(KEY)), chain_of(record)
-        if record.get("event") == HEAD:
-            self._head = record
-            self.name(named_by(record.get("newest")), "the head of the chain")
-            return
         self._found(record.get("content_hash"))
         if chain is not None:
             self._lengths[chain] = max(self._lengths[chain], number_of(record))
@@ -70,6 +65,12 @@ class Records:
     def job(self, document: dict[str, Any], who: str) -> None:
         """What a job's document says of the record of its beginning."""
         self.name(named_by(value_at(document, "metadata", "dao_flows", ATTEMPT)), f"the document of job {who}")
+
+    def head(self, document: dict[str, Any] | None) -> None:
+        """What says which record is the newest."""
+        self._head = document
+        if document is not None:
+            self.name(named_by(document.get("newest")), "the head of the chain")
 
     def name(self, link: Link | None, by: str, chain: str = ALWAYS) -> None:
         """Note that a record is named. chain: of what names it."""
@@ -94,7 +95,8 @@ class Records:
         """Records that are missing, or that were sealed anew. told: ids of those of which something is known."""
         known = {numbered(each) for each in told}
         for finding in [*self._unnamed(store), *self._gaps()]:
-            if numbered(finding.id) not in known and (scope is None or _within(finding.id, scope)):
+            within = scope is None or (finding.collection != HEADS and _within(finding.id, scope))
+            if numbered(finding.id) not in known and within:
                 known.add(numbered(finding.id))
                 yield finding
 
@@ -104,7 +106,7 @@ class Records:
         if self._head is not None:
             yield from self._head_faults(store, self._head)
         elif self._lengths:
-            yield _finding("missing", HEAD, "the records are chained, and nothing says which was the newest")
+            yield _of_head("missing", "the records are chained, and nothing says which was the newest")
         for sha256, names in self._named.items():
             for chain in (ALWAYS, own):
                 if chain is not None and chain in names:
@@ -120,9 +122,12 @@ class Records:
     def _head_faults(self, store: Store, head: dict[str, Any]) -> Iterator[Finding]:
         """The head against the record that it names."""
         link, own = named_by(head.get("newest")), str(chain_of(head))
+        if content_hash(head) != head.get("content_hash"):
+            yield _of_head("altered", "it does not have the content hash that it states")
+            return
         if link is None:
             if self._lengths[own] > 1:  # one that was killed right after the first record left it so
-                yield _finding("altered", HEAD, "it names no newest record, and there are some", "newest")
+                yield _of_head("altered", "it names no newest record, and there are some", "newest")
             return
         newest = store.query_one({"_id": link.record_id})
         if newest is None or newest.get("content_hash") != link.sha256:
@@ -133,7 +138,7 @@ class Records:
             ("at", head.get("at"), newest.get("at")),
         ):
             if one != other:
-                yield _finding("altered", HEAD, f"it is not what the newest record says ({link.record_id})", name)
+                yield _of_head("altered", f"it is not what the newest record says ({link.record_id})", name)
                 return
 
     def _gaps(self) -> Iterator[Finding]:
@@ -163,10 +168,14 @@ def _short(sha256: str) -> bytes:
 
 
 def _within(record_id: str, scope: Scope) -> bool:
-    """Whether a record is of a run or a job in scope, or of the chain itself."""
+    """Whether a record is of a run or a job in scope."""
     name, _ = numbered(record_id)
     job = name.rpartition("-")[0].rpartition("-")[0]
-    return record_id == HEAD or name in scope.runs or job in scope.jobs
+    return name in scope.runs or job in scope.jobs
+
+
+def _of_head(problem: Problem, reason: str, field: str | None = None) -> Finding:
+    return Finding(problem=problem, collection=HEADS, id=HEAD, field=field, reason=reason)
 
 
 def _finding(problem: Problem, who: str, reason: str, field: str | None = None) -> Finding:

@@ -30,7 +30,7 @@ from .findings import Finding, Problem, Report, first_difference
 from .identity import Identities, misplaced
 from .ledger import Claim, Ended, JobKey, Ledger, references
 from .reading import Damaged, blobs, documents, with_blobs
-from .records import Records
+from .records import Records, head_of
 from .scope import Scope
 
 if TYPE_CHECKING:
@@ -440,6 +440,7 @@ class _Verifier:
 
     def _lost_records(self) -> None:
         """Records of runs that something names."""
+        self.records.head(head_of(self.stores["runs"]))
         if self.scope is not None:
             self.records.rest(self.stores["runs"])
         told = [finding.id for finding in self.findings if finding.collection == "runs"]
