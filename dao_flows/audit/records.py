@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -150,6 +151,14 @@ class Records:
                     yield _finding("missing", f"{name}-{first}", f"{reason}; so are all to number {last}")
                 else:
                     yield from (_finding("missing", f"{name}-{number}", reason) for number in range(first, last + 1))
+
+
+def head_of(runs: Store) -> dict[str, Any] | None:
+    """The head of a store's chain, if it has one; a store that can only be read may have no place for one."""
+    try:
+        return head(runs)
+    except (OSError, sqlite3.Error, TypeError):
+        return None
 
 
 def misnamed(record: dict[str, Any]) -> str | None:

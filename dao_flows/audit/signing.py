@@ -139,6 +139,14 @@ def touches(signature: Signature, scope: Scope) -> bool:
     return False
 
 
+def unsigned(checked: int, signatures: Iterable[Signature], scope: Scope | None) -> int:
+    """Of so many documents of jobs that were verified, how many none of these signatures, which hold, covers."""
+    covered = {held for each in signatures for name, held, _ in each.nodes if name == "jobs"}
+    if scope is not None:
+        covered = {held for held in covered if held.rpartition("/")[0] in scope.jobs}
+    return max(0, checked - len(covered))
+
+
 def made_by(signature: Signature, key: Ed25519PublicKey) -> bool:
     """Whether a signature names this key as its own."""
     return signature.statement.public_key == _raw(key)
