@@ -9,7 +9,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.attempts import BEGAN, ENDED
-from dao_flows.makers.chain import ATTEMPT, CHAIN, HEAD, HEADS, IMPORT, KEY, Link, chain_of, links, named_by, number_of
+from dao_flows.makers.chain import (
+    ATTEMPT,
+    CHAIN,
+    HEAD,
+    HEADS,
+    IMPORT,
+    KEY,
+    Link,
+    chain_of,
+    head,
+    links,
+    named_by,
+    number_of,
+)
 from dao_flows.makers.provenance import content_hash
 
 from ..stores import EmbeddedStore

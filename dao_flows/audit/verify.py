@@ -154,6 +154,8 @@ class _Verifier:
             reason = f"the blob that belongs to the output of job {who} is gone"
             self.find("missing", str(reference["store"]), str(reference["blob_uuid"]), reason, "blob")
         output = whole.get("output")
+        if "output" not in document:
+            self.find("altered", "jobs", who, "its output is gone", field="output")
         kind = document_kind(output)
         if not lost:
             self._content(output, key, who, kind)
