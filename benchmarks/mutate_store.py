@@ -176,7 +176,8 @@ def with_record(history: History, job: dict[str, Any]) -> None:
 
     history.put("jobs", job)
     for record in copy.deepcopy(history.documents["runs"]):
-        if record.get("event") == "job-end" and record["job_uuid"] == job["uuid"]:
+        ours = record.get("event") == "job-end" and record["job_uuid"] == job["uuid"]
+        if ours and record["job_index"] == job["index"]:
             record |= {"result": content_hash(job["output"]), "parts": parts(job["output"])}
             history.put("runs", sealed("runs", record | {"envelope": envelope(job)}))
 
@@ -187,7 +188,7 @@ def chained_anew(history: History) -> None:
     from dao_flows.makers.chain import advance, number_of
 
     runs = history.stores["runs"]
-    jobs = {job["uuid"]: job for job in history.stores["jobs"].query()}
+    jobs = {(job["uuid"], job["index"]): job for job in history.stores["jobs"].query()}
     hashes: dict[str, str] = {}
     last = None
     own = history.documents["heads"][0]["chain"]["id"]
@@ -195,7 +196,7 @@ def chained_anew(history: History) -> None:
         record["chain"]["previous"] = [[name, hashes.get(name, old)] for name, old in record["chain"]["previous"]]
         if isinstance(record.get("brought"), list):
             record["brought"] = [[name, hashes.get(name, old)] for name, old in record["brought"]]
-        job = jobs.get(str(record.get("job_uuid")))
+        job = jobs.get((str(record.get("job_uuid")), record.get("job_index", 0)))
         if record["event"] == "job-end" and job is not None and record["outcome"] == "finished":
             record["envelope"] = envelope(job)
         hashes[record["record_id"]] = sealed("runs", record)["content_hash"]
@@ -294,7 +295,8 @@ def _to_science(history: History) -> Iterator[Change]:
         if not isinstance(science, dict):
             continue
         results = {name: value for name, value in output.items() if name != "provenance"}
-        path = ("output", *next(p for p in leaves(results) if isinstance(_at(results, p), float)))
+        places = sorted(leaves(results), key=lambda place, held=results: not isinstance(_at(held, place), float))
+        path = ("output", *places[0])
 
         def forge(again: bool, job: dict[str, Any] = job, path: tuple[Any, ...] = path) -> None:
             with_record(history, sealed("jobs", with_value(job, path, changed)))

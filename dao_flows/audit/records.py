@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .scope import Scope
 
 ALWAYS = ""  # in place of a chain: what names the record says that it is in this store
+NUMBERED = re.compile(r"-(\d|\d{6})$")  # a record of an attempt, or of a run
 LARGEST_GAP = 100  # records that are missing in a row and told one by one
 BROUGHT = "brought"  # of a record of an import: the records that came
 FIELDS = [KEY, "event", "content_hash", CHAIN, BROUGHT]
@@ -47,7 +49,7 @@ class Records:
 
     def __init__(self) -> None:
         self.before_chaining = 0
-        self._events: dict[str, set[int]] = defaultdict(set)  # run or attempt -> numbers of its records
+        self._events: dict[str, dict[int, int]] = defaultdict(dict)  # run or attempt -> numbers of its records, digits
         self._seen: set[bytes] = set()
         self._named: dict[str, dict[str, tuple[str, str]]] = {}  # hash -> chain of who names it -> its id, who that is
         self._lengths: Counter[str] = Counter()  # chain -> the highest number in it
@@ -57,12 +59,16 @@ class Records:
         """A record that has the hash it states; fields that contradict each other, and why."""
         who, chain = str(record.get(KEY)), chain_of(record)
         self.note(record)
-        if (name := record.get("attempt_id") or record.get("run_id")) is not None:
-            self._events[str(name)].add(numbered(who)[1])
+        if "attempt_id" in record or "run_id" in record or record.get("event") == IMPORT:
+            self._number(who)
         if chain is None:
             self.before_chaining += 1
         elif (wrong := misnamed(record)) is not None:
             yield wrong, "the record's id does not follow from it"
+
+    def _number(self, who: str) -> None:
+        name, number = numbered(who)
+        self._events[name][number] = len(who) - len(name) - 1
 
     def note(self, record: dict[str, Any]) -> None:
         """What a record says of others, and that it is there."""
@@ -108,7 +114,11 @@ class Records:
     def gone(self, store: Store, scope: Scope | None, told: Iterable[str]) -> Iterator[Finding]:
         """Records that are missing, or that were sealed anew. told: ids of those of which something is known."""
         known = {numbered(each) for each in told}
-        for finding in [*self._unnamed(store), *self._gaps()]:
+        unnamed = list(self._unnamed(store))
+        for finding in unnamed:
+            if finding.problem == "missing" and NUMBERED.search(finding.id):
+                self._number(finding.id)  # so are those before it, if they are not there
+        for finding in [*unnamed, *self._gaps()]:
             within = scope is None or (finding.collection != HEADS and _within(finding.id, scope))
             if numbered(finding.id) not in known and within:
                 known.add(numbered(finding.id))
@@ -158,12 +168,14 @@ class Records:
     def _gaps(self) -> Iterator[Finding]:
         """Records of runs and attempts are numbered from 1: gaps show, before there were chains too."""
         for name, numbers in self._events.items():
-            for one, other in pairwise(sorted({0, *numbers})):
-                first, last, reason = one + 1, other - 1, "a later record of the same is there"
+            for one, other in pairwise(sorted({0: 0} | numbers)):
+                first, last, reason = one + 1, other - 1, "a later record of the same is there, or was"
+                digits = numbers[other]
                 if last - first >= LARGEST_GAP:
-                    yield _finding("missing", f"{name}-{first}", f"{reason}; so are all to number {last}")
+                    yield _finding("missing", f"{name}-{first:0{digits}}", f"{reason}; so are all to number {last}")
                 else:
-                    yield from (_finding("missing", f"{name}-{number}", reason) for number in range(first, last + 1))
+                    for number in range(first, last + 1):
+                        yield _finding("missing", f"{name}-{number:0{digits}}", reason)
 
 
 def head_of(runs: Store) -> dict[str, Any] | None:
