@@ -51,6 +51,7 @@ INDEXES = {
 }
 JOB_INDEXES = (["uuid"], ["output.@class", "completed_at"], ["output.provenance.science_hash"])  # jobflow makes none
 LOCK_SECONDS = 60.0
+KEYS_PAGE = 2000  # rows of which only the beginnings are read
 PAGE = 20  # documents read at a time where all of them are wanted; one may have 16 MB
 
 
@@ -124,9 +125,16 @@ class EmbeddedStore(MontyStore):
 
     def rows(self, length: int) -> Iterator[tuple[str | bytes, bytes]]:
         """The key of every row, and the first bytes of its document."""
-        with self._connection() as connection:
-            rows = f"SELECT k, substr(CAST(v AS BLOB), 1, ?) FROM [{SQLITE_RECORD_TABLE}]"  # noqa: S608
-            yield from connection.execute(rows, (length,)).fetchall()
+        last = 0
+        while True:
+            with self._connection() as connection:
+                page = f"SELECT rowid, k, substr(CAST(v AS BLOB), 1, ?) FROM [{SQLITE_RECORD_TABLE}]"  # noqa: S608
+                page += " WHERE rowid > ? ORDER BY rowid LIMIT ?"
+                rows = connection.execute(page, (length, last, KEYS_PAGE)).fetchall()
+            yield from ((key, beginning) for _, key, beginning in rows)
+            if len(rows) < KEYS_PAGE:
+                return
+            last = rows[-1][0]
 
     @staticmethod
     def row_key(held: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bson
@@ -53,11 +53,10 @@ def misplaced(store: Store) -> Iterator[tuple[str, str]]:
     """Ids of an embedded store's documents that stand in a row with another key, and that key."""
     if not isinstance(store, EmbeddedStore):
         return
-    with closing(store.rows(HEAD_OF_ROW)) as rows:
-        for key, beginning in rows:
-            held = _id_of(beginning)
-            if held is not None and store.row_key(held) != key:
-                yield str(held), repr(key)
+    for key, beginning in store.rows(HEAD_OF_ROW):
+        held = _id_of(beginning)
+        if held is not None and store.row_key(held) != key:
+            yield str(held), repr(key)
 
 
 def _id_of(beginning: bytes) -> Any:

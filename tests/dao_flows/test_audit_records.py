@@ -57,13 +57,13 @@ def test_of_a_history_changes_of_all_kinds_are_found(history, mutator, monkeypat
     left, chosen = Counter(), []
     for change in few:
         left[change.kind, change.collection] += 1
-        if left[change.kind, change.collection] <= 2:
+        if left[change.kind, change.collection] == 1:
             chosen.append(change)
     monkeypatch.setattr(mutator, "changes", lambda history, every: chosen)
     outcomes = list(mutator.outcomes(history))
     missed = {(each.change.kind, each.change.collection) for each in outcomes if each.told == "missed"}
     assert missed <= {("deleted", "comparisons")}
-    assert len(outcomes) > 60 and len({each.change.kind for each in outcomes}) == len(mutator.TITLES) - 1
+    assert len(outcomes) > 40 and len({each.change.kind for each in outcomes}) == len(mutator.TITLES) - 1
 
 
 @pytest.mark.parametrize("event", ["start", "batch", "end", "job-start", "job-end"])

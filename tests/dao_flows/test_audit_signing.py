@@ -89,7 +89,7 @@ def test_what_was_sealed_anew_does_not_fit_the_signature(signed, call, key, muta
     assert call("audit", "verify", training["uuid"])[0] == 1  # the signature is in the store
     code, out, _ = checked(call, signed, key)
     assert code == 1
-    assert f"does not hold: jobs {training['uuid']}/1 is not what was signed" in out
+    assert "does not hold: jobs " in out and "is not what was signed" in out
     assert "altered" not in out
 
 
