@@ -135,8 +135,10 @@ class Records:
             for chain in (ALWAYS, own):
                 if chain is not None and chain in names:
                     record_id, by = names[chain]
-                    there = store.query_one({KEY: record_id}, properties=[KEY]) is not None
-                    if there:
+                    there = _stored(store, record_id)
+                    if there is not None and there.get("content_hash") == sha256:
+                        break  # it was written while the others were read
+                    if there is not None:
                         reason = f"it was sealed anew: {by} names it with the hash {sha256[:12]}"
                         yield _finding("altered", record_id, reason)
                     else:
@@ -153,7 +155,7 @@ class Records:
             if self._lengths[own] > 1:  # one that was killed right after the first record left it so
                 yield _of_head("altered", "it names no newest record, and there are some", "newest")
             return
-        newest = store.query_one({"_id": link.record_id})
+        newest = _stored(store, link.record_id)
         if newest is None or newest.get("content_hash") != link.sha256:
             return  # told by what names it
         for name, one, other in (
@@ -195,6 +197,12 @@ def misnamed(record: dict[str, Any]) -> str | None:
     if (attempt is not None or run is not None) and name != (attempt or run):
         return KEY
     return "event" if PLACES.get(str(record.get("event")), number) != number else None
+
+
+def _stored(store: Store, record_id: str) -> dict[str, Any] | None:
+    key = "_id" if isinstance(store, EmbeddedStore) else KEY  # by which the embedded store finds a row at once
+    found: dict[str, Any] | None = store.query_one({key: record_id})
+    return found
 
 
 def _short(sha256: str) -> bytes:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from jobflow import JobStore
@@ -57,7 +58,7 @@ def gone(runs):
 def test_each_record_names_the_one_before_and_the_head_the_last(runs):
     written = [write(runs, number) for number in range(1, 6)]
     assert [each["chain"]["number"] for each in written] == [1, 2, 3, 4, 5]
-    for one, other in zip(written, written[1:], strict=False):
+    for one, other in pairwise(written):
         assert other["chain"]["previous"] == [[one["record_id"], one["content_hash"]]]
     assert chain.head(runs)["newest"] == [written[-1]["record_id"], written[-1]["content_hash"]]
     assert gone(runs) == set()
@@ -98,6 +99,18 @@ def test_a_record_that_the_store_took_and_refused_is_there_once(runs, monkeypatc
     append(runs, record)
     assert gone(runs) == set()
     assert len(list(runs.query())) == 3
+
+
+def test_what_is_written_while_the_records_are_read_is_not_missed(runs):
+    write(runs, 1)
+    records = Records()
+    for record in list(runs.query()):
+        list(records.see(record))
+    later = write(runs, 2)
+    document = {"metadata": {"dao_flows": {"attempt": [later["record_id"], later["content_hash"]]}}}
+    records.job(document, "j/1")
+    records.head(head_of(runs))
+    assert list(records.gone(runs, None, [])) == []
 
 
 def test_records_from_before_chaining_are_counted_and_may_be_named(runs):
