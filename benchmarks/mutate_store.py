@@ -27,6 +27,7 @@ from jobflow import JobStore
 from maggma.core import Store
 
 COLLECTIONS = ("runs", "jobs", "candidates", "verifications", "comparisons")
+PLACES = (*COLLECTIONS, "heads")
 TITLES = {
     "field changed": "a field has another value",
     "field removed": "a field is gone",
@@ -366,13 +367,15 @@ def make(home: Path) -> None:
 
 
 def table(counts: Counter[tuple[str, str, str]]) -> str:
-    """Kinds of changes by collection, in Markdown."""
-    lines = ["| change | collection | made | found | noted | missed |", "|---|---|---|---|---|---|"]
+    """Kinds of changes in Markdown; by collection what was not found."""
+    lines = ["| change | made | found | noted | missed |", "|---|---|---|---|---|"]
     for kind, title in TITLES.items():
-        for name in (*COLLECTIONS, "heads"):
-            told = {t: counts[kind, name, t] for t in ("found", "noted", "missed")}
-            if total := sum(told.values()):
-                lines.append(f"| {title} | {name} | {total} | {told['found']} | {told['noted']} | {told['missed']} |")
+        told = {word: sum(counts[kind, name, word] for name in PLACES) for word in ("found", "noted", "missed")}
+        if total := sum(told.values()):
+            at = ", ".join(
+                f"{counts[kind, name, 'missed']} of {name}" for name in PLACES if counts[kind, name, "missed"]
+            )
+            lines.append(f"| {title} | {total} | {told['found']} | {told['noted']} | {at or 0} |")
     return "\n".join(lines)
 
 
