@@ -39,6 +39,7 @@ def copies(source: JobStore, target: JobStore, documents: int) -> dict[str, int]
     """Fill the target with as many documents as asked for, over all of its collections."""
     from dao_flows.candidates import candidate_doc
     from dao_flows.makers.attempts import envelope, parts
+    from dao_flows.makers.chain import advance, number_of
     from dao_flows.makers.provenance import content_hash
     from dao_flows.makers.schemas import ScreeningDoc
     from dao_flows.stores import collection
@@ -56,6 +57,8 @@ def copies(source: JobStore, target: JobStore, documents: int) -> dict[str, int]
             counts[name] += len(held[name])
             held[name].clear()
 
+    runs = collection(target, "runs")
+    last: dict[str, Any] | None = None
     while sum(counts.values()) + sum(map(len, held.values())) < documents:
         new = {job["uuid"]: str(uuid.uuid4()) for job in jobs}
         ids: dict[str, str] = {}
@@ -74,14 +77,19 @@ def copies(source: JobStore, target: JobStore, documents: int) -> dict[str, int]
             output["provenance"]["content_hash"] = content_hash(output)
             generation = generation or output["provenance"]
             held["jobs"].append(copy)
-            for record in (r for r in records if r["job_uuid"] == job["uuid"]):
+            for record in sorted((r for r in records if r["job_uuid"] == job["uuid"]), key=number_of):
                 text = json.dumps({key: value for key, value in record.items() if key not in ("_id", "content_hash")})
                 for old, fresh in new.items():
                     text = text.replace(old, fresh)
                 end = json.loads(text)
                 if end["event"] == "job-end":
                     end |= {"result": content_hash(output), "parts": parts(output), "envelope": envelope(copy)}
-                held["runs"].append({"_id": end["record_id"], **end, "content_hash": content_hash(end)})
+                before = [] if last is None else [[last["record_id"], last["content_hash"]]]
+                end["chain"] = {"id": "benchmark", "number": 1 + number_of(last or {}), "previous": before}
+                last = {"_id": end["record_id"], **end, "content_hash": content_hash(end)}
+                if end["event"] == "job-start":
+                    copy["metadata"]["dao_flows"]["attempt"] = [last["record_id"], last["content_hash"]]
+                held["runs"].append(last)
             if output["@class"] == "ScreeningDoc":
                 document = ScreeningDoc.model_validate(output)
                 for place in range(len(document.accepted)):
@@ -91,6 +99,8 @@ def copies(source: JobStore, target: JobStore, documents: int) -> dict[str, int]
         if sum(map(len, held.values())) > 1000:
             flush()
     flush()
+    assert last is not None
+    advance(runs, last)
     return counts
 
 

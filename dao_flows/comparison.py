@@ -63,7 +63,7 @@ class ComparisonBuilder(Builder):
             for verification in map(VerificationDoc.model_validate, found):
                 if None in (verification.structure, verification.energy_per_atom, verification.level):
                     continue
-                if (candidate := self._predicted(verification)) is not None:
+                if (candidate := self.predicted(verification)) is not None:
                     yield Pair(verification, candidate)
 
     def process_item(self, item: Pair) -> ComparisonDoc:
@@ -90,7 +90,7 @@ class ComparisonBuilder(Builder):
         found = self.comparisons.query(criteria, properties=["comparison_id", "verified_at"])
         return {document["comparison_id"]: document.get("verified_at") or "" for document in found}
 
-    def _predicted(self, verification: VerificationDoc) -> CandidateDoc | None:
+    def predicted(self, verification: VerificationDoc) -> CandidateDoc | None:
         """The candidate as the screening ranked it whose structure was verified."""
         wanted = verification.candidate_science_hash
         document = self.candidates.query_one({"candidate_id": verification.candidate_id})

@@ -48,7 +48,7 @@ KEYS = {
 }
 INDEXES = {
     "candidates": ("candidate_id", "formula", "screening.execution.job_uuid"),
-    "runs": ("record_id", "run_id", "request_hash", "job_uuid", "event"),
+    "runs": ("record_id", "run_id", "request_hash", "job_uuid", "event", "chain.number"),
     "verifications": ("verification_id", "candidate_id", "formula"),
     "comparisons": ("comparison_id", "formula"),
 }
@@ -82,6 +82,7 @@ UNREADABLE = (BSONError, ValueError, TypeError, OverflowError, IndexError, KeyEr
 LOG = logging.getLogger("dao_flows")
 _TOLD: set[tuple[str, str]] = set()  # rows that were named in this process
 LOCK_SECONDS = 60.0
+KEYS_PAGE = 2000  # rows of which only the beginnings are read
 PAGE = 20  # documents read at a time where all of them are wanted; one may have 16 MB
 
 
@@ -189,6 +190,34 @@ class EmbeddedStore(MontyStore):
                 return
             bound, value = _bound(rows[-1][0])
             after, values = f" WHERE k > {bound}", (value,)
+
+    def rows(self, length: int) -> Iterator[tuple[str | bytes, bytes]]:
+        """The key of every row, and the first bytes of its document."""
+        last = 0
+        while True:
+            with self._connection() as connection:
+                page = f"SELECT rowid, k, substr(CAST(v AS BLOB), 1, ?) FROM [{SQLITE_RECORD_TABLE}]"  # noqa: S608
+                page += " WHERE rowid > ? ORDER BY rowid LIMIT ?"
+                rows = connection.execute(page, (length, last, KEYS_PAGE)).fetchall()
+            yield from ((key, beginning) for _, key, beginning in rows)
+            if len(rows) < KEYS_PAGE:
+                return
+            last = rows[-1][0]
+
+    @staticmethod
+    def row_key(held: Any) -> Any:
+        """The key of the row in which the document with this `_id` belongs; None if it can have none."""
+        with suppress(KeyError, BSONError):
+            return montydb_bson.id_encode(held)
+        return None
+
+    def newest(self, limit: int) -> list[dict[str, Any]]:
+        """The documents that were added last, the last first, without those that cannot be read."""
+        with self._connection() as connection:
+            last = f"SELECT v FROM [{SQLITE_RECORD_TABLE}] ORDER BY rowid DESC LIMIT ?"  # noqa: S608
+            rows = connection.execute(last, (limit,)).fetchall()
+        read = [_read(self.collection_name, value) for (value,) in rows]
+        return [document for document in read if not isinstance(document, str)]
 
     def count(self, criteria: dict[str, Any] | None = None, hint: dict[str, Sort | int] | None = None) -> int:
         """The number of documents that match."""
@@ -311,6 +340,10 @@ def _containing(criteria: dict[str, Any]) -> tuple[str, list[bytes]]:
     for field, wanted in criteria.items():
         choices = wanted.get("$in") if isinstance(wanted, dict) and len(wanted) == 1 else [wanted]
         if field.startswith("$") or not choices or len(choices) > 100 or not all(isinstance(c, str) for c in choices):
+            continue
+        if field == "_id":
+            clauses.append(f"k IN ({', '.join('?' * len(choices))})")
+            needles += [montydb_bson.id_encode(choice) for choice in choices]
             continue
         clauses.append("(" + " OR ".join("instr(CAST(v AS BLOB), ?)" for _ in choices) + ")")
         needles += [choice.encode() for choice in choices]

@@ -5,7 +5,6 @@ Nothing is ever changed or taken away: a killed attempt is one that began and di
 
 from __future__ import annotations
 
-import copy
 import getpass
 import logging
 import os
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
+from . import chain
 from .masking import mask, one_line, remember_environment, remember_store
 from .provenance import content_hash, digest, library_versions
+from .siblings import beside
 
 if TYPE_CHECKING:
     from jobflow.core.job import Job
@@ -148,9 +149,17 @@ class Attempt:
                 raise TypeError(f"a {type(self.store.docs_store).__name__} keeps no collection beside its jobs")
             while self._waiting:  # the first, too, if the store did not take it then
                 append(runs, self._waiting[0])
-                self._waiting.pop(0)
+                taken = self._waiting.pop(0)
+                if event == BEGAN and "content_hash" in taken:
+                    self._mark(taken)
         except Exception as error:  # every kind of store has errors of its own, and none may cost the result
             self._complain(error)
+
+    def _mark(self, record: dict[str, Any]) -> None:
+        """Let the job's document, which tells its metadata, name the record of its beginning."""
+        marks = self.job.metadata.get("dao_flows")
+        named = [record[RECORD_ID], record["content_hash"]]
+        self.job.metadata["dao_flows"] = {**(marks if isinstance(marks, dict) else {}), chain.ATTEMPT: named}
 
     def _complain(self, error: Exception) -> None:
         log.error("the attempt at %s (%s) is not logged: %s", mask(self.job.name), self.job.uuid, one_line(error))
@@ -172,9 +181,15 @@ def parts(output: Any) -> dict[str, str]:
 
 
 def append(runs: Store, record: dict[str, Any]) -> None:
-    """Add a record with its content hash."""
-    record = {**record, "content_hash": content_hash(record)}
+    """Add a record, with its place in the chain and its content hash, which the record then has.
+
+    One that was refused may be appended again: it stays the same, so that it is there once if the store had taken it.
+    """
+    if "content_hash" not in record:
+        chain.link(runs, record)
+        record["content_hash"] = content_hash(record)
     runs.update([{"_id": record[RECORD_ID], **record}], key="_id")
+    chain.advance(runs, record)
 
 
 def who() -> str | None:
@@ -188,19 +203,4 @@ def who() -> str | None:
 
 def sibling(store: JobStore, name: str, key: str) -> Store | None:
     """A collection in the same database as the jobs of a store, connected; None if that kind of store has none."""
-    from maggma.stores import JSONStore, MemoryStore, MongoStore, MontyStore
-
-    docs: Any = store.docs_store
-    if not isinstance(docs, MongoStore) or isinstance(docs, JSONStore):
-        return None
-    known: dict[str, tuple[Any, Store]] = vars(store).setdefault("_dao_flows_siblings", {})
-    client = docs._coll  # the store may have been closed and opened again since
-    if name not in known or known[name][0] is not client:
-        found: Any = copy.copy(docs)
-        found.collection_name, found.key, found._coll = name, key, None
-        if isinstance(docs, MemoryStore | MontyStore) or client is None:
-            found.connect()  # a file of its own, or a dictionary
-        else:
-            found._coll = client.database[name]  # the same connections to the server
-        known[name] = (client, found)
-    return known[name][1]
+    return beside(store.docs_store, name, key)

@@ -9,7 +9,7 @@ from typing import Any
 from dao_flows.makers import decoding
 from dao_flows.makers.attempts import parts
 from dao_flows.makers.provenance import digest
-from dao_flows.makers.schemas import ScreenedCandidate
+from dao_flows.makers.schemas import CandidateDoc, ScreenedCandidate
 
 from .findings import first_difference
 from .ledger import Ended
@@ -73,6 +73,8 @@ def derived_fault(document: Mapping[str, Any]) -> str | None:
         "chemsys": "-".join(elements),
         "seed": value_at(document, "generation", "science", "seed"),
     }
+    marks = {"@module": CandidateDoc.__module__, "@class": CandidateDoc.__name__}
+    expected |= {name: value for name, value in marks.items() if name in document}
     return next((name for name, value in expected.items() if document.get(name) != value), None)
 
 

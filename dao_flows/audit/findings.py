@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-Problem = Literal["missing", "altered", "orphaned", "unverifiable"]
-GRAVE = ("missing", "altered")
+Problem = Literal["missing", "altered", "duplicated", "orphaned", "unverifiable"]
+GRAVE = ("missing", "altered", "duplicated")
 
 
 class Finding(BaseModel):
     """Something that is not as it was when it was written, or of which that cannot be told.
 
-    missing: a document, record or file that another one names; altered: its content is not what a hash says; orphaned:
-    what it was derived from is gone; unverifiable: nothing says what it should be.
+    missing: a document, record or file that another one names; altered: its content is not what a hash says;
+    duplicated: it is there more than once; orphaned: what it was derived from is gone; unverifiable: nothing says what
+    it should be.
     """
 
     problem: Problem
@@ -41,10 +42,11 @@ class Report(BaseModel):
     checked: dict[str, int]
     findings: list[Finding]
     seconds: float
+    before_chaining: int = Field(0, description="records of runs that were written before records named each other")
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is missing or altered."""
+        """Whether nothing is missing, altered or there twice."""
         return not any(finding.problem in GRAVE for finding in self.findings)
 
     @property

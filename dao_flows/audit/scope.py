@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .graph import build
 from .identify import find
-from .verify import Scope
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 LISTED = {"candidate": "candidates", "comparison": "comparisons", "verification": "verifications"}
 LAID_OUT = ("candidate", "comparison")
 MADE = {"dataset": "datasets", "checkpoint": "checkpoints", "run": "runs"}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to verify, by key: job uuids, run ids, ids of candidates, …; sha256 of datasets and checkpoints."""
+
+    jobs: frozenset[str] = frozenset()
+    runs: frozenset[str] = frozenset()
+    candidates: frozenset[str] = frozenset()
+    verifications: frozenset[str] = frozenset()
+    comparisons: frozenset[str] = frozenset()
+    datasets: frozenset[str] = frozenset()
+    checkpoints: frozenset[str] = frozenset()
+    asked: tuple[str, ...] = field(default=(), compare=False)
 
 
 def scope_of(store: JobStore, ids: Sequence[str], history: bool = False) -> Scope:

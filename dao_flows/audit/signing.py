@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from jobflow.core.store import JobStore
 
-    from .verify import Scope
+    from .scope import Scope
 
 EVENT = "signature"
 LARGEST = 100_000  # nodes; a document has at most 16 MB
@@ -139,6 +139,14 @@ def touches(signature: Signature, scope: Scope) -> bool:
     return False
 
 
+def unsigned(checked: int, signatures: Iterable[Signature], scope: Scope | None) -> int:
+    """Of so many documents of jobs that were verified, how many none of these signatures, which hold, covers."""
+    covered = {held for each in signatures for name, held, _ in each.nodes if name == "jobs"}
+    if scope is not None:
+        covered = {held for held in covered if held.rpartition("/")[0] in scope.jobs}
+    return max(0, checked - len(covered))
+
+
 def made_by(signature: Signature, key: Ed25519PublicKey) -> bool:
     """Whether a signature names this key as its own."""
     return signature.statement.public_key == _raw(key)
@@ -146,7 +154,7 @@ def made_by(signature: Signature, key: Ed25519PublicKey) -> bool:
 
 def _differing(jobs: JobStore, signature: Signature) -> list[str]:
     """Signed documents that have another content now, or are gone."""
-    from .verify import Scope
+    from .scope import Scope
 
     ids: dict[str, set[str]] = {name: set() for name in DOCUMENTS}
     for name, held, _ in signature.nodes:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.attempts import ENDED, envelope
@@ -13,6 +12,7 @@ from dao_flows.makers.folder_hashes import PREFIX
 from dao_flows.makers.provenance import content_hash
 
 from ..stores import KEYS, collection, describe
+from .comparisons import verify_comparisons
 from .faults import (
     SCREENED,
     altered_part,
@@ -23,14 +23,16 @@ from .faults import (
     integer,
     laid_out,
     newest_versions,
-    numbered,
     science_fault,
     value_at,
 )
 from .files import verify_files
 from .findings import Finding, Problem, Report, first_difference
+from .identity import Identities, misplaced
 from .ledger import Claim, Ended, JobKey, Ledger, references
 from .reading import Damaged, blobs, documents, with_blobs
+from .records import Records, head_of
+from .scope import Scope
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -38,20 +40,6 @@ if TYPE_CHECKING:
 
 Tell = Callable[[int, int, str], None]
 COLLECTIONS = ("runs", "jobs", "candidates", "verifications", "comparisons")
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What to verify, by key: job uuids, run ids, ids of candidates, …; sha256 of datasets and checkpoints."""
-
-    jobs: frozenset[str] = frozenset()
-    runs: frozenset[str] = frozenset()
-    candidates: frozenset[str] = frozenset()
-    verifications: frozenset[str] = frozenset()
-    comparisons: frozenset[str] = frozenset()
-    datasets: frozenset[str] = frozenset()
-    checkpoints: frozenset[str] = frozenset()
-    asked: tuple[str, ...] = field(default=(), compare=False)
 
 
 def verify(
@@ -70,15 +58,17 @@ def verify(
     verifier = _Verifier(jobs, scope, tell)
     verifier.read()
     verifier.relate()
+    compared = verify_comparisons(jobs, verifier.stores, scope, verifier.findings)
     files = verify_files(verifier.ledger, tell, folders=folders)
     verifier.checked.update(files.checked)
-    findings = [*verifier.findings, *files.findings]
+    findings = [*verifier.findings, *compared, *files.findings]
     return Report(
         store=describe(jobs),
         asked=list(scope.asked) if scope is not None else [],
         checked=dict(verifier.checked),
         findings=sorted(findings, key=lambda each: (each.collection, each.id, each.problem)),
         seconds=round(time.monotonic() - began, 3),
+        before_chaining=verifier.records.before_chaining,
     )
 
 
@@ -91,7 +81,7 @@ class _Verifier:
         self.ledger = Ledger()
         self.findings: list[Finding] = []
         self.checked: Counter[str] = Counter()
-        self.events: dict[str, set[str]] = defaultdict(set)  # run or attempt -> what of its records is there
+        self.records, self.identities = Records(), Identities()
 
     def find(
         self, problem: Problem, where: str, who: str, reason: str, kind: str = "", field: str | None = None
@@ -143,13 +133,15 @@ class _Verifier:
 
     def _record(self, record: dict[str, Any]) -> None:
         who, event = str(record.get("record_id")), record.get("event")
-        self._id(record, "runs", who, {who})
+        self._id(record, "runs", who, (who,))
         sound = self._own(record, "runs", who, f"record of a {event}")
         key = (str(record.get("job_uuid")), integer(record.get("job_index")))
         if not sound:
             self.ledger.doubtful.add(key)
+            self.records.note(record)
             return
-        self.events[str(record.get("attempt_id") or record.get("run_id"))].add(who)
+        for part, reason in self.records.see(record):
+            self.find("altered", "runs", who, reason, f"record of a {event}", part)
         if event == ENDED and record.get("outcome") == "finished":
             ended = Ended(str(record.get("at")), record.get("result"), record.get("parts"), record.get("envelope"))
             known = self.ledger.attempts.setdefault(key, [])
@@ -161,7 +153,8 @@ class _Verifier:
     def _job(self, document: dict[str, Any]) -> None:
         ledger, key = self.ledger, (str(document.get("uuid")), integer(document.get("index")))
         who, before = f"{key[0]}/{key[1]}", len(self.findings)
-        self._id(document, "jobs", who, {key[0], who})
+        self._id(document, "jobs", who, (key[0], who))
+        self.records.job(document, who)
         for reference in blobs(document.get("output")):
             ledger.blobs[reference["store"], reference["blob_uuid"]] = key
         whole, lost = with_blobs(self.jobs, document)
@@ -169,6 +162,8 @@ class _Verifier:
             reason = f"the blob that belongs to the output of job {who} is gone"
             self.find("missing", str(reference["store"]), str(reference["blob_uuid"]), reason, "blob")
         output = whole.get("output")
+        if "output" not in document:
+            self.find("altered", "jobs", who, "its output is gone", field="output")
         kind = document_kind(output)
         if not lost:
             self._content(output, key, who, kind)
@@ -244,7 +239,7 @@ class _Verifier:
 
     def _candidate(self, document: dict[str, Any]) -> None:
         who = str(document.get("candidate_id"))
-        self._id(document, "candidates", who, {who})
+        self._id(document, "candidates", who, (who,))
         sound = self._own(document, "candidates", who, "candidate")
         self._schema(document, "candidates", who, "candidate")
         self.ledger.candidates.add(who)
@@ -286,7 +281,7 @@ class _Verifier:
 
     def _verification(self, document: dict[str, Any]) -> None:
         who = str(document.get("verification_id"))
-        self._id(document, "verifications", who, {who})
+        self._id(document, "verifications", who, (who,))
         self._schema(document, "verifications", who, "verification")
         self.ledger.verifications.add(who)
         stated = value_at(document, "provenance", "content_hash")
@@ -318,7 +313,7 @@ class _Verifier:
 
     def _comparison(self, document: dict[str, Any]) -> None:
         who = str(document.get("comparison_id"))
-        self._id(document, "comparisons", who, {who})
+        self._id(document, "comparisons", who, (who,))
         self._own(document, "comparisons", who, "comparison")
         self._schema(document, "comparisons", who, "comparison")
         for kind, name in (
@@ -343,9 +338,9 @@ class _Verifier:
             self.find("altered", where, who, "it does not have the content hash that it states", kind)
         return sound
 
-    def _id(self, document: dict[str, Any], where: str, who: str, keys: set[str]) -> None:
-        if isinstance(held := document.get("_id"), str) and held not in keys:
-            self.find("altered", where, who, f"it is stored as {held!r}", field="_id")
+    def _id(self, document: dict[str, Any], where: str, who: str, keys: tuple[str, ...]) -> None:
+        for problem, part, reason in self.identities.see(self.stores[where], where, keys, document):
+            self.find(problem, where, who, reason, field=part)
 
     def _schema(self, document: Any, where: str, who: str, kind: str) -> None:
         version = document.get("schema_version") if isinstance(document, dict) else None
@@ -415,6 +410,7 @@ class _Verifier:
         self._lost_results()
         self._lost_records()
         self._lost_candidates()
+        self._misplaced()
         for who, computed, science in self.ledger.taken_over:
             if science not in self.ledger.made_by.get(computed, {science}):
                 reason = f"it names job {computed} as the one that computed it, which has another science"
@@ -460,13 +456,18 @@ class _Verifier:
                 self.find("missing", "candidates", candidate, reason, "candidate")
 
     def _lost_records(self) -> None:
-        """Records of runs and attempts are numbered from 1: gaps show."""
-        for name, records in self.events.items():
-            numbers = sorted(integer(record.rpartition("-")[2]) for record in records)
-            absent = set(range(1, numbers[-1] + 1)) - set(numbers)
-            for number in sorted(absent):
-                if not any(f.collection == "runs" and numbered(f.id) == (name, number) for f in self.findings):
-                    self.find("missing", "runs", f"{name}-{number}", "a later record of the same is there")
+        """Records of runs that something names."""
+        self.records.head(head_of(self.stores["runs"]))
+        if self.scope is not None:
+            self.records.rest(self.stores["runs"])
+        told = [finding.id for finding in self.findings if finding.collection == "runs"]
+        self.findings += self.records.gone(self.stores["runs"], self.scope, told)
+
+    def _misplaced(self) -> None:
+        """Documents in rows of other keys, which no query by id finds."""
+        for name in COLLECTIONS if self.scope is None else ():
+            for who, key in misplaced(self.stores[name]):
+                self.find("altered", name, who, f"its row has the key {key}", field="row key")
 
     def _check_blobs(self) -> None:
         """What additional stores say of their blobs, and blobs that no document names."""

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
     from ..audit.findings import Report
+    from ..audit.scope import Scope
     from ..audit.signing import Signature
-    from ..audit.verify import Scope, Tell
+    from ..audit.verify import Tell
 
 VERIFY_EXAMPLES = """[bold]Examples[/bold]
 
@@ -70,11 +71,12 @@ def verify(
     with _progress() as tell:
         report = run(jobs, scope, tell, folders=files)
     told = [(name, each, signing.check(jobs, each, key)) for name, each in signatures]
+    bare = signing.unsigned(report.checked.get("jobs", 0), [each for _, each, fault in told if fault is None], scope)
     if as_json:
         signed = [{"id": name, "at": s.statement.at, "who": s.statement.who, "fault": fault} for name, s, fault in told]
-        print(_json(report, signed))
+        print(_json(report, signed, bare))
     else:
-        _show(report, told)
+        _show(report, told, bare)
     if not report.sound or any(fault for _, _, fault in told):
         raise typer.Exit(NOT_WELL)
 
@@ -98,7 +100,7 @@ def sign(
     with _progress() as tell:
         report = run(jobs, scope, tell)
     if not report.sound:
-        _show(report, [])
+        _show(report, [], 0)
         raise InputError(f"{reference} is not signed: it is not what it was when it was written")
     signature = signing.sign(jobs, scope, private)
     if out is not None:
@@ -133,14 +135,15 @@ def _signatures(jobs: JobStore, scope: Scope | None) -> Iterator[tuple[str, Sign
             yield each.id, each
 
 
-def _json(report: Report, signatures: list[dict[str, str | None]]) -> str:
+def _json(report: Report, signatures: list[dict[str, str | None]], unsigned: int) -> str:
     import json
 
     content = report.model_dump() | {"sound": report.sound, "counts": report.counts, "signatures": signatures}
+    content["unsigned"] = unsigned
     return json.dumps(content, indent=1, ensure_ascii=False)
 
 
-def _show(report: Report, signatures: list[tuple[str, Signature, str | None]]) -> None:
+def _show(report: Report, signatures: list[tuple[str, Signature, str | None]], unsigned: int) -> None:
     from .tables import stdout
 
     console = stdout()
@@ -156,6 +159,17 @@ def _show(report: Report, signatures: list[tuple[str, Signature, str | None]]) -
         by = f" by {signature.statement.who}" if signature.statement.who else ""
         text = "holds" if fault is None else f"does not hold: {fault}"
         console.print(f"signature {name}{by} of {signature.statement.at}: {text}", markup=False, soft_wrap=True)
+    if unsigned:
+        text = (
+            f"unsigned: {unsigned} of {report.checked['jobs']} documents of jobs: who changes one with all hashes and "
+            "records of it is not noticed; `dao-flows audit sign` signs them"
+        )
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if report.before_chaining:
+        text = (
+            f"{report.before_chaining} records of runs are from before chaining: one that was removed may not be missed"
+        )
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     checked = ", ".join(f"{count} {name}" for name, count in report.checked.items())
     counts = ", ".join(f"{count} {problem}" for problem, count in report.counts.items()) or "all as it was written"
     console.print(f"{checked} in {report.seconds:.1f} s: {counts}", markup=False, soft_wrap=True)

@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maggma.utils import grouper
+
+from dao_flows.makers import chain
+from dao_flows.makers.attempts import SCHEMA_VERSION, append, who
 
 from ..imported import datasets_folder, files_folder
 from ..settings import Settings, settings
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
 CHUNK = 100  # documents in memory at a time
+LISTED = 5000  # records that one record of an import names
 ORDER = ("runs", "jobs", "verifications", "candidates", "comparisons")
 
 
@@ -84,10 +90,30 @@ def import_crate(crate: Crate, store: JobStore, dry_run: bool = False, config: S
         return done
     with folders.staged():
         pass
+    if wanted["runs"]:
+        chain.begin(collection(store, "runs"))  # which is not that of the records that come
     for name in ORDER:
         for chunk in grouper(wanted[name], CHUNK):
             _write(store, name, [crate.document(found) for found in chunk])
+    _log(store, crate, wanted["runs"])
     return done
+
+
+def _log(store: JobStore, crate: Crate, brought: list[Found]) -> None:
+    """Append which records came with a crate, so that they are missed if they go."""
+    name = f"imp-{secrets.token_hex(6)}"
+    for number, chunk in enumerate(grouper(brought, LISTED), 1):
+        named = [(found.key, crate.document(found).get("content_hash")) for found in chunk]
+        record = {
+            "record_id": f"{name}-{number:06d}",
+            "schema_version": SCHEMA_VERSION,
+            "event": chain.IMPORT,
+            "at": datetime.now(UTC).isoformat(),
+            "who": who(),
+            "crate": crate.sha256,
+            "brought": [[key, sha256] for key, sha256 in named if isinstance(sha256, str)],
+        }
+        append(collection(store, "runs"), record)
 
 
 def _missing(crate: Crate, store: JobStore, name: str, found: list[Found]) -> tuple[list[Found], list[str]]:

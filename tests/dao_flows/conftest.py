@@ -1,5 +1,6 @@
 """A workplace of one's own: tiny checkpoints, an embedded store and a working directory under a temporary folder."""
 
+import importlib.util
 import json
 import os
 import re
@@ -131,6 +132,18 @@ def audited(audited_home, tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("DAO_FLOWS_RUN_DIR", str(audited_home / "data" / "runs"))
     return work
+
+
+@pytest.fixture(scope="session")
+def mutator() -> Any:
+    """benchmarks/mutate_store.py."""
+    path = Path(__file__).parents[2] / "benchmarks" / "mutate_store.py"
+    spec = importlib.util.spec_from_file_location("mutate_store", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mutate_store"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

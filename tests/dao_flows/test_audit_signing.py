@@ -58,13 +58,22 @@ def test_a_signature_holds_and_goes_on_to_hold(signed, call, key, tmp_path):
     assert checked(call, signed, key)[0] == 0  # what comes later is not its concern
     told = json.loads(checked(call, signed, key, "--json")[1])
     assert told["signatures"][0]["fault"] is None
+    assert 0 <= told["unsigned"] < told["checked"]["jobs"]
 
 
-def test_what_was_sealed_anew_does_not_fit_the_signature(signed, call, key):
+def test_what_no_signature_covers_is_counted(signed, call):
+    _, out, _ = call("audit", "verify", "--all")
+    told = json.loads(call("audit", "verify", "--all", "--json")[1])
+    assert 0 < told["unsigned"] < told["checked"]["jobs"]
+    assert f"unsigned: {told['unsigned']} of {told['checked']['jobs']} documents of jobs" in out
+
+
+def test_what_was_sealed_anew_does_not_fit_the_signature(signed, call, key, mutator):
     """Somebody alters a training's document, its hash, and the attempt's record: only the signature tells."""
     from dao_flows.makers.attempts import envelope, parts
 
     jobs = job_store()
+    history = mutator.History(jobs)
     runs = collection(jobs, "runs")
     training = jobs.query_one({"output.@class": "TrainingDoc"})
     training["output"]["losses"]["coordinate"] = 0.001
@@ -75,10 +84,12 @@ def test_what_was_sealed_anew_does_not_fit_the_signature(signed, call, key):
     end |= {**forged, "envelope": envelope(training)}
     end["content_hash"] = content_hash(end)
     runs.update([end], key="record_id")
+    assert "sealed anew" in call("audit", "verify", training["uuid"])[1]
+    mutator.chained_anew(history)
     assert call("audit", "verify", training["uuid"])[0] == 1  # the signature is in the store
     code, out, _ = checked(call, signed, key)
     assert code == 1
-    assert f"does not hold: jobs {training['uuid']}/1 is not what was signed" in out
+    assert "does not hold: jobs " in out and "is not what was signed" in out
     assert "altered" not in out
 
 

@@ -54,7 +54,11 @@ def everything(store: JobStore) -> dict[str, dict[str, bytes]]:
     """All that a store holds, in canonical form."""
     held = {name: collection(store, name) for name in ORDER if name != "jobs"} | {"jobs": store.docs_store}
     return {
-        name: {hashlib.sha256(stored_form(d)).hexdigest(): stored_form(d) for d in found.query({})}
+        name: {
+            hashlib.sha256(stored_form(d)).hexdigest(): stored_form(d)
+            for d in found.query({})
+            if d.get("event") != "import"  # that is no part of the history
+        }
         for name, found in held.items()
     }
 
