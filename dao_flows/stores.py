@@ -25,10 +25,10 @@ from montydb.storage.sqlite import (  # type: ignore[import-untyped]
     UPSERT_RECORD,
 )
 from montydb.types import bson as montydb_bson  # type: ignore[import-untyped]
-from pydantic import ValidationError
 
 from dao_flows.makers.attempts import sibling
 
+from .configuration import JOBFLOW, described
 from .errors import SettingsError, StoreError, explain, mask, one_line, remember_secret, remember_uri
 from .settings import Settings, settings
 
@@ -292,7 +292,8 @@ def describe(store: Store) -> str:
         return "memory (keeps nothing)"
     if isinstance(docs, MongoStore):
         uri = _uri_of(docs)
-        where = mask(uri).split("?")[0] if uri else f"mongodb://{docs.host}:{docs.port}"
+        where = mask(uri).split("?")[0] if uri else f"mongodb://{docs.host}"
+        where += f":{docs.port}" if not uri and isinstance(docs.port, int) else ""
         return f"{where} database {docs.database}"
     return type(docs).__name__
 
@@ -318,10 +319,7 @@ def _configured_store() -> JobStore | None:
 
         loaded = JobflowSettings()
     except Exception as error:  # jobflow lets its YAML parser's and its stores' own errors through
-        if isinstance(error, ValidationError):  # whose text would show the input, passwords included
-            error = ValueError("; ".join(e["msg"] for e in error.errors(include_url=False, include_input=False)))
-        where = named or "~/.jobflow.yaml"
-        raise SettingsError(f"the jobflow configuration {where} cannot be used: {one_line(error)}") from None
+        raise SettingsError(described(JOBFLOW, error)) from None
     return loaded.JOB_STORE if "JOB_STORE" in loaded.model_fields_set else None
 
 

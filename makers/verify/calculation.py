@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobflow.core.job import Job, JobConfig, Response
 from jobflow.core.maker import Maker
@@ -24,6 +24,7 @@ from pymatgen.core.structure import Structure
 
 from ... import __version__
 from ..checkpoints import SettingError
+from ..places import Places, absolute
 from ..provenance import canonical_json, digest, execution_record, provenance, science_hash
 from ..reuse import stored
 from ..run_folder import run_folder
@@ -45,6 +46,20 @@ LONGEST_SETTING = 8_000  # characters; of longer ones the hash is told
 EXECUTION = {"name", "run_vasp_kwargs", "run_cp2k_kwargs", "run_abinit_kwargs", "wall_time", "task_document_kwargs"}
 
 
+def calculator_in_full(calculator: Any) -> Any:
+    """The maker, with the pseudopotentials that a user gave it as files in full."""
+    held = getattr(calculator, "input_set_generator", None)
+    pseudos = getattr(held, "pseudos", None)
+    if not isinstance(pseudos, list | tuple):
+        return calculator
+    full = [absolute(each) if isinstance(each, str | Path) and Path(each).is_file() else each for each in pseudos]
+    if full == list(pseudos):
+        return calculator
+    calculator = copy.deepcopy(calculator)
+    calculator.input_set_generator.pseudos = full
+    return calculator
+
+
 @dataclass
 class CalculateMaker(Maker):
     """Runs one of atomate2's makers on one structure, in a folder of its own under DAO_FLOWS_RUN_DIR.
@@ -53,6 +68,8 @@ class CalculateMaker(Maker):
     one job. hands_on: give it the directory of the step before. cores: that the code runs on (None: what Slurm or
     OMP_NUM_THREADS says). again: compute even if the store has the result.
     """
+
+    PLACES: ClassVar[Places] = {"calculator": calculator_in_full}
 
     name: str = "calculate"
     backend: str = ""
