@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, field_serializer
 
 from dao_flows.makers.checkpoints import pick_device
 from dao_flows.makers.chemistry import CompositionError, formula_of, parse_composition
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.masking import storable
 from dao_flows.makers.places import REFERENCE
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.provenance import digest, library_versions, science_hash
@@ -30,7 +31,7 @@ from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify
 from dao_flows.model.library import find
-from dao_flows.model.places import checkpoint_in_full
+from dao_flows.model.places import at_home, checkpoint_in_full
 from dao_flows.model.sampler_name import Sampler
 
 from .candidates import CandidateBuilder, candidate_doc
@@ -101,6 +102,10 @@ class PredictionResult(BaseModel):
     verification: VerificationResult | None = Field(None, description="of the best of each composition, if asked for")
     _jobs: Any = PrivateAttr(default=None)
     _uuids: list[str] = PrivateAttr(default_factory=list)
+
+    @field_serializer("files", when_used="json")
+    def _files(self, files: list[Path]) -> list[str]:
+        return [storable(str(path)) for path in files]
 
     def candidates(self) -> Iterator[CandidateDoc]:
         """Every ranked candidate with its structure and history, read from the store a batch at a time."""
@@ -201,7 +206,7 @@ def predict(
     and Interrupted on Ctrl-C.
     """
     config = settings()
-    out = out and Path(out).expanduser()
+    out = at_home(out) if out is not None else None
     if out is not None and not writable(out):
         raise InputError(f"files cannot be written to {out}: choose another folder")
     jobs = job_store(config)

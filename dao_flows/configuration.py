@@ -111,16 +111,18 @@ def what(error: BaseException) -> str:
             return f"the value of {name} is none that it can have" if name else "its settings do not fit together"
         return f"{name}: {first['msg']}"
     if (mark := getattr(error, "problem_mark", None)) is not None:
-        problem = re.split(r"['\"]", str(getattr(error, "problem", "") or ""))[0].strip()
-        hint = " (indent by spaces, not by tabs)" if r"'\t'" in str(getattr(error, "problem", "")) else ""
-        return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {problem or 'it cannot be read'}{hint}"
+        said = str(getattr(error, "problem", "") or "")
+        problem = "a tab: indent by spaces" if r"'\t'" in said else re.split(r"['\"]", said)[0].strip()
+        return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {problem or 'it cannot be read'}"
     if isinstance(error, UnicodeError):
         return "not text in UTF-8"
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     if found := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
         return f"a store in it takes no setting {found.group(1)}"
-    if isinstance(error, TypeError) and (found := re.search(r"missing \d+ required [\w-]+ arguments?: (.+)$", str(error))):
+    if isinstance(error, TypeError) and (
+        found := re.search(r"missing \d+ required [\w-]+ arguments?: (.+)$", str(error))
+    ):
         return f"a store in it lacks {found.group(1)}"
     if found := re.search(r"unknown parameter: (\w+)", str(error)):  # FireWorks': the name of a setting
         return f"there is no setting {found.group(1)}"

@@ -123,7 +123,7 @@ def check_backends() -> Iterator[Check]:
 
     for code in BACKENDS:
         try:
-            found = requirements(code)
+            found = list(requirements(code))
         except Exception as error:  # of the settings that a library reads when it is asked
             if (said := explain(error)) is None:
                 raise

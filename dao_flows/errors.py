@@ -6,7 +6,6 @@ import errno
 import sqlite3
 import sys
 import traceback
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

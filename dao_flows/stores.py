@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial, reduce
@@ -27,6 +29,7 @@ from montydb.storage.sqlite import (  # type: ignore[import-untyped]
 from montydb.types import bson as montydb_bson  # type: ignore[import-untyped]
 
 from dao_flows.makers.attempts import sibling
+from dao_flows.model.places import absolute
 
 from .configuration import JOBFLOW, described
 from .errors import SettingsError, StoreError, explain, mask, one_line, remember_secret, remember_uri
@@ -49,6 +52,8 @@ INDEXES = {
     "comparisons": ("comparison_id", "formula"),
 }
 JOB_INDEXES = (["uuid"], ["output.@class", "completed_at"], ["output.provenance.science_hash"])  # jobflow makes none
+CREATE = CREATE_TABLE.format(SQLITE_RECORD_TABLE).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
+FORBIDDEN = (13, 10107, 11602, 13435)  # MongoDB's codes for a user, or a server, that may only read
 LOCK_SECONDS = 60.0
 PAGE = 20  # documents read at a time where all of them are wanted; one may have 16 MB
 
@@ -59,14 +64,22 @@ class EmbeddedStore(MontyStore):
     The files are montydb's, and a plain MontyStore reads them. What differs: an update is one transaction that finds
     its rows by primary key, so that two processes never add the same document twice; a query lets sqlite pick the
     rows that contain the strings asked for before any document is decoded; the folder is set up under a lock. The
-    journal is a rollback journal, because sqlite's write-ahead log fails on network file systems.
+    journal is a rollback journal, because sqlite's write-ahead log fails on network file systems. A store that can
+    only be read is read as it is: nothing is set up, and a collection that is not there yet is empty.
     """
+
+    read_only: bool = False  # told when it is connected
 
     def __init__(
         self, collection_name: str, database_path: str | None = None, database_name: str = DATABASE, **kwargs: Any
     ) -> None:
         kwargs.setdefault("storage_kwargs", {"use_bson": True, "mongo_version": "4.0", "journal_mode": "DELETE"})
-        super().__init__(collection_name, database_path=database_path, database_name=database_name, **kwargs)
+        super().__init__(
+            collection_name,
+            database_path=database_path and absolute(database_path),
+            database_name=database_name,
+            **kwargs,
+        )
 
     @property
     def path(self) -> Path:
@@ -77,15 +90,22 @@ class EmbeddedStore(MontyStore):
         """Open the collection; the first process creates it."""
         if self._coll is not None and not force_reset:
             return
-        with self._set_up_alone():
-            marker = Path(self.database_path) / ".monty.storage"
-            if not marker.exists() or marker.read_text() != self.storage:
-                set_storage(self.database_path, storage=self.storage, **self.storage_kwargs)
-            self.path.parent.mkdir(exist_ok=True)
-            with self._connection() as connection:
-                create = CREATE_TABLE.format(SQLITE_RECORD_TABLE).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
-                connection.execute(create)
-            self._coll = MontyClient(self.database_path)[self.database_name][self.collection_name]
+        self.read_only = False
+        try:
+            with self._set_up_alone():
+                marker = Path(self.database_path) / ".monty.storage"
+                if not marker.exists() or marker.read_text() != self.storage:
+                    set_storage(self.database_path, storage=self.storage, **self.storage_kwargs)
+                self.path.parent.mkdir(exist_ok=True)
+                with self._connection() as connection:
+                    connection.execute(CREATE)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not (forbids_writing(error) and self.path.parent.is_dir()):
+                raise
+            self.read_only = True
+        else:
+            self.read_only = not os.access(self.path, os.W_OK)
+        self._coll = MontyClient(self.database_path)[self.database_name][self.collection_name]
 
     def query(  # type: ignore[override]  # MongoStore itself departs from Store here
         self,
@@ -135,6 +155,8 @@ class EmbeddedStore(MontyStore):
 
     def update(self, docs: list[dict[str, Any]] | dict[str, Any], key: list[str] | str | None = None) -> None:
         """Add or replace documents, all of them or none."""
+        if self.read_only:
+            raise PermissionError(errno.EROFS, "the store can only be read", str(self.path))
         rows = []
         fields = [key] if isinstance(key, str) else key or [self.key]
         for doc in docs if isinstance(docs, list) else [docs]:
@@ -161,21 +183,18 @@ class EmbeddedStore(MontyStore):
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """One transaction."""
-        with closing(sqlite3.connect(self.path, timeout=LOCK_SECONDS)) as connection, connection:
+        missing = self.read_only and not self.path.exists()
+        where = ":memory:" if missing else f"{self.path.as_uri()}?mode=ro" if self.read_only else str(self.path)
+        with closing(sqlite3.connect(where, timeout=LOCK_SECONDS, uri=self.read_only)) as connection, connection:
+            if missing:
+                connection.execute(CREATE)
             yield connection
 
     @contextmanager
     def _set_up_alone(self) -> Iterator[None]:
         folder = Path(self.database_path)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / ".lock").open("a")
-        except OSError:
-            if self.path.exists():  # a folder that can only be read needs no set-up
-                yield
-                return
-            raise
-        with lock:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -260,10 +279,30 @@ def collection(store: JobStore, name: str) -> Store:
     if not vars(found).get("_dao_flows_ready"):
         _connect(found, found)
         with suppress(NotImplementedError):  # a plain MontyStore has no indexes
-            for field in INDEXES[name]:
-                found.ensure_index(field)
+            try:
+                for field in INDEXES[name]:
+                    found.ensure_index(field)
+            except Exception as error:
+                if not forbids_writing(error):
+                    raise _unusable(store, error) from error
         vars(found)["_dao_flows_ready"] = True
     return found
+
+
+def forbids_writing(error: BaseException) -> bool:
+    """Whether an error says that a store can only be read: by its files' permissions, a user's role, or the server."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if isinstance(error, sqlite3.OperationalError):
+        return any(said in str(error) for said in ("readonly", "read-only", "unable to open"))
+    pymongo = sys.modules.get("pymongo.errors")
+    return pymongo is not None and isinstance(error, pymongo.OperationFailure) and error.code in FORBIDDEN
+
+
+def only_read(store: Store) -> bool:
+    """Whether it is known that a store can only be read; a server tells when it is written to."""
+    docs = getattr(store, "docs_store", store)
+    return isinstance(docs, EmbeddedStore) and docs.read_only
 
 
 def index(store: JobStore) -> None:
@@ -326,6 +365,8 @@ def _configured_store() -> JobStore | None:
 def _prepare(store: Store, config: Settings) -> None:
     """Learn a store's secrets and keep it from waiting half a minute for a server that is not there."""
     remember_secret(getattr(store, "password", None))
+    if isinstance(store, MontyStore) and store.database_path != ":memory:":  # jobs run in other folders
+        store.database_path = absolute(store.database_path)
     if uri := _uri_of(store):
         remember_uri(uri)
     if isinstance(store, MongoStore) and hasattr(store, "mongoclient_kwargs"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from dao_flows.model.places import absolute, checkpoint_in_full
+from dao_flows.model.places import absolute, at_home, checkpoint_in_full
 
 from .checkpoints import SettingError
 
@@ -30,7 +31,7 @@ def environment_in_full() -> Iterator[None]:
         if not value:
             continue
         if name in PATHS:
-            os.environ[name] = os.pathsep.join(each and os.path.abspath(each) for each in value.split(os.pathsep))
+            os.environ[name] = os.pathsep.join(each and str(Path(each).absolute()) for each in value.split(os.pathsep))
         else:
             os.environ[name] = checkpoint_in_full(value) if name in CHECKPOINTS else absolute(value)
     try:
@@ -44,5 +45,5 @@ def environment_in_full() -> Iterator[None]:
 def check_environment() -> None:
     """Raises SettingError for a folder that is not named in full: a job does not run where it was named."""
     for name in FOLDERS:
-        if (value := os.environ.get(name)) and not os.path.isabs(os.path.expanduser(value)):
+        if (value := os.environ.get(name)) and not at_home(value).is_absolute():
             raise SettingError(f"{name} is {value!r}: name it in full, for a job does not run where it was submitted")

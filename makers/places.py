@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from jobflow.core.maker import Maker
 
-from dao_flows.model.places import absolute, checkpoint_in_full
+from dao_flows.model.places import absolute, checkpoint_in_full, is_there
 
 QUERIES = ("mp:", "store:")  # reference sets that are no files
 SHA256 = "sha256:"
@@ -42,7 +42,7 @@ def source(text: str | os.PathLike[str], start: str | os.PathLike[str] = "") -> 
     start: the folder from which it counts (the current one). Raises PlaceError.
     """
     text = os.fspath(text)
-    there = Path(absolute(text, start)).exists()
+    there = is_there(Path(start, text))
     prefix, colon, _ = text.partition(":")
     if colon and "/" not in prefix and not there:
         return text
@@ -58,7 +58,7 @@ def reference(text: str | os.PathLike[str], start: str | os.PathLike[str] = "") 
     text = os.fspath(text)
     if text.startswith(QUERIES):
         return text
-    place, mark, query = (text, "", "") if Path(absolute(text, start)).exists() else text.partition("?")
+    place, mark, query = (text, "", "") if is_there(Path(start, text)) else text.partition("?")
     return absolute(place, start) + mark + query
 
 
@@ -69,7 +69,7 @@ def told(text: str) -> str:
     """
     if text.startswith(QUERIES):
         return text
-    place, mark, query = (text, "", "") if Path(absolute(text)).exists() else text.partition("?")
+    place, mark, query = (text, "", "") if is_there(text) else text.partition("?")
     path = Path(absolute(place))
     try:
         content = f" {SHA256}{hashlib.sha256(path.read_bytes()).hexdigest()}"

@@ -13,11 +13,12 @@ from jobflow.core.flow import Flow
 from jobflow.core.job import Job
 from jobflow.core.maker import Maker
 
+from dao_flows.model.places import absolute
+
 from .compare_stages import CompareStagesMaker
 from .datasets.sources import open_source
 from .evaluate import EvaluateMaker
 from .ingest import IngestMaker
-from .places import absolute
 from .relax_dataset import RelaxDatasetMaker, relax_jobs
 from .train import TrainMaker
 

@@ -354,7 +354,9 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-@stage(places=RelaxDatasetMaker.PLACES)  # no output_schema: jobflow would hold the reference to the merge job's output against it
+@stage(
+    places=RelaxDatasetMaker.PLACES
+)  # no output_schema: jobflow would hold the reference to the merge job's output against it
 def relax_jobs(
     dataset: str | Mapping[str, Any],
     out: str,

@@ -12,13 +12,29 @@ class PlaceError(ValueError):
     """A file or folder is named in a way that a document cannot keep; one line that says which."""
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """The path with the home folder for ~; one that names a user who is unknown stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is such a file or folder; False for what can be none, such as a query of a thousand letters."""
+    try:
+        return at_home(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def absolute(path: str | os.PathLike[str], start: str | os.PathLike[str] = "") -> str:
     """The path in full, with the home folder for ~; links stay as they are.
 
     start: the folder from which it counts (the current one). Raises PlaceError for a name that is not UTF-8, which no
     store and no JSON can keep.
     """
-    found = str(Path(os.path.abspath(start) if start else os.getcwd(), os.path.expanduser(path)))
+    found = str(Path(Path(start).absolute(), at_home(path)))
     try:
         found.encode()
     except UnicodeEncodeError:
@@ -45,6 +61,6 @@ def checkpoint_in_full(reference: str | os.PathLike[str], start: str | os.PathLi
     """
     text = os.fspath(reference)
     is_path = os.sep in text or text.startswith(("~", "."))  # it may not be there yet
-    if is_path or (Path(start, text) / CARD).exists():
+    if is_path or is_there(Path(start, text, CARD)):
         return absolute(text, start)
     return text

@@ -13,7 +13,7 @@ from typing import Any
 from monty.json import MontyDecoder
 from pymatgen.core.structure import Structure
 
-from dao_flows.makers.places import SHA256
+from dao_flows.makers.places import QUERIES, SHA256
 from dao_flows.makers.provenance import digest, science_hash
 from dao_flows.makers.schemas import Science
 from dao_flows.makers.symmetry import symmetrised_primitive
@@ -48,14 +48,14 @@ def verification(recorded: Recorded, materials: Materials, place: Place) -> Rebu
     reference = science.parameters["reference"]
     note: str | None = None
     ignored: tuple[str, ...] = ("hull.reference",)
-    if reference is not None and reference.partition(":")[0] in ("mp", "store"):
+    if reference is not None and reference.startswith(QUERIES):
         note = f"the hull is not compared: {reference} is a query, whose answer changes"
         reference, ignored = None, ("hull", "hull.*", "error", "provenance.science.parameters.reference")
-    about = {name: document[name] for name in ABOUT}
-    fault = unfit(sent) if science.inputs["fault"] is not None else None
     elif reference is not None:
         reference = _reference_file(reference, recorded, materials)
         ignored = (*ignored, "provenance.science.parameters.reference")
+    about = {name: document[name] for name in ABOUT}
+    fault = unfit(sent) if science.inputs["fault"] is not None else None
     job = summarise(about, sent, calculations, reference, fault)
     return Rebuilt(job, Terms(tolerance=CALCULATION, ignored=ignored), None, note)
 

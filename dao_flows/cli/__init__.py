@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dao_flows.makers.environment import environment_in_full
+from dao_flows.model.places import at_home
 
 from .. import __version__
 from ..errors import explain, one_line, trace
@@ -122,15 +123,15 @@ def run(arguments: Sequence[str]) -> int:
 def _command() -> Any:
     """The command line, with the home folder for ~ in every path that a command is given."""
 
-    def at_home(value: Any) -> Any:
+    def full(value: Any) -> Any:
         if isinstance(value, Path):
-            return Path(os.path.expanduser(value))
-        return [at_home(item) for item in value] if isinstance(value, list) else value
+            return at_home(value)
+        return [full(item) for item in value] if isinstance(value, list) else value
 
     def wrapped(callback: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(callback)
         def call(*args: Any, **kwargs: Any) -> Any:
-            return callback(*args, **{name: at_home(value) for name, value in kwargs.items()})
+            return callback(*args, **{name: full(value) for name, value in kwargs.items()})
 
         return call
 

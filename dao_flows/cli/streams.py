@@ -81,7 +81,14 @@ def set_up() -> None:
 def talkative() -> None:
     """Let libraries, and processes that they start, talk on stderr."""
 
-    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: object = None,
+        line: object = None,
+    ) -> None:
         print(mask(warnings.formatwarning(message, category, filename, lineno)), end="", file=sys.stderr)
 
     for name in QUIET:

@@ -69,8 +69,8 @@ def predict_flows(
 ) -> list[Planned]:
     """A flow for each batch of formulas, with the same makers as `dao_flows.predict`, all checked.
 
-    Checkpoints of a library go by their sha256, for a name may mean another where the job runs; the device is looked for there.
-    Raises InputError, CompositionError, SettingError and CheckpointError.
+    Checkpoints of a library go by their sha256, for a name may mean another where the job runs; the device is looked
+    for there. Raises InputError, CompositionError, SettingError and CheckpointError.
     """
     maker = prediction_maker(
         checkpoint=pinned(checkpoint or config.checkpoint, "dao-g"),

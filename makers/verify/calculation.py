@@ -22,9 +22,12 @@ from jobflow.core.state import CURRENT_JOB
 from monty.json import jsanitize
 from pymatgen.core.structure import Structure
 
+from dao_flows.model.places import absolute
+
 from ... import __version__
 from ..checkpoints import SettingError
-from ..places import Places, absolute
+from ..masking import mask
+from ..places import Places
 from ..provenance import canonical_json, digest, execution_record, provenance, science_hash
 from ..reuse import stored
 from ..run_folder import run_folder
@@ -320,7 +323,7 @@ def _latest(folder: Path) -> Path:
 
 def _one_line(error: BaseException, directory: Path) -> str:
     """What went wrong: the code's own words where it has any, then the exception."""
-    raised = " ".join(f"{type(error).__name__}: {error}".split())
+    raised = " ".join(mask(f"{type(error).__name__}: {error}").split())
     said = results.complaint(directory)
     text = f"{said} ({raised})" if said else raised
     return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 1] + "…"
