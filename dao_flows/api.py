@@ -37,7 +37,7 @@ from dao_flows.model.sampler_name import Sampler
 from .candidates import CandidateBuilder, candidate_doc
 from .errors import InputError, StoreError
 from .export import file_name, render, writable, write_files
-from .inputs import Entry, Z, raise_problems
+from .inputs import Entry, Z, parse_z, raise_problems
 from .interruption import interruptible
 from .local import run_here
 from .reuse import marks, stored_batches, whole
@@ -206,6 +206,7 @@ def predict(
     and Interrupted on Ctrl-C.
     """
     config = settings()
+    z = parse_z(str(z))
     out = at_home(out) if out is not None else None
     if out is not None and not writable(out):
         raise InputError(f"files cannot be written to {out}: choose another folder")

@@ -278,13 +278,12 @@ def collection(store: JobStore, name: str) -> Store:
         raise StoreError(f"a {type(store.docs_store).__name__} cannot hold {name} beside its jobs")
     if not vars(found).get("_dao_flows_ready"):
         _connect(found, found)
-        with suppress(NotImplementedError):  # a plain MontyStore has no indexes
-            try:
-                for field in INDEXES[name]:
-                    found.ensure_index(field)
-            except Exception as error:
-                if not forbids_writing(error):
-                    raise _unusable(store, error) from error
+        try:
+            for field in INDEXES[name]:
+                found.ensure_index(field)
+        except Exception as error:
+            if not (isinstance(error, NotImplementedError) or forbids_writing(error)):  # a plain MontyStore has none
+                raise _unusable(store, error) from error
         vars(found)["_dao_flows_ready"] = True
     return found
 
