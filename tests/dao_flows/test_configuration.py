@@ -43,7 +43,7 @@ def test_a_file_of_jobflow_that_cannot_be_used(tmp_path, monkeypatch, content):
     path = tmp_path / "jobflow.yaml"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(path))
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         JobflowSettings()
     for said in (described(JOBFLOW, caught.value), fault(caught.value), explain(caught.value)):
         assert said is not None and str(path) in said and FILES[content] in said
