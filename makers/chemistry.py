@@ -116,7 +116,7 @@ def _hint(formula: str) -> str | None:
     if "D" in (symbols := re.findall(r"[A-Z][a-z]?", formula)) or "T" in symbols:
         written = re.sub(r"[DT](?![a-z])", "H", formula)
         return f"write H for D and T, as in {written}: an isotope has the structure of its element"
-    if (found := re.fullmatch(r"[a-z\d()]+", formula)) and not formula.isdigit():
+    if re.fullmatch(r"[a-z\d()]+", formula) and re.search(r"[a-z]", formula):
         written = _capitalised(formula)
         return None if written is None else f"write elements with a capital letter, as in {written}"
     return None
