@@ -117,8 +117,8 @@ def _hint(formula: str) -> str | None:
         written = re.sub(r"[DT](?![a-z])", "H", formula)
         return f"write H for D and T, as in {written}: an isotope has the structure of its element"
     if re.fullmatch(r"[a-z\d()]+", formula) and re.search(r"[a-z]", formula):
-        written = _capitalised(formula)
-        return None if written is None else f"write elements with a capital letter, as in {written}"
+        capitalised = _capitalised(formula)
+        return capitalised and f"write elements with a capital letter, as in {capitalised}"
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pymatgen.core.composition import Composition
 from pymatgen.core.periodic_table import DummySpecies, Element, Species
 from pymatgen.core.structure import Structure
@@ -43,7 +45,7 @@ def plain_entry(entry: ComputedEntry) -> ComputedEntry:
     structure = getattr(entry, "structure", None)
     if is_plain(entry.composition) and (structure is None or is_plain(structure.composition)):
         return entry
-    shared = {
+    shared: dict[str, Any] = {
         "energy_adjustments": list(entry.energy_adjustments),
         "parameters": entry.parameters,
         "data": entry.data,
