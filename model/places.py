@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+ADDRESS = re.compile(r"\w[\w+.-]*://")
 CARD = "card.json"  # in a checkpoint's folder
 
 
@@ -29,11 +31,13 @@ def is_there(path: str | os.PathLike[str]) -> bool:
 
 
 def absolute(path: str | os.PathLike[str], start: str | os.PathLike[str] = "") -> str:
-    """The path in full, with the home folder for ~; links stay as they are.
+    """The path in full, with the home folder for ~; links stay as they are, and so does an address (https://…).
 
     start: the folder from which it counts (the current one). Raises PlaceError for a name that is not UTF-8, which no
     store and no JSON can keep.
     """
+    if ADDRESS.match(text := os.fspath(path)):  # its user's password is masked only while it looks like one
+        return text
     found = str(Path(Path(start).absolute(), at_home(path)))
     try:
         found.encode()

@@ -55,6 +55,11 @@ def test_checkpoints_that_are_paths_are_told_from_names(tiny_checkpoints, monkey
     assert checkpoint_in_full("./not-there-yet") == str(tiny_checkpoints / "not-there-yet")
 
 
+def test_an_address_is_no_path():
+    for address in ("https://ada:secret@host/x", "mongodb+srv://host/db"):
+        assert absolute(address) == checkpoint_in_full(address) == address
+
+
 @pytest.mark.parametrize("name", ["x" * 3000, "a\0b", "optimade:x?filter=" + "y" * 500])
 def test_what_can_be_no_file_is_none(name):
     assert not is_there(name)
