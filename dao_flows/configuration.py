@@ -41,10 +41,12 @@ KNOWN = (
         *("atomate2", ("atomate2.settings", ""), "Atomate2Settings"),
         *("ATOMATE2_CONFIG_FILE", "~/.atomate2.yaml", "ATOMATE2_"),
     ),
+    Configuration("ASE", ("ase.config", ""), "", "ASE_CONFIG_PATH", "~/.config/ase/config.ini", ""),
     Configuration(
         "emmet", ("emmet.core.settings", ""), "EmmetSettings", "EMMET_CONFIG_FILE", "~/.emmet.json", "EMMET_"
     ),
 )
+YAML = (".yaml", ".yml", ".json")
 PATHS = ("config_file_path", "config_paths", "file_path")  # what readers call the file, in their own variables
 
 
@@ -91,7 +93,7 @@ def described(of: Configuration, error: BaseException, path: object = None) -> s
         field = said.group(1) if said else ""
     if field and (variable := _variable(of, field)) is not None:
         return f"the environment variable {variable} cannot be used: {what(error)}"
-    problem = _problem(place) or what(error)
+    problem = (_problem(place) if place.suffix in YAML else None) or what(error)
     if isinstance(error, OSError) and error.filename is not None:
         same = Path(str(error.filename)).expanduser().absolute() == place.absolute()
         problem = problem if same else f"a file that it names cannot be read: {problem}"

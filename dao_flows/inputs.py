@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,6 +100,9 @@ def _from_text(path: Path, lines: Iterable[str]) -> list[Entry]:
 
 
 def _from_table(path: Path, lines: list[str]) -> list[Entry]:
+    begin = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    if lines and re.fullmatch(r"sep=.", lines[begin].strip()):  # a spreadsheet's own
+        lines = [*lines[:begin], "", *lines[begin + 1 :]]
     parted = _delimiter(next((line for line in lines if line.strip()), ""))
     reader = csv.reader(lines, strict=True, delimiter=parted)
     entries = []

@@ -103,7 +103,8 @@ def _named(text: str, source: dict[str, Any]) -> str:
     sha256 = source.get("sha256")
     if sha256 is None or not text.startswith(os.sep):
         return text
-    return f"{Path(text).name} {SHA256}{sha256}"
+    place, mark, query = text.partition("?")
+    return f"{Path(place).name}{mark}{query} {SHA256}{sha256}"
 
 
 def _content(source: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,13 @@ def absolute(path: str | os.PathLike[str], start: str | os.PathLike[str] = "") -
     """
     if ADDRESS.match(text := os.fspath(path)):  # its user's password is masked only while it looks like one
         return text
-    found = str(Path(Path(start).absolute(), at_home(path)))
+    home = at_home(path)
+    try:
+        found = str(home if home.is_absolute() else Path(start).absolute() / home)
+    except FileNotFoundError:
+        raise PlaceError(
+            f"the current folder is not there any more: change to another, or name {home} in full"
+        ) from None
     try:
         found.encode()
     except UnicodeEncodeError:

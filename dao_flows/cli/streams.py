@@ -42,6 +42,8 @@ class Output(io.TextIOWrapper):
             super().write(text)
         except OSError as error:
             self._lose(error)
+        except UnicodeError:  # of an encoding that asks for no replacement
+            self._lose(OSError(errno.EILSEQ, f"{self.encoding} is no encoding for it"))
         return len(text)
 
     def flush(self) -> None:
@@ -74,6 +76,8 @@ def set_up() -> None:
     sys.stderr = Output(2, getattr(sys.stderr, "encoding", None) or "utf-8")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("TERMINAL_WIDTH", "0").isdigit():  # typer's: it would end at any other
+        del os.environ["TERMINAL_WIDTH"]
     warnings.simplefilter("ignore")
     warnings.showwarning = lambda *_, **__: None  # some libraries set filters of their own
 
@@ -109,7 +113,7 @@ def finish(code: int) -> int:
     out.flush()
     if out.fault is None or out.fault.errno == errno.EPIPE:
         return code
-    said = out.fault.strerror if out.fault.errno == errno.EBADF else explain(out.fault)
+    said = out.fault.strerror if out.fault.errno in (errno.EBADF, errno.EILSEQ) else explain(out.fault)
     print(f"dao-flows: stdout cannot be written: {said}; what is stored is stored", file=sys.stderr)
     return code if code != WELL else LOST
 

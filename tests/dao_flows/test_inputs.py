@@ -79,6 +79,7 @@ def test_what_is_no_file_is_named(tmp_path, path):
         ("a.csv", "formula\tz\r\nNaCl\t1\r\nMgO\t\r\n".encode("utf-16")),
         ("a.CSV", b'id,"formula",z,"a, b"\r\n7,NaCl,1.0,"x\ty"\r\n,,,\r\n8,"MgO",none,\r\n'),
         ("a.csv", b"\nformula;a, b\nNaCl;1\nMgO;2\n"),
+        ("a.csv", b"sep=;\r\nformula;z\r\nNaCl;1\r\nMgO;\r\n"),
     ],
 )
 def test_tables_as_programs_write_them(tmp_path, name, raw):
