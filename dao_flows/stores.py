@@ -28,12 +28,23 @@ from montydb.storage.sqlite import (  # type: ignore[import-untyped]
 )
 from montydb.types import bson as montydb_bson  # type: ignore[import-untyped]
 
-from dao_flows.makers.attempts import sibling
 from dao_flows.model.places import absolute
 
 from .configuration import JOBFLOW, described
-from .errors import SettingsError, StoreError, explain, mask, one_line, remember_secret, remember_uri
+from .errors import (
+    SettingsError,
+    StoreError,
+    configuration_guard,
+    explain,
+    mask,
+    one_line,
+    remember_secret,
+    remember_uri,
+)
 from .settings import Settings, settings
+
+with configuration_guard():  # jobflow reads its settings when it is imported
+    from dao_flows.makers.attempts import sibling
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -90,7 +101,6 @@ class EmbeddedStore(MontyStore):
         """Open the collection; the first process creates it."""
         if self._coll is not None and not force_reset:
             return
-        self.read_only = False
         try:
             with self._set_up_alone():
                 marker = Path(self.database_path) / ".monty.storage"
@@ -102,9 +112,9 @@ class EmbeddedStore(MontyStore):
         except (OSError, sqlite3.OperationalError) as error:
             if not (forbids_writing(error) and self.path.parent.is_dir()):
                 raise
-            self.read_only = True
-        else:
-            self.read_only = not os.access(self.path, os.W_OK)
+        self.read_only = not all(
+            os.access(place, os.W_OK) for place in (self.path, self.path.parent)
+        )  # for its journal
         self._coll = MontyClient(self.database_path)[self.database_name][self.collection_name]
 
     def query(  # type: ignore[override]  # MongoStore itself departs from Store here

@@ -97,6 +97,7 @@ def forbidden(monkeypatch) -> Callable[[], None]:
             raise PermissionError(13, "Permission denied", "store")
 
         monkeypatch.setattr(stores.EmbeddedStore, "_set_up_alone", refuse)
+        monkeypatch.setattr(stores.os, "access", lambda *_: False)
 
     return forbid
 
@@ -135,6 +136,21 @@ def test_a_write_is_refused_in_one_line(tmp_path, monkeypatch, forbidden):
         assert "the store can only be read" in (explain(caught.value) or "")
     with pytest.raises(PermissionError):
         stores.EmbeddedStore("c", str(tmp_path / "nowhere"), key="k").connect()
+
+
+def test_a_store_whose_lock_is_another_users_is_written(tmp_path, monkeypatch):
+    """As in a folder that a group shares."""
+    store = stores.EmbeddedStore("c", str(tmp_path), key="k")
+    store.connect()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", ".lock")
+
+    monkeypatch.setattr(stores.EmbeddedStore, "_set_up_alone", refuse)
+    other = stores.EmbeddedStore("c", str(tmp_path), key="k")
+    other.connect()
+    other.update([{"k": "2"}])
+    assert store.distinct("k") == ["2"]
 
 
 @pytest.mark.parametrize(("code", "raised"), [(13, False), (13435, False), (2, True)])
