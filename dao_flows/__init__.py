@@ -14,7 +14,10 @@ __all__ = ["__version__", "predict"]
 def __getattr__(name: str) -> Any:
     """`predict` is loaded when it is first asked for: it brings torch, pymatgen and jobflow with it."""
     if name == "predict":
-        from .api import predict
+        from .errors import configuration_guard
+
+        with configuration_guard():
+            from .api import predict
 
         return predict
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, field_serializer
 
 from dao_flows.makers.checkpoints import pick_device
 from dao_flows.makers.chemistry import CompositionError, formula_of, parse_composition
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.masking import storable
+from dao_flows.makers.places import REFERENCE
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.provenance import digest, library_versions, science_hash
 from dao_flows.makers.sampler import Bf16, settled
@@ -29,12 +31,13 @@ from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify
 from dao_flows.model.library import find
+from dao_flows.model.places import at_home, checkpoint_in_full
 from dao_flows.model.sampler_name import Sampler
 
 from .candidates import CandidateBuilder, candidate_doc
 from .errors import InputError
 from .export import file_name, render, writable, write_files
-from .inputs import Entry, Z, raise_problems
+from .inputs import Entry, Z, parse_z, raise_problems
 from .interruption import interruptible
 from .local import run_here
 from .reuse import marks, stored_batches, whole
@@ -99,6 +102,10 @@ class PredictionResult(BaseModel):
     verification: VerificationResult | None = Field(None, description="of the best of each composition, if asked for")
     _jobs: Any = PrivateAttr(default=None)
     _uuids: list[str] = PrivateAttr(default_factory=list)
+
+    @field_serializer("files", when_used="json")
+    def _files(self, files: list[Path]) -> list[str]:
+        return [storable(str(path)) for path in files]
 
     def candidates(self) -> Iterator[CandidateDoc]:
         """Every ranked candidate with its structure and history, read from the store a batch at a time."""
@@ -170,12 +177,12 @@ def predict(
     top_k: int | None = None,
     max_atoms: int | None = None,
     bf16: Bf16 = False,
-    checkpoint: str | None = None,
-    predictor: str | None = None,
+    checkpoint: str | Path | None = None,
+    predictor: str | Path | None = None,
     device: str | None = None,
     verify_with: str | None = None,
     verify_top: int = VERIFY_TOP,
-    reference_set: str | None = None,
+    reference_set: str | Path | None = None,
     reuse: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
@@ -199,13 +206,15 @@ def predict(
     and Interrupted on Ctrl-C.
     """
     config = settings()
-    if out is not None and not writable(Path(out)):
+    z = parse_z(str(z))
+    out = at_home(out) if out is not None else None
+    if out is not None and not writable(out):
         raise InputError(f"files cannot be written to {out}: choose another folder")
     jobs = job_store(config)
-    predictor = predictor or config.predictor
+    predictor = checkpoint_in_full(predictor or config.predictor)
     device = pick_device(device or config.device)
     maker = prediction_maker(
-        checkpoint=checkpoint or config.checkpoint,
+        checkpoint=checkpoint_in_full(checkpoint or config.checkpoint),
         predictor=predictor,
         n=n,
         z=z,
@@ -226,7 +235,7 @@ def predict(
     batches = plan_batches(entries, maker, config.batch_candidates)
     if verify_with is not None:
         elements = {str(e) for batch in batches for p in batch.plan for e in parse_composition(p.formula).elements}
-        VerifyMaker(backend=verify_with, reference=reference_set, top=verify_top).check(elements)
+        VerifyMaker(backend=verify_with, reference=REFERENCE(reference_set), top=verify_top).check(elements)
     runs = collection(jobs, "runs")
     request = {
         "formulas": [entry.formula for entry in entries],
@@ -264,7 +273,7 @@ def predict(
     )
     result._jobs, result._uuids = jobs, [batch.screen_uuid for batch in finished]
     if out is not None:
-        result.write(Path(out))
+        result.write(out)
     if verify_with is not None and (ids := best(list(result.candidates()), verify_top)):
 
         def tell_of_verification(done: int, total: int, stage: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maggma.core import Store
+from maggma.stores import MemoryStore
 from pydantic import BaseModel
 
 from dao_flows.makers.chemistry import formula_of, parse_composition
@@ -19,8 +20,11 @@ from .comparison_figures import ComparisonFigures, comparison_figures
 from .comparison_schemas import ComparisonDoc
 from .errors import InputError
 from .settings import settings
-from .stores import collection, describe, job_store
+from .stores import KEYS, collection, describe, forbids_writing, job_store, only_read
 from .verifications import VerificationBuilder
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
 
 
 class Uncompared(BaseModel):
@@ -62,10 +66,7 @@ def compare(
     jobs = job_store(settings())
     # before the collections are brought up to date: what cannot be used is said at once
     known = None if reference is None else reference_set(reference, jobs)
-    stored = {name: collection(jobs, name) for name in ("candidates", "verifications", "comparisons")}
-    CandidateBuilder(jobs, stored["candidates"]).build()
-    VerificationBuilder(jobs, stored["verifications"]).build()
-    ComparisonBuilder(jobs, stored["verifications"], stored["candidates"], stored["comparisons"]).build()
+    stored = _up_to_date(jobs)
     criteria: dict[str, Any] = {"formula": {"$in": sorted(formulas)}} if formulas else {}
     if backend is not None:
         criteria["backend"] = backend
@@ -85,6 +86,32 @@ def compare(
         chosen = [_against(document, known) for document in chosen]
     figures = comparison_figures(chosen) if chosen else None
     return CompareResult(store=describe(jobs), comparisons=chosen, figures=figures, failed=failed, unpaired=unpaired)
+
+
+def _up_to_date(jobs: JobStore) -> dict[str, Store]:
+    """The collections with all that jobs have stored laid out; in memory where the store can only be read."""
+    stored = {name: collection(jobs, name) for name in ("candidates", "verifications", "comparisons")}
+    try:
+        if not only_read(jobs):
+            CandidateBuilder(jobs, stored["candidates"]).build()
+            _lay_out(jobs, stored)
+            return stored
+    except Exception as error:
+        if not forbids_writing(error):
+            raise
+    for name in ("verifications", "comparisons"):  # candidates that are not laid out are looked up among the jobs
+        copy = MemoryStore(name, key=KEYS[name])
+        copy.connect()
+        if documents := list(stored[name].query()):
+            copy.update(documents, key="_id")
+        stored[name] = copy
+    _lay_out(jobs, stored)
+    return stored
+
+
+def _lay_out(jobs: JobStore, stored: dict[str, Store]) -> None:
+    VerificationBuilder(jobs, stored["verifications"]).build()
+    ComparisonBuilder(jobs, stored["verifications"], stored["candidates"], stored["comparisons"]).build()
 
 
 def _against(document: ComparisonDoc, reference: ReferenceSet) -> ComparisonDoc:

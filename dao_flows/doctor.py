@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from .errors import UserError, explain, one_line
+from .errors import UserError, configuration_guard, explain, one_line
 from .settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def examine() -> Iterator[Check]:
 
 def check_store(config: Settings) -> Iterator[Check]:
     """The store can be reached and written, and what it holds."""
-    from .stores import EmbeddedStore, collection, describe, is_embedded, job_store
-
     try:
+        with configuration_guard():
+            from .stores import EmbeddedStore, collection, describe, is_embedded, job_store
         store = job_store(config)
         candidates, runs = collection(store, "candidates").count(), collection(store, "runs").count({"event": "start"})
     except UserError as error:
@@ -154,10 +154,18 @@ def check_checkpoints(config: Settings) -> Iterator[Check]:
 
 def check_backends() -> Iterator[Check]:
     """What `--verify` can run here: each code with its version, its pseudopotentials and data, and what it lacks."""
-    from dao_flows.makers.verify.installed import requirements
+    with configuration_guard():
+        from dao_flows.makers.verify.installed import requirements
 
     for code in BACKENDS:
-        for needed in requirements(code):
+        try:
+            found = list(requirements(code))
+        except Exception as error:  # of the settings that a library reads when it is asked
+            if (said := explain(error)) is None:
+                raise
+            yield Check(name=code, status="missing", detail=said, fix="correct it, or take it away")
+            continue
+        for needed in found:
             if needed.found is not None:
                 yield Check(name=needed.name, status="ok", detail=needed.found)
             else:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import sqlite3
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dao_flows.makers.masking import mask as mask
@@ -14,6 +17,7 @@ from dao_flows.makers.masking import remember_uri as remember_uri
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+from .configuration import fault as configuration_fault
 
 FIXES = {
     errno.ENOSPC: "free some space and run the same command again",
@@ -43,9 +47,29 @@ class InputError(UserError):
     """A formula, a file of formulas or an option cannot be used."""
 
 
+@contextmanager
+def configuration_guard() -> Iterator[None]:
+    """Within, libraries are imported that read their settings then. Raises SettingsError for settings of no use."""
+    try:
+        yield
+    except Exception as error:
+        if (text := configuration_fault(error)) is not None:
+            raise SettingsError(text) from None
+        raise
+
+
+def trace(error: BaseException) -> str:
+    """Where an error comes from, masked; of a configuration's the places alone, for its text quotes what it holds."""
+    if (text := configuration_fault(error)) is not None:
+        return "".join(traceback.format_tb(error.__traceback__)) + text
+    return mask("".join(traceback.format_exception(error)))
+
+
 def explain(error: BaseException) -> str | None:
     """One masked line for an error that the user can put right; None for one that is our own fault."""
-    text: str | None = None
+    text = configuration_fault(error)
+    if text is not None:
+        return text
     if isinstance(error, ValueError) and type(error).__module__.startswith("dao_flows"):
         text = str(error)
     elif isinstance(error, sqlite3.OperationalError):

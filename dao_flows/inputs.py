@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +16,9 @@ from .errors import InputError, explain
 Z = int | Literal["auto"]
 
 FORMULA_COLUMNS = ("formula", "composition")
+TABLES, DELIMITERS = (".csv", ".tsv"), (",", ";", "\t")
+GAPS = ("", "nan", "na", "n/a", "<na>", "none", "null")  # how tables are written where a cell has no value
+MOST_UNITS = 10**6
 
 
 @dataclass(frozen=True)
@@ -33,26 +39,28 @@ class Entry:
 
 
 def parse_z(text: str) -> Z:
-    """'auto' or a positive whole number. Raises InputError."""
+    """'auto' or a positive whole number, which may be written as 1.0. Raises InputError."""
     if text.strip().lower() == "auto":
         return "auto"
     try:
-        z = int(text)
+        z = float(text)
     except ValueError:
-        z = 0
-    if z < 1:
+        z = 0.0
+    if not 1 <= z < MOST_UNITS or z != int(z):
         raise InputError(f"Z must be 'auto' or a positive whole number, not {text!r}")
-    return z
+    return int(z)
 
 
 def read_formulas(path: Path) -> list[Entry]:
-    """Formulas of a text file (one a line, # begins a comment) or a csv file (column formula or composition, maybe z).
+    """Formulas of a text file (one a line, # begins a comment) or a table (column formula or composition, maybe z).
+
+    A table is a .csv or .tsv file, its columns parted by commas, semicolons or tabs, as its first line has it.
 
     A line that cannot be used becomes an entry with a fault, so that it can be named together with bad formulas. Raises
     InputError for a file that cannot be read at all.
     """
     lines = _lines(path)
-    entries = _from_csv(path, lines) if path.suffix.lower() == ".csv" else _from_text(path, lines)
+    entries = _from_table(path, lines) if path.suffix.lower() in TABLES else _from_text(path, lines)
     if not entries:
         raise InputError(f"{path} holds no formula")
     return entries
@@ -74,6 +82,8 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"the file of formulas cannot be read: {explain(error)}") from error
     try:
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # a spreadsheet's "Unicode text"
+            return raw.decode("utf-16").splitlines()
         return raw.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -89,16 +99,22 @@ def _from_text(path: Path, lines: Iterable[str]) -> list[Entry]:
     return entries
 
 
-def _from_csv(path: Path, lines: list[str]) -> list[Entry]:
-    reader = csv.reader(lines, strict=True)
+def _from_table(path: Path, lines: list[str]) -> list[Entry]:
+    begin = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    if lines and re.fullmatch(r"sep=.", lines[begin].strip()):  # a spreadsheet's own
+        lines = [*lines[:begin], "", *lines[begin + 1 :]]
+    parted = _delimiter(next((line for line in lines if line.strip()), ""))
+    reader = csv.reader(lines, strict=True, delimiter=parted)
     entries = []
     try:
-        header = [name.strip().lower() for name in next(reader, [])]
+        header = [name.strip().lower() for name in next(filter(None, reader), [])]
         column = next((header.index(name) for name in FORMULA_COLUMNS if name in header), None)
         if column is None:
             raise InputError(f"{path}:1: no column called formula or composition; there are: {', '.join(header)}")
         for row in reader:
             cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
+            if parted == ";":  # where a comma is the decimal point
+                cells["z"] = cells.get("z", "").replace(",", ".")
             if any(cells.values()):
                 entries.append(_from_row(cells, header[column], f"{path}:{reader.line_num}"))
     except csv.Error as error:
@@ -106,10 +122,20 @@ def _from_csv(path: Path, lines: list[str]) -> list[Entry]:
     return entries
 
 
+def _delimiter(first: str) -> str:
+    """What parts the columns of a table with this first line."""
+    for found in DELIMITERS:
+        with suppress(csv.Error):
+            if any(name.strip().lower() in FORMULA_COLUMNS for name in next(csv.reader([first], delimiter=found), [])):
+                return found
+    return DELIMITERS[0]
+
+
 def _from_row(cells: dict[str, str], column: str, where: str) -> Entry:
     formula, z, fault = cells.get(column, ""), None, ""
+    told = cells.get("z", "")
     try:
-        z = parse_z(cells["z"]) if cells.get("z") else None
+        z = None if told.lower() in GAPS else parse_z(told)
     except InputError as error:
         fault = str(error)
     return Entry(formula, where, z, fault if formula else f"no {column}")

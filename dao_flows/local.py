@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobflow.managers.local import run_locally
 
+from dao_flows.makers.environment import environment_in_full
 from dao_flows.makers.progress import Reporter, reporter
 from dao_flows.makers.provenance import digest, library_versions
 
@@ -27,11 +29,17 @@ def run_here(flow: Flow, jobs: JobStore, listener: Reporter) -> None:
     """Run a flow's jobs one after another, each in a scratch folder; the first error ends it and is raised as it is."""
     token = reporter.set(listener)
     try:
-        with tempfile.TemporaryDirectory(prefix="dao-flows-") as scratch, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "cd is deprecated", FutureWarning)  # jobflow's use of monty
+        with tempfile.TemporaryDirectory(prefix="dao-flows-") as scratch, _quiet(), environment_in_full():
             run_locally(flow, log=False, store=jobs, create_folders=True, root_dir=scratch, raise_immediately=True)
     finally:
         reporter.reset(token)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "cd is deprecated", FutureWarning)  # jobflow's use of monty
+        yield
 
 
 def run_logged(

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dao_flows.makers.compare_stages import StagesDoc
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.ingest import IngestMaker
+from dao_flows.makers.places import source
 from dao_flows.makers.pretrain import PretrainFlowMaker
 from dao_flows.makers.progress import Reporter
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker
@@ -21,10 +22,13 @@ from dao_flows.makers.run_folder import run_root
 from dao_flows.makers.train import TrainMaker
 from dao_flows.makers.train_schemas import TrainingDoc
 from dao_flows.model.file_names import file_name
+from dao_flows.model.places import absolute, checkpoint_in_full
 
 from .errors import InputError
 from .local import run_logged
 
+NAMING = ("predictor", "stage_one", "relax", "stage_two", "evaluate")  # sections that may name checkpoints
+CHECKPOINTS = ("start", "judge", "predictor")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
@@ -137,13 +141,14 @@ def read_config(path: Path) -> PretrainConfig:
     here = path.absolute().parent
     dataset = dict(config.dataset)
     if isinstance(held_out := dataset.get("held_out"), list):
-        dataset["held_out"] = [_in_full(str(source), here) for source in held_out]
+        dataset["held_out"] = [source(str(each), here) for each in held_out]
     return config.model_copy(
         update={
             "dataset": dataset,
-            "sources": [_in_full(source, here) for source in config.sources],
-            "out": config.out and (here / config.out.expanduser()),
-            "held_out": config.held_out and (here / config.held_out.expanduser()),
+            "sources": [source(each, here) for each in config.sources],
+            "out": config.out and Path(absolute(config.out, here)),
+            "held_out": config.held_out and Path(absolute(config.held_out, here)),
+            **{name: _checkpoints_in_full(getattr(config, name), here) for name in NAMING},
         }
     )
 
@@ -171,9 +176,7 @@ def _maker(cls: Any, section: str, settings_: Mapping[str, Any]) -> Any:
     return cls(**settings_)
 
 
-def _in_full(source: str, here: Path) -> str:
-    """A source's path in full; sources that are no paths (mp:, optimade:, store:) stay."""
-    prefix, colon, _ = source.partition(":")
-    if colon and "/" not in prefix and not (here / source).exists():
-        return source
-    return str(here / Path(source).expanduser())
+def _checkpoints_in_full(section: dict[str, Any] | None, here: Path) -> dict[str, Any] | None:
+    """A section of the file, with the checkpoints that it names by their folders in full."""
+    named = {key: section[key] for key in CHECKPOINTS if isinstance(section.get(key), str)} if section else {}
+    return section and section | {key: checkpoint_in_full(value, here) for key, value in named.items()}

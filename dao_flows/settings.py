@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dao_flows.model.places import absolute, checkpoint_in_full
 
 from .errors import SettingsError
 
@@ -32,6 +34,16 @@ class Settings(BaseSettings):
     queue: Literal["slurm", "pbs", "lsf", "none"] = Field("none", description="Queue system of submitted jobs.")
     routes: Path | None = Field(None, description="File that changes where the stages of submitted flows run.")
     store_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a database server.")
+
+    @field_validator("data_dir", "routes")
+    @classmethod
+    def _in_full(cls, value: Path | None) -> Path | None:
+        return value and Path(absolute(value))
+
+    @field_validator("checkpoint", "predictor")
+    @classmethod
+    def _checkpoint_in_full(cls, value: str) -> str:
+        return checkpoint_in_full(value)
 
 
 def settings() -> Settings:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial, reduce
@@ -28,13 +30,25 @@ from montydb.storage.sqlite import (  # type: ignore[import-untyped]
     UPSERT_RECORD,
 )
 from montydb.types import bson as montydb_bson  # type: ignore[import-untyped]
-from pydantic import ValidationError
 
-from dao_flows.makers.attempts import sibling
 from dao_flows.makers.files import write_whole
+from dao_flows.model.places import absolute
 
-from .errors import SettingsError, StoreError, explain, mask, one_line, remember_secret, remember_uri
+from .configuration import JOBFLOW, described
+from .errors import (
+    SettingsError,
+    StoreError,
+    configuration_guard,
+    explain,
+    mask,
+    one_line,
+    remember_secret,
+    remember_uri,
+)
 from .settings import Settings, settings
+
+with configuration_guard():  # jobflow reads its settings when it is imported
+    from dao_flows.makers.attempts import sibling
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -81,6 +95,8 @@ RECOVER = "keep a copy of it; `sqlite3 {path} .recover | sqlite3 RECOVERED` save
 UNREADABLE = (BSONError, ValueError, TypeError, OverflowError, IndexError, KeyError, RecursionError)
 LOG = logging.getLogger("dao_flows")
 _TOLD: set[tuple[str, str]] = set()  # rows that were named in this process
+CREATE = CREATE_TABLE.format(SQLITE_RECORD_TABLE).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
+FORBIDDEN = (13, 10107, 11602, 13435)  # MongoDB's codes for a user, or a server, that may only read
 LOCK_SECONDS = 60.0
 KEYS_PAGE = 2000  # rows of which only the beginnings are read
 PAGE = 20  # documents read at a time where all of them are wanted; one may have 16 MB
@@ -92,14 +108,22 @@ class EmbeddedStore(MontyStore):
     The files are montydb's, and a plain MontyStore reads them. What differs: an update is one transaction that finds
     its rows by primary key, so that two processes never add the same document twice; a query lets sqlite pick the
     rows that contain the strings asked for before any document is decoded; the folder is set up under a lock. The
-    journal is a rollback journal, because sqlite's write-ahead log fails on network file systems.
+    journal is a rollback journal, because sqlite's write-ahead log fails on network file systems. A store that can
+    only be read is read as it is: nothing is set up, and a collection that is not there yet is empty.
     """
+
+    read_only: bool = False  # told when it is connected
 
     def __init__(
         self, collection_name: str, database_path: str | None = None, database_name: str = DATABASE, **kwargs: Any
     ) -> None:
         kwargs.setdefault("storage_kwargs", {"use_bson": True, "mongo_version": "4.0", "journal_mode": "DELETE"})
-        super().__init__(collection_name, database_path=database_path, database_name=database_name, **kwargs)
+        super().__init__(
+            collection_name,
+            database_path=database_path and absolute(database_path),
+            database_name=database_name,
+            **kwargs,
+        )
 
     @property
     def path(self) -> Path:
@@ -110,18 +134,24 @@ class EmbeddedStore(MontyStore):
         """Open the collection; the first process creates it."""
         if self._coll is not None and not force_reset:
             return
-        with self._set_up_alone():
-            marker = Path(self.database_path) / ".monty.storage"
-            if not marker.exists() or marker.read_text() != self.storage:
-                set_storage(self.database_path, storage=self.storage, **self.storage_kwargs)
-            self.path.parent.mkdir(exist_ok=True)
-            if self.path.exists() and self.path.stat().st_size == 0:  # sqlite would take it for a new one
-                told = "it held documents, or was never begun: restore it from a copy, or delete it"
-                raise StoreError(f"{self.path} is an empty file; {told}")
-            with self._connection() as connection:
-                create = CREATE_TABLE.format(SQLITE_RECORD_TABLE).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
-                connection.execute(create)
-            self._coll = MontyClient(self.database_path)[self.database_name][self.collection_name]
+        try:
+            with self._set_up_alone():
+                marker = Path(self.database_path) / ".monty.storage"
+                if not marker.exists() or marker.read_text() != self.storage:
+                    set_storage(self.database_path, storage=self.storage, **self.storage_kwargs)
+                self.path.parent.mkdir(exist_ok=True)
+                if self.path.exists() and self.path.stat().st_size == 0:  # sqlite would take it for a new one
+                    told = "it held documents, or was never begun: restore it from a copy, or delete it"
+                    raise StoreError(f"{self.path} is an empty file; {told}")
+                with self._connection() as connection:
+                    connection.execute(CREATE)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not (forbids_writing(error) and self.path.parent.is_dir()):
+                raise
+        self.read_only = not all(
+            os.access(place, os.W_OK) for place in (self.path, self.path.parent)
+        )  # for its journal
+        self._coll = MontyClient(self.database_path)[self.database_name][self.collection_name]
 
     def query(  # type: ignore[override]  # MongoStore itself departs from Store here
         self,
@@ -233,6 +263,8 @@ class EmbeddedStore(MontyStore):
 
     def update(self, docs: list[dict[str, Any]] | dict[str, Any], key: list[str] | str | None = None) -> None:
         """Add or replace documents, all of them or none."""
+        if self.read_only:
+            raise PermissionError(errno.EROFS, "the store can only be read", str(self.path))
         rows = []
         fields = [key] if isinstance(key, str) else key or [self.key]
         for doc in docs if isinstance(docs, list) else [docs]:
@@ -270,9 +302,13 @@ class EmbeddedStore(MontyStore):
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """One transaction."""
+        missing = self.read_only and not self.path.exists()
+        where = ":memory:" if missing else f"{self.path.as_uri()}?mode=ro" if self.read_only else str(self.path)
         try:
-            with closing(sqlite3.connect(self.path, timeout=LOCK_SECONDS)) as connection, connection:
+            with closing(sqlite3.connect(where, timeout=LOCK_SECONDS, uri=self.read_only)) as connection, connection:
                 connection.text_factory = _lenient
+                if missing:
+                    connection.execute(CREATE)
                 yield connection
         except sqlite3.DatabaseError as error:
             if any(said in str(error) for said in BROKEN):
@@ -282,15 +318,8 @@ class EmbeddedStore(MontyStore):
     @contextmanager
     def _set_up_alone(self) -> Iterator[None]:
         folder = Path(self.database_path)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / ".lock").open("a")
-        except OSError:
-            if self.path.exists():  # a folder that can only be read needs no set-up
-                yield
-                return
-            raise
-        with lock:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -435,11 +464,30 @@ def collection(store: JobStore, name: str) -> Store:
         raise StoreError(f"a {type(store.docs_store).__name__} cannot hold {name} beside its jobs")
     if not vars(found).get("_dao_flows_ready"):
         _connect(found, found)
-        with suppress(NotImplementedError):  # a plain MontyStore has no indexes
+        try:
             for field in INDEXES[name]:
                 found.ensure_index(field)
+        except Exception as error:
+            if not (isinstance(error, NotImplementedError) or forbids_writing(error)):  # a plain MontyStore has none
+                raise _unusable(store, error) from error
         vars(found)["_dao_flows_ready"] = True
     return found
+
+
+def forbids_writing(error: BaseException) -> bool:
+    """Whether an error says that a store can only be read: by its files' permissions, a user's role, or the server."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if isinstance(error, sqlite3.OperationalError):
+        return any(said in str(error) for said in ("readonly", "read-only", "unable to open"))
+    pymongo = sys.modules.get("pymongo.errors")
+    return pymongo is not None and isinstance(error, pymongo.OperationFailure) and error.code in FORBIDDEN
+
+
+def only_read(store: Store) -> bool:
+    """Whether it is known that a store can only be read; a server tells when it is written to."""
+    docs = getattr(store, "docs_store", store)
+    return isinstance(docs, EmbeddedStore) and docs.read_only
 
 
 def index(store: JobStore) -> None:
@@ -468,7 +516,8 @@ def describe(store: Store) -> str:
         return "memory (keeps nothing)"
     if isinstance(docs, MongoStore):
         uri = _uri_of(docs)
-        where = mask(uri).split("?")[0] if uri else f"mongodb://{docs.host}:{docs.port}"
+        where = mask(uri).split("?")[0] if uri else f"mongodb://{docs.host}"
+        where += f":{docs.port}" if not uri and isinstance(docs.port, int) else ""
         return f"{where} database {docs.database}"
     return type(docs).__name__
 
@@ -494,16 +543,15 @@ def _configured_store() -> JobStore | None:
 
         loaded = JobflowSettings()
     except Exception as error:  # jobflow lets its YAML parser's and its stores' own errors through
-        if isinstance(error, ValidationError):  # whose text would show the input, passwords included
-            error = ValueError("; ".join(e["msg"] for e in error.errors(include_url=False, include_input=False)))
-        where = named or "~/.jobflow.yaml"
-        raise SettingsError(f"the jobflow configuration {where} cannot be used: {one_line(error)}") from None
+        raise SettingsError(described(JOBFLOW, error)) from None
     return loaded.JOB_STORE if "JOB_STORE" in loaded.model_fields_set else None
 
 
 def _prepare(store: Store, config: Settings) -> None:
     """Learn a store's secrets and keep it from waiting half a minute for a server that is not there."""
     remember_secret(getattr(store, "password", None))
+    if isinstance(store, MontyStore) and store.database_path != ":memory:":  # jobs run in other folders
+        store.database_path = absolute(store.database_path)
     if uri := _uri_of(store):
         remember_uri(uri)
     if isinstance(store, MongoStore) and hasattr(store, "mongoclient_kwargs"):

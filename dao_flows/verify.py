@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from dao_flows.makers.places import REFERENCE
 from dao_flows.makers.provenance import digest, library_versions
 from dao_flows.makers.run_folder import run_root
 from dao_flows.makers.verification_schemas import VerificationDoc
@@ -53,7 +54,7 @@ def verify_candidates(
     references: Sequence[str],
     backend: str,
     *,
-    reference_set: str | None = None,
+    reference_set: str | Path | None = None,
     again: bool = False,
     on_progress: Reporter | None = None,
     command: Sequence[str] = (),
@@ -70,9 +71,9 @@ def verify_candidates(
         raise InputError("no candidate given: `dao-flows list` shows their ids")
     stored = collection(jobs, "candidates")
     candidates = list({c.candidate_id: c for c in (find(stored, reference) for reference in references)}.values())
-    maker = VerifyMaker(backend=backend, reference=reference_set, again=again)
+    maker = VerifyMaker(backend=backend, reference=REFERENCE(reference_set), again=again)
     maker.check(sorted({element for candidate in candidates for element in candidate.elements}))
-    request = {"verify": [c.candidate_id for c in candidates], "backend": backend, "reference_set": reference_set}
+    request = {"verify": [c.candidate_id for c in candidates], "backend": backend, "reference_set": maker.reference}
     verifications: list[VerificationDoc] = []
     log = RunLog(collection(jobs, "runs"), digest(request), request, library_versions(), command)
     try:

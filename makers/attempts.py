@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from . import chain
-from .masking import mask, one_line, remember_environment, remember_store
+from .masking import mask, one_line, remember_environment, remember_store, storable
 from .provenance import content_hash, digest, library_versions
 from .siblings import beside
 
@@ -195,7 +195,7 @@ def append(runs: Store, record: dict[str, Any]) -> None:
 def who() -> str | None:
     """The name under which attempts are logged: $DAO_FLOWS_WHO, else the login name; None where it is 'off'."""
     if (wanted := os.environ.get(WHO_VARIABLE)) is not None:
-        return None if wanted.strip().lower() in ("", NOBODY) else wanted.strip()
+        return None if wanted.strip().lower() in ("", NOBODY) else storable(wanted.strip())
     with suppress(Exception):  # a container may have no name for its user
         return getpass.getuser()
     return None

@@ -10,8 +10,11 @@ import math
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from pymatgen.core.composition import Composition, reduce_formula
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 Z = int | Literal["auto"]
 ISOTOPES = {"D": "H", "T": "H"}  # read as their element, everywhere: crystals here are of elements
 SYMBOLS = {element.symbol for element in Element} | set(ISOTOPES)
+HEAVIEST = 94  # plutonium
+COMMON = {element.symbol for element in Element if element.Z <= HEAVIEST}
+DOTS = "·•∙⋅・‧*＊"  # before the water of a hydrate
+PART = re.compile(r"([1-9]\d*[/⁄][1-9]\d*|\d*\.\d*[1-9]|[1-9]\d*|)([A-Z(].*)")  # of a hydrate: how much, of what
+SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
 LISTED = 20  # bad compositions spelled out in one message
 
 
@@ -64,9 +72,11 @@ def parse_composition(text: str) -> Composition:
 
     Raises CompositionError for unknown elements, zero, negative or fractional amounts, and what is no formula at all.
     """
-    formula = "".join(unicodedata.normalize("NFKC", text).split())
+    formula = plain_text(text)
     if not formula:
         raise CompositionError("the formula is empty: write one such as Cr3Os")
+    if (hint := _hint(formula)) is not None:
+        raise CompositionError(f"{text!r}: {hint}")
     if re.search(r"[-−]\d", formula):
         raise CompositionError(f"{text!r}: amounts must be positive")
     unknown = [word for word in re.findall(r"[A-Z][a-z]*", formula) if word not in SYMBOLS]
@@ -82,7 +92,85 @@ def parse_composition(text: str) -> Composition:
     fractional = [symbol for symbol, amount in amounts.items() if amount != whole[symbol]]
     if fractional:
         raise CompositionError(f"{text!r}: fractional amount of {fractional[0]}; write whole numbers of atoms")
-    return Composition(whole)
+    plain: Counter[str] = Counter()
+    for symbol, amount in whole.items():
+        plain[ISOTOPES.get(symbol, symbol)] += amount
+    return Composition(plain)
+
+
+def plain_text(text: str) -> str:
+    """A formula as it was meant: subscripts and full-width letters as plain ones, no spaces, no invisible marks."""
+    even = unicodedata.normalize("NFKC", "".join(map(_even, text)))
+    return "".join(c for c in even if not c.isspace() and unicodedata.category(c) != "Cf")
+
+
+def _even(character: str) -> str:
+    """One dot for all that stand before the water of a hydrate; superscripts stay, for they are charges."""
+    return "·" if character in DOTS else f"^{character}" if character in SUPERSCRIPTS else character
+
+
+def _hint(formula: str) -> str | None:
+    """How what a chemist would write is to be written here, if that is what is wrong."""
+    if found := re.fullmatch(r"(.*?)\((\w*-?[\w/]*-?\w*)\)", formula):
+        inside = found.group(2)
+        if re.match(r"[PIFCABR][\w/-]*\d", inside) and not _is_formula(inside):
+            return f"write the formula alone, {found.group(1)}: space groups are found, not given"
+        if inside in ("s", "l", "g", "aq", "cr", "am"):
+            return f"write the formula alone, {found.group(1)}, without the state of matter"
+    if (found := re.fullmatch(r"(.+?)\.(\d*\.?\d*(?:H2O|D2O))", formula)) and _is_formula(found.group(1)):
+        formula = f"{found.group(1)}·{found.group(2)}"
+    salt, *others = formula.split("·")
+    parts = [found for other in others if (found := PART.fullmatch(other)) and _is_formula(found.group(2))]
+    if parts and len(parts) == len(others) and _is_formula(salt):
+        return f"write {_joined(salt, [part.groups() for part in parts])}: what follows a dot stands in brackets"
+    if "^" in formula or re.search(r"[A-Za-z\d)\]](?:\d?[+]|[+]\d?|-)$", formula):
+        return "write the formula without a charge"
+    if re.fullmatch(r"[a-z\d()]+", formula) and re.search(r"[a-z]", formula):
+        capitalised = _capitalised(formula)
+        return capitalised and f"write elements with a capital letter, as in {capitalised}"
+    return None
+
+
+def _joined(salt: str, others: Sequence[tuple[str, ...]]) -> str:
+    """The formula of a hydrate: CuSO4 and (5, H2O) are CuSO4(H2O)5; half a water are two salts with one."""
+    amounts = [Fraction(a.replace("⁄", "/") or 1) for a, _ in others]
+    units = math.lcm(*(amount.denominator for amount in amounts))
+    written = salt if units == 1 else f"({salt}){units}"
+    for amount, (_, other) in zip(amounts, others, strict=True):
+        count = int(amount * units)
+        written += f"({re.sub(r'[DT](?![a-z])', 'H', other)})" + (str(count) if count != 1 else "")
+    return written
+
+
+def _is_formula(text: str) -> bool:
+    """Whether it is of known elements and whole amounts."""
+    return re.fullmatch(r"(?:\(*[A-Z][a-z]?\d*\)*\d*)+", text) is not None and all(
+        word in SYMBOLS for word in re.findall(r"[A-Z][a-z]?", text)
+    )
+
+
+def _capitalised(text: str) -> str | None:
+    """A formula in small letters, read as the fewest elements: NaCl of nacl. None where no reading is of elements.
+
+    Of elements that crystals are made of: (nh4) is no nihonium.
+    """
+
+    @cache
+    def read(place: int) -> tuple[int, str] | None:
+        if place == len(text):
+            return 0, ""
+        if not text[place].isalpha():
+            rest = read(place + 1)
+            return None if rest is None else (rest[0], text[place] + rest[1])
+        found = []
+        for length in (2, 1):
+            symbol = text[place : place + length].capitalize()
+            if symbol in COMMON and len(symbol) == length and (rest := read(place + length)) is not None:
+                found.append((rest[0] + 1, symbol + rest[1]))
+        return min(found, key=lambda each: each[0], default=None)
+
+    best = read(0)
+    return None if best is None else best[1]
 
 
 def parse_batch(

@@ -16,6 +16,7 @@ from .. import __version__
 from .evaluate import EvaluationDoc
 from .files import write_whole
 from .merge import in_full
+from .places import PATH, Places
 from .provenance import execution_record, provenance
 from .schemas import SCHEMA_VERSION, Provenance, Science
 from .stage import stage as stage_job
@@ -39,6 +40,8 @@ class StagesDoc(BaseModel):
 @dataclass
 class CompareStagesMaker(Maker):
     """Lays evaluations of several checkpoints side by side."""
+
+    PLACES: ClassVar[Places] = {"out": PATH}
 
     name: str = "compare stages"
 

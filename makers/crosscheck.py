@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jobflow.core.maker import Maker
@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 from .. import __version__
 from .checkpoints import SettingError
 from .merge import dataset_folder
+from .places import PATH, Places
 from .progress import report
 from .provenance import execution_record, provenance
 from .relax_schemas import CheckedCrystal, CrossCheckDoc, Estimate
@@ -42,6 +43,8 @@ class CrossCheckMaker(Maker):
     force_field: as atomate2.forcefields calls it (CHGNet ships with the extra `forcefields`). sample: crystals drawn
     from the relaxed ones without replacement; all of them if there are no more. seed: of the draw and of the bootstrap.
     """
+
+    PLACES: ClassVar[Places] = {"parent": PATH, "relaxed": PATH}
 
     name: str = "cross-check"
     force_field: str = "CHGNet"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from jobflow.core.maker import Maker
@@ -18,6 +18,7 @@ from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
 from .files import write_whole
 from .match_rate import Interval, MatchFigures, bootstrap, match, wilson
+from .places import CHECKPOINT, PATH, Places
 from .progress import report
 from .provenance import execution_record, provenance
 from .reuse import reusable
@@ -104,6 +105,8 @@ class EvaluateMaker(Maker):
     survive a kill, and stay in the run's folder (see run_folder), from which the same evaluation takes them again; what
     bf16='auto' came to stays there too.
     """
+
+    PLACES: ClassVar[Places] = {"checkpoint": CHECKPOINT, "data": PATH, "predictor": CHECKPOINT}
 
     name: str = "evaluate"
     predictor: str | None = "dao-p-flow"

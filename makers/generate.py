@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jobflow.core.maker import Maker
@@ -25,6 +25,7 @@ from .chemistry import (
     formula_units,
     parse_batch,
 )
+from .places import CHECKPOINT, Places
 from .progress import report
 from .provenance import digest, execution_record, provenance
 from .reuse import reusable
@@ -63,6 +64,8 @@ class GenerateMaker(Maker):
     No cell is larger than what the checkpoints cover. seed: candidate k of a formula and a Z is the same in any batch
     (but for bf16, docs/sampling.md), and when more are asked for.
     """
+
+    PLACES: ClassVar[Places] = {"checkpoint": CHECKPOINT, "predictor": CHECKPOINT}
 
     name: str = "generate"
     checkpoint: str = "dao-g-flow"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from jobflow.core.job import Job, JobConfig
 from jobflow.core.maker import Maker
@@ -14,6 +16,7 @@ from .dataset_schemas import DatasetDoc
 from .datasets.build import REJECTS, build_dataset
 from .datasets.config import BuildConfig, build_config
 from .merge import in_full
+from .places import PATH, SHA256, SOURCE, Places
 from .progress import report
 from .provenance import execution_record, provenance
 from .schemas import Science
@@ -27,6 +30,8 @@ class IngestMaker(Maker):
     dataset_name: what the manifest calls it; None: the name of its folder. licence: of sources that state none.
     Energies (eV/atom above hull): min_energy to max_energy; distances in Å.
     """
+
+    PLACES: ClassVar[Places] = {"sources": SOURCE, "held_out": SOURCE, "out": PATH}
 
     name: str = "ingest"
     dataset_name: str | None = None
@@ -64,9 +69,10 @@ class IngestMaker(Maker):
         manifest = build_dataset(
             target, sources, config, lambda done, total, what: report(done, total or 0, f"ingest {what}")
         )
+        held_out = [_named(*each) for each in zip(config.held_out, manifest.filters["held_out"], strict=True)]
         science = Science(
             maker=type(self).__name__,
-            parameters=config.model_dump(mode="json"),
+            parameters=config.model_dump(mode="json") | {"held_out": held_out},
             inputs={"sources": [_content(source) for source in manifest.sources]},
             checkpoints={},
             code_version=__version__,
@@ -90,6 +96,15 @@ class IngestMaker(Maker):
         settings: dict[str, Any] = asdict(self)
         settings["name"] = settings.pop("dataset_name")
         return build_config(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+
+
+def _named(text: str, source: dict[str, Any]) -> str:
+    """A held-out source by its name and content, wherever it lies; a query as it is."""
+    sha256 = source.get("sha256")
+    if sha256 is None or not text.startswith(os.sep):
+        return text
+    place, mark, query = text.partition("?")
+    return f"{Path(place).name}{mark}{query} {SHA256}{sha256}"
 
 
 def _content(source: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobflow.core.maker import Maker
 
 from .. import __version__
 from .checkpoints import SettingError
+from .places import PATH, Places
 from .provenance import digest, execution_record, provenance
 from .relax_schemas import Outcome, RelaxationDoc, RelaxedDatasetDoc
 from .schemas import Science
@@ -59,6 +60,8 @@ class MergeShardsMaker(Maker):
     sha256, the settings and the checkpoint of the relaxation, and what the new columns mean. The same shards give the
     same dataset sha256.
     """
+
+    PLACES: ClassVar[Places] = {"dataset": PATH, "out": PATH}
 
     name: str = "merge shards"
     dataset_name: str | None = None

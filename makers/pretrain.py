@@ -7,16 +7,18 @@ II trains DAO-G on from Stage I on what has become of them (arXiv 2503.10471, Me
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jobflow.core.flow import Flow
 from jobflow.core.job import Job
 from jobflow.core.maker import Maker
 
+from dao_flows.model.places import absolute
+
 from .compare_stages import CompareStagesMaker
 from .datasets.sources import open_source
 from .evaluate import EvaluateMaker
 from .ingest import IngestMaker
-from .merge import in_full
 from .relax_dataset import RelaxDatasetMaker, relax_jobs
 from .train import TrainMaker
 
@@ -58,12 +60,12 @@ class PretrainFlowMaker(Maker):
             self.evaluate.check({"objective": self.stage_one.objective()})
 
     def make(self, sources: list[str], out: str, held_out: str | None = None) -> Flow:
-        """The flow for these sources; datasets and figures go to the folder `out`, given in full.
+        """The flow for these sources; datasets and figures go to the folder `out`.
 
-        held_out: parquet file or dataset to evaluate on, in full; None: the validation split of the dataset. The
+        held_out: parquet file or dataset to evaluate on; None: the validation split of the dataset. The
         flow's output is the comparison's document, or without evaluation that of Stage II's training.
         """
-        folder = in_full(out)
+        folder = Path(absolute(out))
         dataset = self.ingest.make(sources, str(folder / "dataset"))
         predictor = self.predictor.make(dataset.output)
         one = self.stage_one.make(dataset.output)
@@ -78,7 +80,7 @@ class PretrainFlowMaker(Maker):
             stages = {STAGE_ONE: one, CONTROL: longer, STAGE_TWO: two}
         if self.evaluate is None:
             return Flow(jobs, output=two.output, name=self.name)
-        data = str(in_full(held_out)) if held_out else dataset.output.path
+        data = absolute(held_out) if held_out else dataset.output.path
         evaluations = []
         for label, trained in stages.items():
             evaluation = self.evaluate.make(trained.output.path, data, predictor.output.path)

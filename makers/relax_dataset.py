@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jobflow.core.flow import Flow
@@ -25,6 +25,7 @@ from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
 from .files import write_whole
 from .merge import WORK, MergeShardsMaker, dataset_folder, in_full
+from .places import CHECKPOINT, PATH, Places
 from .progress import report
 from .provenance import execution_record, provenance, science_hash
 from .relax_schemas import Computation, RelaxationDoc, RelaxedDatasetDoc, ShardFile, Spread
@@ -72,6 +73,8 @@ class RelaxDatasetMaker(Maker):
     formation energy and all other numeric properties are null, so that DAO-P never learns from a label of another
     structure; the parent dataset keeps them.
     """
+
+    PLACES: ClassVar[Places] = {"dataset": PATH, "out": PATH, "predictor": CHECKPOINT}
 
     name: str = "relax shard"
     predictor: str = "dao-p-base"
@@ -351,7 +354,9 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-@stage  # no output_schema: jobflow would hold the reference to the merge job's output against it
+@stage(
+    places=RelaxDatasetMaker.PLACES
+)  # no output_schema: jobflow would hold the reference to the merge job's output against it
 def relax_jobs(
     dataset: str | Mapping[str, Any],
     out: str,

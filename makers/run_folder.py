@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from dao_flows.model.file_names import file_name
+from dao_flows.model.places import data_folder, folder_of
 
 from .provenance import science_hash
 from .schemas import Science
@@ -18,12 +18,9 @@ def run_root() -> Path:
 
     On a cluster it is a folder that every node sees.
     """
-    if folder := os.environ.get(FOLDER_VARIABLE):
-        return Path(folder).expanduser()
-    if folder := os.environ.get(DATA_VARIABLE):
-        return Path(folder).expanduser() / "runs"
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "dao_flows" / "runs"
+    if (folder := folder_of(FOLDER_VARIABLE)) is not None:
+        return folder
+    return (folder_of(DATA_VARIABLE) or data_folder() / "dao_flows") / "runs"
 
 
 def run_folder(science: Science, name: str) -> Path:

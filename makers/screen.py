@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
@@ -20,6 +20,7 @@ from .chemistry import CompositionError, check_coverage
 from .dedup import Tolerance, find_duplicates
 from .generate import formula_key
 from .parallel import parallel_map
+from .places import CHECKPOINT, Places
 from .progress import report
 from .provenance import execution_record, provenance
 from .reuse import reusable
@@ -78,6 +79,8 @@ class ScreenMaker(Maker):
     first what was drawn most often, and the lower energy between equals, or 'energy', the lowest first. top_k: best of
     each composition to keep; None: all. prototypes: name the known prototype that a structure realises.
     """
+
+    PLACES: ClassVar[Places] = {"predictor": CHECKPOINT}
 
     name: str = "screen"
     predictor: str = "dao-p-flow"

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from jobflow.core.flow import Flow
@@ -16,7 +17,9 @@ from pydantic import BaseModel
 from dao_flows.model.dataset import file_sha256
 
 from .attempts import Attempt, parts
+from .environment import check_environment
 from .masking import one_line
+from .places import Places, call_in_full
 from .provenance import content_hash
 from .reuse import job_store
 from .schemas import Provenance
@@ -33,6 +36,7 @@ class StageJob(Job):
     def run(self, store: JobStore, job_dir: Any = None) -> Response[Any]:
         """As jobflow's, and logged."""
         with Attempt(self, store) as attempt:
+            check_environment()
             token = job_store.set(store)
             try:
                 response: Response[Any] = super().run(store=store, job_dir=job_dir)
@@ -51,8 +55,13 @@ class StageJob(Job):
         return response
 
 
-def stage(method: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
-    """In place of jobflow's `@job`, with the same arguments."""
+def stage(
+    method: Callable[..., Any] | None = None, *, places: Places = MappingProxyType({}), **options: Any
+) -> Callable[..., Any]:
+    """In place of jobflow's `@job`, with the same arguments.
+
+    places: arguments that name files or folders, beside those in its maker's PLACES: a job is given them in full.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -63,7 +72,8 @@ def stage(method: Callable[..., Any] | None = None, **options: Any) -> Callable[
 
         @wraps(make)
         def build(*args: Any, **kwargs: Any) -> Job:
-            built = make(*args, **kwargs)
+            given, named = call_in_full(function, args, kwargs, places)
+            built = make(*given, **named)
             built.__class__ = StageJob
             return built
 

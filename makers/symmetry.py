@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import warnings
 from collections import defaultdict
 from functools import cache
@@ -17,6 +18,8 @@ from . import decoding
 from .dedup import Tolerance, lattices_fit
 from .schemas import Symmetry
 from .structures import compact, primitive_niggli
+
+os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C code would write to stderr what a caller is told anyway
 
 
 def space_group(structure: Structure, symprec: float) -> tuple[Symmetry | None, Structure | None]:

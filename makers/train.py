@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 
 from .. import __version__
 from .checkpoints import NAMES, SettingError, pick_device
+from .places import CHECKPOINT, PATH, Places
 from .provenance import execution_record, provenance
 from .queue_time import queue_seconds_left
 from .register import check_name, register
@@ -48,6 +49,13 @@ AS_EVER = {"store_as": "float32", "pairs": None}
 OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s", "fit_wall_time")
 
 
+def _config_in_full(config: Any) -> Any:
+    """The settings, with the checkpoint that judges in full."""
+    if isinstance(config, Mapping) and isinstance(config.get("judge"), str | Path):
+        return {**config, "judge": CHECKPOINT(config["judge"])}
+    return config
+
+
 @dataclass
 class TrainMaker(Maker):
     """Trains DAO-G or DAO-P on a dataset; what is done lies in the run's folder, where a killed job goes on.
@@ -62,6 +70,8 @@ class TrainMaker(Maker):
     from the first, where the job runs. Their run folder must be on a file system that they share. register_as: name in
     the user's library of checkpoints.
     """
+
+    PLACES: ClassVar[Places] = {"dataset": PATH, "start": CHECKPOINT, "config": _config_in_full}
 
     name: str = "train"
     kind: str = "dao-g"

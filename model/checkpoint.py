@@ -29,8 +29,9 @@ from .dao_g import DaoG
 from .dao_p import DaoP, PropertyHead
 from .dataset import file_sha256
 from .noise import NoiseConfig
+from .places import CARD as CARD
 
-WEIGHTS, CARD = "weights.safetensors", "card.json"
+WEIGHTS = "weights.safetensors"
 PART = 16 << 20  # bytes of a file of weights
 PART_NAME = re.compile(r"weights-[0-9]+-of-([0-9]+)\.safetensors")
 FORMAT = 1

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .checkpoint import CARD, Card, CheckpointError, read_card
+from .places import checkpoint_in_full, data_folder, folder_of
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 FOLDER_VARIABLE = "DAO_FLOWS_CHECKPOINT_DIR"
@@ -14,10 +15,7 @@ FOLDER_VARIABLE = "DAO_FLOWS_CHECKPOINT_DIR"
 
 def user_folder() -> Path:
     """The user's own checkpoints: $DAO_FLOWS_CHECKPOINT_DIR, or checkpoints/ in the user's data folder."""
-    if folder := os.environ.get(FOLDER_VARIABLE):
-        return Path(folder).expanduser()
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "dao_flows" / "checkpoints"
+    return folder_of(FOLDER_VARIABLE) or data_folder() / "dao_flows" / "checkpoints"
 
 
 def available() -> dict[str, Path]:
@@ -29,13 +27,14 @@ def available() -> dict[str, Path]:
     return found
 
 
-def find(reference: str) -> Path:
+def find(reference: str | os.PathLike[str]) -> Path:
     """The folder of a checkpoint given by name, path, or sha256 (at least 8 digits of it).
 
     Raises CheckpointError naming what there is.
     """
-    path = Path(reference).expanduser()
-    if (path / CARD).exists():
+    reference = checkpoint_in_full(reference)
+    path = Path(reference)
+    if path.is_absolute() and (path / CARD).exists():
         return path
     folders = available()
     if reference in folders:
@@ -61,6 +60,6 @@ def _sha256(folder: Path, changed: int, size: int) -> str:
     return read_card(folder).sha256
 
 
-def card_of(reference: str) -> Card:
+def card_of(reference: str | os.PathLike[str]) -> Card:
     """The card of a checkpoint given as for `find`."""
     return read_card(find(reference))

@@ -13,6 +13,7 @@ from typing import Any
 from pymatgen.core.structure import Structure
 
 from dao_flows.makers import decoding
+from dao_flows.makers.places import QUERIES, SHA256
 from dao_flows.makers.provenance import digest, science_hash
 from dao_flows.makers.schemas import Science
 from dao_flows.makers.symmetry import symmetrised_primitive
@@ -46,13 +47,28 @@ def verification(recorded: Recorded, materials: Materials, place: Place) -> Rebu
     reference = science.parameters["reference"]
     note: str | None = None
     ignored: tuple[str, ...] = ("hull.reference",)
-    if reference is not None and reference.partition(":")[0] in ("mp", "store"):
+    if reference is not None and reference.startswith(QUERIES):
         note = f"the hull is not compared: {reference} is a query, whose answer changes"
         reference, ignored = None, ("hull", "hull.*", "error", "provenance.science.parameters.reference")
+    elif reference is not None:
+        reference = _reference_file(reference, recorded, materials)
+        ignored = (*ignored, "provenance.science.parameters.reference")
     about = {name: document[name] for name in ABOUT}
     fault = unfit(sent) if science.inputs["fault"] is not None else None
     job = summarise(about, sent, calculations, reference, fault)
     return Rebuilt(job, Terms(tolerance=CALCULATION, ignored=ignored), None, note)
+
+
+def _reference_file(told: str, recorded: Recorded, materials: Materials) -> str:
+    """The file of a reference set, which the science tells by its name and sha256. Raises ReplayError."""
+    named, _, sha256 = told.rpartition(f" {SHA256}")
+    if not named:  # an older document has the path that was typed
+        return told
+    path, _, query = str((recorded.execution.get("checkpoints") or {}).get("reference") or named).partition("?")
+    found = materials.file(path, sha256)
+    if found is None:
+        raise ReplayError(f"its reference set {named} is not here: name it, or a folder with it, with --from")
+    return f"{found}?{query}" if query else found
 
 
 def calculation(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:

@@ -5,17 +5,34 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
-import warnings
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from dao_flows.makers.environment import environment_in_full
+from dao_flows.model.places import at_home
+
 from .. import __version__
-from ..errors import explain, mask, one_line
+from ..errors import explain, one_line, trace
 from ..interruption import interruptible
-from . import audit, browse, checkpoint, compare, crate, dataset, launch, predict, pretrain, system, tuning, verify
+from . import (
+    audit,
+    browse,
+    checkpoint,
+    compare,
+    crate,
+    dataset,
+    launch,
+    predict,
+    pretrain,
+    streams,
+    system,
+    tuning,
+    verify,
+)
 
 OK, UNEXPECTED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DEBUG_FLAG, DEBUG_VARIABLE = "--traceback", "DAO_FLOWS_DEBUG"
@@ -74,9 +91,9 @@ app.command("doctor", epilog=system.DOCTOR_EXAMPLES)(system.doctor)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 not well (doctor) or our own error, 2 the user's error, 130 Ctrl-C."""
-    warnings.simplefilter("ignore")  # what libraries say to developers; `predict --verbose` shows it
+    streams.set_up()  # libraries are quiet; `predict --verbose` lets them talk
     logging.getLogger().setLevel(logging.ERROR)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(streams.finish(run(sys.argv[1:] if arguments is None else arguments)))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -85,15 +102,15 @@ def run(arguments: Sequence[str]) -> int:
     words = [word for word in arguments if word != DEBUG_FLAG]  # it may stand after the command, too
     code: int | None = None
     try:
-        with interruptible():
-            returned = typer.main.get_command(app).main(args=words, prog_name="dao-flows", standalone_mode=False)
+        with environment_in_full(), interruptible():
+            returned = _command().main(args=words, prog_name="dao-flows", standalone_mode=False)
             sys.stdout.flush()  # a full disk shows here, not when Python has gone
             code = returned if isinstance(returned, int) else OK
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED) if code is None else code
     except Exception as error:
         if debug:
-            print(mask(traceback.format_exc()), file=sys.stderr)
+            print(trace(error), file=sys.stderr)
         if hasattr(error, "format_message"):  # typer's own: an option that is not there, a value out of range
             return _fail(error.format_message(), USER_ERROR)
         if (text := explain(error)) is not None:
@@ -101,6 +118,30 @@ def run(arguments: Sequence[str]) -> int:
         hint = "" if debug else f"; {DEBUG_FLAG} shows where, please report it"
         return _fail(f"unexpected {type(error).__name__}: {one_line(error)}{hint}", UNEXPECTED)
     return code
+
+
+def _command() -> Any:
+    """The command line, with the home folder for ~ in every path that a command is given."""
+
+    def full(value: Any) -> Any:
+        if isinstance(value, Path):
+            return at_home(value)
+        return [full(item) for item in value] if isinstance(value, list) else value
+
+    def wrapped(callback: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(callback)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return callback(*args, **{name: full(value) for name, value in kwargs.items()})
+
+        return call
+
+    top = typer.main.get_command(app)
+    pending = [top]
+    while pending:
+        command = pending.pop()
+        pending += getattr(command, "commands", {}).values()
+        command.callback = command.callback and wrapped(command.callback)
+    return top
 
 
 def _fail(text: str, code: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +15,7 @@ from dao_flows.model.file_names import file_name
 from dao_flows.model.sampler_name import Sampler
 
 from ..errors import InputError
+from .streams import talkative
 from .verify import BACKEND_HELP, REFERENCE_HELP, show
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _go_on(interruption: KeyboardInterrupt) -> str:
 def _talkative() -> None:
     """Let the libraries talk on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr, force=True)
-    warnings.resetwarnings()
+    talkative()
 
 
 class _Bar:

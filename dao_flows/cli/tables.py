@@ -14,6 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ..api import CompositionResult, PredictionResult, Row
 
+NARROWEST = 40
 PIPE_WIDTH = 160  # what is read by a program is not cut to a terminal's width
 ENERGY, VOLUME = "predicted\nE_hull\neV/atom", "volume\nÅ³/atom"
 FEW = 10  # compositions whose whole ranking is shown
@@ -22,12 +23,17 @@ BEST = 3  # structures of each where there are more
 
 def stdout() -> Console:
     """The console for results."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
+    return Console(width=_width() if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
 def stderr() -> Console:
     """The console for progress and remarks."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, width=_width() if sys.stderr.isatty() else None)
+
+
+def _width() -> int:
+    """The terminal's; a table needs some, and COLUMNS may say anything."""
+    return max(Console().width, NARROWEST)
 
 
 def ranking(compositions: Sequence[CompositionResult], run_id: str) -> Table:

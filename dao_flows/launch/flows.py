@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.checkpoints import card
+from dao_flows.makers.places import maker_in_full, told
 from dao_flows.makers.provenance import digest
 from dao_flows.makers.sampler import Bf16
 from dao_flows.makers.symmetry import symmetrised_primitive
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify as verify_checkpoint
+from dao_flows.model.library import available
 from dao_flows.model.library import find as find_checkpoint
 from dao_flows.model.sampler_name import Sampler
 
@@ -67,8 +69,8 @@ def predict_flows(
 ) -> list[Planned]:
     """A flow for each batch of formulas, with the same makers as `dao_flows.predict`, all checked.
 
-    Checkpoints go by their sha256, for a name may mean another where the job runs; the device is looked for there.
-    Raises InputError, CompositionError, SettingError and CheckpointError.
+    Checkpoints of a library go by their sha256, for a name may mean another where the job runs; the device is looked
+    for there. Raises InputError, CompositionError, SettingError and CheckpointError.
     """
     maker = prediction_maker(
         checkpoint=pinned(checkpoint or config.checkpoint, "dao-g"),
@@ -87,7 +89,7 @@ def predict_flows(
         device=device or config.device,
     )
     if verifier is not None:
-        verifier.preset()  # an unknown backend shows here; whether its program is there, where the job runs
+        verifier = _checked(verifier)
     planned = []
     for batch in plan_batches(list(entries), maker, config.batch_candidates):
         flow = replace(batch.maker, verify=verifier).make(batch.formulas)
@@ -107,6 +109,7 @@ def verify_flows(references: Sequence[str], candidates: Store, maker: VerifyMake
     if not references:
         raise InputError("no candidate given: `dao-flows list` shows their ids")
     found = {c.candidate_id: c for c in (find_candidate(candidates, reference) for reference in references)}
+    maker = _checked(maker)
     preset = maker.preset()
     planned = []
     for candidate in found.values():
@@ -125,15 +128,25 @@ def pretrain_flows(config: PretrainConfig) -> list[Planned]:
 
 
 def pinned(reference: str, kind: str) -> str:
-    """The sha256 of a checkpoint of this kind that is there and whole."""
+    """The sha256 of a checkpoint of this kind that is there and whole; its path in full if it is in no library."""
     sha256: str = card(reference, kind).sha256
-    verify_checkpoint(find_checkpoint(reference))
-    return sha256
+    folder = find_checkpoint(reference)
+    verify_checkpoint(folder)
+    return sha256 if folder in available().values() else str(folder)
+
+
+def _checked(maker: VerifyMaker) -> VerifyMaker:
+    """The maker with its files named in full, all there. Whether the backend's program is shows where the job runs."""
+    maker = maker_in_full(maker)
+    maker.preset()
+    maker.check_reference()
+    return maker
 
 
 def _verification(maker: VerifyMaker) -> dict[str, Any]:
     described: dict[str, Any] = maker.as_dict()
-    return {name: described[name] for name in ("backend", "steps", "reference", "top", "symprec")}
+    kept = {name: described[name] for name in ("backend", "steps", "reference", "top", "symprec")}
+    return kept if maker.reference is None else kept | {"reference": told(maker.reference)}
 
 
 def _names(formulas: Sequence[str], shown: int = 3) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..configuration import what
 from ..errors import SettingsError, StoreError, explain, one_line, remember_secret, remember_uri
 from ..settings import Settings, settings
 
@@ -49,8 +50,8 @@ def open_launchpad(path: Path, config: Settings) -> LaunchPad:
         patience = int(1000 * config.store_timeout)
         kwargs = {**(content.get("mongoclient_kwargs") or {}), "serverSelectionTimeoutMS": patience}
         found = LaunchPad.from_dict({**content, "strm_lvl": "ERROR", "mongoclient_kwargs": kwargs})
-    except Exception as error:  # whatever YAML, FireWorks and pymongo make of what a user wrote
-        raise SettingsError(f"the LaunchPad of {path} cannot be used: {explain(error) or one_line(error)}") from None
+    except Exception as error:  # whatever YAML, FireWorks and pymongo make of what a user wrote, which they quote
+        raise SettingsError(f"the LaunchPad of {path} cannot be used: {what(error)}") from None
     try:
         found.connection.admin.command("ping")
         found.db.list_collection_names()
@@ -89,8 +90,7 @@ def fireworks_setting(name: str) -> Any:
         try:
             content = yaml.safe_load(Path(named).expanduser().read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or "not YAML"
-            raise SettingsError(f"{FIREWORKS_CONFIG} names {named}, which cannot be read: {reason}") from None
+            raise SettingsError(f"{FIREWORKS_CONFIG} names {named}, which cannot be read: {what(error)}") from None
         if isinstance(content, dict) and name in content:
             return content[name]
     from fireworks import fw_config

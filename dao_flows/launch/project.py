@@ -16,6 +16,7 @@ import yaml
 
 from dao_flows.makers.run_folder import FOLDER_VARIABLE as RUN_DIR
 from dao_flows.model.library import FOLDER_VARIABLE as CHECKPOINTS
+from dao_flows.model.places import absolute, checkpoint_in_full, folder_of
 
 from ..errors import InputError, explain, remember_uri
 from ..stores import DATABASE, JOBS
@@ -68,6 +69,9 @@ class Project:
     cores: int = 1
     walltimes: dict[Category, str] = field(default_factory=dict)
     gpus: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(absolute(self.folder)))  # its files name each other
 
     @property
     def database_name(self) -> str:
@@ -232,9 +236,11 @@ def _environment(project: Project) -> str:
         "DAO_FLOWS_ROUTES": str(folder / ROUTES),
         RUN_DIR: str(folder / "runs"),
     }
-    for name in (CHECKPOINTS, "DAO_FLOWS_CHECKPOINT", "DAO_FLOWS_PREDICTOR"):
+    if (library := folder_of(CHECKPOINTS)) is not None:
+        variables[CHECKPOINTS] = str(library)
+    for name in ("DAO_FLOWS_CHECKPOINT", "DAO_FLOWS_PREDICTOR"):
         if name in os.environ:
-            variables[name] = os.environ[name]
+            variables[name] = checkpoint_in_full(os.environ[name])
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     places = ":".join(dict.fromkeys(str(Path(program(name)).parent) for name in ("dao-flows", "rlaunch")))
     lines.append(f'export PATH={shlex.quote(places)}:"$PATH"')

@@ -15,8 +15,10 @@ import yaml
 
 from dao_flows.model.file_names import file_name
 from dao_flows.model.library import FOLDER_VARIABLE as CHECKPOINTS
+from dao_flows.model.places import folder_of
 
-from ..errors import InputError, SettingsError, explain, one_line, remember_uri
+from ..configuration import what
+from ..errors import InputError, SettingsError, explain, remember_uri
 from ..stores import DATABASE, JOBS
 from .flows import Planned
 from .project import PRIVATE
@@ -51,7 +53,7 @@ def project_document(
         reached = {"type": "remote", "host": host, **({"user": user} if user else {})}
     store = {"type": "MongoStore", "database": database, "uri": uri}
     command = f"export PATH={shlex.quote(environment)}:$PATH" if environment else None
-    library = os.environ.get(CHECKPOINTS) if host is None else None
+    library = folder_of(CHECKPOINTS) if host is None else None
     workers, configs = {}, {}
     for category in CATEGORIES:
         route = DEFAULTS[TYPICAL[category]]
@@ -64,7 +66,7 @@ def project_document(
         }
         threads = 1 if category == "dft" else route.cores
         configs[category] = {
-            "export": {"OMP_NUM_THREADS": threads, **({CHECKPOINTS: library} if library else {})},
+            "export": {"OMP_NUM_THREADS": threads, **({CHECKPOINTS: str(library)} if library else {})},
             **({"pre_run": command} if command else {}),
         }
     return {
@@ -136,7 +138,7 @@ def submit_remotely(planned: Sequence[Planned], project: str, routes: Routes) ->
         workers = {name: dict(worker.resources or {}) for name, worker in found.workers.items()}
         queue: Queue = "slurm" if found.workers["gpu"].scheduler_type == "slurm" else "none"
     except Exception as error:  # of every kind that a file written by hand may give
-        raise SettingsError(f"the project {project!r} of jobflow-remote cannot be used: {one_line(error)}") from None
+        raise SettingsError(f"the project {project!r} of jobflow-remote cannot be used: {what(error)}") from None
     submitted = []
     for each in planned:
         each.flow.update_metadata({"dao_flows": {"kind": each.kind, "key": each.key, "label": each.label}})

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import bson
 from pydantic import BaseModel, Field
 
 from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.masking import carries, environment_secrets
 
 from ..errors import StoreError
 from ..reuse import marks
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
 MAX_SPEC = 1_000_000  # bytes; MongoDB takes 16 MB, but every claim of a job reads and writes its spec
 URI = re.compile(r"mongodb(\+srv)?://|\w://[^\s/\"']+:[^\s/\"']+@")
-SECRET_VARIABLE = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|MONGO\w*URI)$")
+SECRET_FIELD = re.compile(r"(password|passwd|passphrase|secret|token|api_?key|access_?key)$", re.IGNORECASE)
 FIELDS = {"nodes": 1, "state": 1, "created_on": 1, "metadata": 1}
 DUPLICATE_KEY = 11000  # of MongoDB's errors
 ON_ITS_WAY = 60  # s after which a submission that is not whole was killed
-SHORTEST_SECRET = 8  # characters of a secret variable's value that are looked for
 
 
 class Submitted(BaseModel):
@@ -91,7 +90,7 @@ def _checked(planned: Planned, run_id: str) -> Workflow:
 
     about = {"run_id": run_id, "kind": planned.kind, "key": planned.key, "label": planned.label}
     workflow: Workflow = flow_to_workflow(planned.flow, store=None, metadata={"dao_flows": about})
-    known = dict(_secrets())
+    known = environment_secrets()
     for firework in workflow.fws:
         document = firework.to_db_dict()
         if (size := len(bson.encode(document))) > MAX_SPEC:
@@ -100,20 +99,31 @@ def _checked(planned: Planned, run_id: str) -> Workflow:
                 f"{MAX_SPEC / 1e6:.0f} MB is allowed: give large inputs as files or datasets, or split the flow"
             )
         text = json.dumps(document, default=str)
-        found = next((name for name, secret in known.items() if secret in text), None)
-        if found or URI.search(text):
+        found = next((f"the value of {name}" for name, secret in known.items() if carries(text, secret)), None)
+        if found is None and URI.search(text):
+            found = "a URI with credentials"
+        if found is None and (field := _secretive(document)):
+            found = f"what its field {field} says"
+        if found is not None:
             raise SettingError(
-                f"the job {firework.name!r} of {planned.label} would carry {found or 'a URI with credentials'} to the "
-                "LaunchPad for all to read: give it to the workers by their environment instead"
+                f"the job {firework.name!r} of {planned.label} would carry {found} to the LaunchPad "
+                "for all to read: give it to the workers by their environment instead"
             )
     return workflow
 
 
-def _secrets() -> Iterator[tuple[str, str]]:
-    """Secrets of the environment by their variable."""
-    for name, value in os.environ.items():
-        if SECRET_VARIABLE.search(name.upper()) and len(value) >= SHORTEST_SECRET:
-            yield f"the value of {name}", value
+def _secretive(value: Any) -> str | None:
+    """A field that is named like a secret and holds text."""
+    if isinstance(value, list | tuple):
+        return next((found for item in value if (found := _secretive(item))), None)
+    if not isinstance(value, dict):
+        return None
+    for name, held in value.items():
+        if isinstance(held, str) and held and SECRET_FIELD.search(str(name)):
+            return str(name)
+        if found := _secretive(held):
+            return found
+    return None
 
 
 def _add(planned: Planned, workflow: Workflow, pad: LaunchPad, again: bool) -> Submitted:

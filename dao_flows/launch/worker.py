@@ -31,9 +31,15 @@ class Stopped(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the two programs with the rest of the arguments."""
     name, *rest = sys.argv[1:] if arguments is None else arguments
-    require_fireworks()
-    from fireworks.scripts.qlaunch_run import qlaunch
-    from fireworks.scripts.rlaunch_run import rlaunch
+    try:
+        require_fireworks()
+        from fireworks.scripts.qlaunch_run import qlaunch
+        from fireworks.scripts.rlaunch_run import rlaunch
+    except Exception as error:
+        if (text := explain(error)) is None:
+            raise
+        print(f"dao-flows: {text}", file=sys.stderr)
+        return 2
 
     warnings.filterwarnings("ignore", "cd is deprecated", FutureWarning)  # monty's, which FireWorks raises at every job
     be_patient()

@@ -3,8 +3,9 @@
 A set is a file of ComputedEntries, the Materials Project, or the user's own verifications. Energies of different
 functionals, codes, pseudopotentials or correction schemes have different zeros; what would mix them is refused.
 
-`levels` reads what an entry says of how it was computed; `sets` holds entries that agree in it; `entry_files`,
-`materials_project` and `sources` find them; `hull` puts a calculation beside them.
+`levels` reads what an entry says of how it was computed; `elements` takes oxidation states off; `sets` holds entries
+that agree in their level; `entry_files`, `materials_project` and `sources` find them; `hull` puts a calculation beside
+them.
 """
 
 from .hull import hull_energy

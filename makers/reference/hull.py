@@ -13,6 +13,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
 from ..verification_schemas import HullEnergy, Level
+from .elements import plain_structure
 from .levels import described, difference, entry_of, functional_of, known
 from .sets import MP2020, NONE, ReferenceSet, ReferenceSetError, scheme_version
 
@@ -30,6 +31,7 @@ def hull_energy(reference: ReferenceSet, structure: Structure, energy: float, le
     below 0 means that the structure lies below the set's hull. Elements that have no elemental entry in the set are
     named, and there is no hull then. Raises ReferenceSetError where the two sides have different zeros.
     """
+    structure = plain_structure(structure)
     elements = {element.symbol for element in structure.composition.elements}
     reference = reference.within(elements, level)
     _check_level(reference, level)

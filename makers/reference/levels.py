@@ -9,6 +9,7 @@ from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
 from ..verification_schemas import Level
+from .elements import plain_structure
 
 LEVEL = "level"  # among an entry's parameters: the whole level, where the entry is one of ours
 SAME_CUTOFF = 1e-4  # relative: codes round differently
@@ -33,6 +34,7 @@ def functional_of(name: str) -> str:
 
 def entry_of(structure: Structure, energy: float, level: Level, entry_id: str | None = None) -> ComputedStructureEntry:
     """An entry that says its level. energy: of the cell, eV, raw."""
+    structure = plain_structure(structure)
     parameters: dict[str, Any] = {LEVEL: level.model_dump(), "hubbards": dict(level.hubbard_u)}
     functional = functional_of(level.functional)
     if level.code == "vasp":

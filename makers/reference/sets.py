@@ -13,6 +13,7 @@ from pymatgen.entries.computed_entries import ComputedEntry
 
 from ..provenance import digest
 from ..verification_schemas import Level
+from .elements import plain_entry
 from .levels import known
 
 MP2020 = "MaterialsProject2020Compatibility"
@@ -29,7 +30,8 @@ class ReferenceSet:
     """Entries with known energies and where they come from.
 
     code, functional: those of all entries, None where they do not say; scheme: the corrections that they carry, 'none'
-    or names. selects: entries of other levels are passed over (the store holds many), not refused.
+    or names. selects: entries of other levels are passed over (the store holds many), not refused. Entries are kept by
+    their elements, without oxidation states and isotopes.
     """
 
     name: str
@@ -40,6 +42,10 @@ class ReferenceSet:
     scheme_version: str
     selects: bool = False
     _hulls: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raises ReferenceSetError for an entry with what is no element."""
+        object.__setattr__(self, "entries", tuple(_by_elements(self.name, entry) for entry in self.entries))
 
     @cached_property
     def sha256(self) -> str:
@@ -78,6 +84,14 @@ def agreeing(
     carried = {_scheme(adjustment) for entry in entries for adjustment in entry.energy_adjustments if adjustment.value}
     scheme = "+".join(sorted(carried)) or NONE
     return ReferenceSet(name, tuple(entries), found[0], found[1], scheme, scheme_version() if scheme == MP2020 else "")
+
+
+def _by_elements(name: str, entry: ComputedEntry) -> ComputedEntry:
+    try:
+        return plain_entry(entry)
+    except ValueError as error:
+        which = entry.entry_id or entry.composition.formula
+        raise ReferenceSetError(f"{name}: the entry {which} cannot be used: {error}") from None
 
 
 def _scheme(adjustment: Any) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobflow.core.job import Job, JobConfig, Response
 from jobflow.core.maker import Maker
@@ -22,10 +22,14 @@ from jobflow.core.state import CURRENT_JOB
 from monty.json import jsanitize
 from pymatgen.core.structure import Structure
 
+from dao_flows.model.places import absolute
+
 from ... import __version__
 from ..checkpoints import SettingError
 from ..decoding import CALLS
 from ..folder_hashes import PREFIX, folder_hashes
+from ..masking import mask
+from ..places import Places
 from ..provenance import canonical_json, digest, execution_record, provenance, science_hash
 from ..reuse import stored
 from ..run_folder import run_folder
@@ -47,6 +51,20 @@ LONGEST_SETTING = 8_000  # characters; of longer ones the hash is told
 EXECUTION = {"name", "wall_time", "task_document_kwargs", *CALLS}
 
 
+def calculator_in_full(calculator: Any) -> Any:
+    """The maker, with the pseudopotentials that a user gave it as files in full."""
+    held = getattr(calculator, "input_set_generator", None)
+    pseudos = getattr(held, "pseudos", None)
+    if not isinstance(pseudos, list | tuple):
+        return calculator
+    full = [absolute(each) if isinstance(each, str | Path) and Path(each).is_file() else each for each in pseudos]
+    if full == list(pseudos):
+        return calculator
+    calculator = copy.deepcopy(calculator)
+    calculator.input_set_generator.pseudos = full
+    return calculator
+
+
 @dataclass
 class CalculateMaker(Maker):
     """Runs one of atomate2's makers on one structure, in a folder of its own under DAO_FLOWS_RUN_DIR.
@@ -55,6 +73,8 @@ class CalculateMaker(Maker):
     one job. hands_on: give it the directory of the step before. cores: that the code runs on (None: what Slurm or
     OMP_NUM_THREADS says). again: compute even if the store has the result.
     """
+
+    PLACES: ClassVar[Places] = {"calculator": calculator_in_full}
 
     name: str = "calculate"
     backend: str = ""
@@ -308,7 +328,7 @@ def _latest(folder: Path) -> Path:
 
 def _one_line(error: BaseException, directory: Path) -> str:
     """What went wrong: the code's own words where it has any, then the exception."""
-    raised = " ".join(f"{type(error).__name__}: {error}".split())
+    raised = " ".join(mask(f"{type(error).__name__}: {error}").split())
     said = results.complaint(directory)
     text = f"{said} ({raised})" if said else raised
     return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 1] + "…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jobflow.core.flow import Flow
@@ -17,6 +17,7 @@ from pymatgen.core.structure import Structure
 
 from ... import __version__
 from ..checkpoints import SettingError
+from ..places import QUERIES, REFERENCE, Places, told
 from ..provenance import digest, execution_record, provenance
 from ..schemas import Science, ScreenedCandidate, ScreeningDoc
 from ..screen import ScreenMaker
@@ -25,11 +26,16 @@ from ..symmetry import symmetrised_primitive
 from ..validity import Rules, contact_fault, contacts, volume_fault
 from ..verification_schemas import CalculationDoc, CalculationRecord, HullEnergy, VerificationDoc
 from .backends import Backend, backend
-from .calculation import CalculateMaker, geometry, settings_of
+from .calculation import CalculateMaker, calculator_in_full, geometry, settings_of
 from .installed import check
 
 CPU = "cpu"  # category of workers for what takes no time
 SCREEN = ScreenMaker()  # its rules of what can be a crystal, and its loose tolerance
+
+
+def steps_in_full(steps: Any) -> Any:
+    """Makers by their step, with the files that they name in full."""
+    return {step: calculator_in_full(maker) for step, maker in steps.items()} if isinstance(steps, Mapping) else steps
 
 
 @dataclass
@@ -42,6 +48,8 @@ class VerifyMaker(Maker):
     (FireWorks' _category). cores, again: as in CalculateMaker. top: best-ranked candidates of each composition that
     verify_screening takes. symprec: Å, at which the cells that go in are symmetrised.
     """
+
+    PLACES: ClassVar[Places] = {"reference": REFERENCE, "steps": steps_in_full}
 
     name: str = "verify"
     backend: str = "abinit"
@@ -109,10 +117,18 @@ class VerifyMaker(Maker):
 
             reference_set(self.reference)
 
+    def check_reference(self) -> None:
+        """Raises ReferenceSetError for a file of entries that is not there or cannot be read, before a submission."""
+        if self.reference is not None and not self.reference.startswith(QUERIES):
+            from ..reference import reference_set
+
+            reference_set(self.reference)
+
     def verification_id(self, preset: Backend, sent: Structure, candidate_id: str) -> str:
         """An id that the same verification has in every run, failed or not."""
         makers = {step: settings_of(maker) for step, maker in preset.steps.items()}
-        return "ver-" + digest([candidate_id, geometry(sent), preset.name, makers, self.reference])[:12]
+        reference = None if self.reference is None else told(self.reference)
+        return "ver-" + digest([candidate_id, geometry(sent), preset.name, makers, reference])[:12]
 
 
 def unfit(structure: Structure) -> str | None:
@@ -156,7 +172,7 @@ def verify_candidates(screening: ScreeningDoc, maker: VerifyMaker, top: int) -> 
     return Response(replace=flow)
 
 
-@stage(output_schema=VerificationDoc)
+@stage(output_schema=VerificationDoc, places={"reference": REFERENCE})
 def summarise(
     about: Mapping[str, str],
     sent: Structure,
@@ -170,7 +186,7 @@ def summarise(
     failed = next((calculation for calculation in ran if calculation.state == "failed"), None)
     science = Science(
         maker="VerifyMaker",
-        parameters={"backend": about["backend"], "reference": reference},
+        parameters={"backend": about["backend"], "reference": None if reference is None else told(reference)},
         inputs={
             "candidate": about["candidate_id"],
             "screening": about["candidate_science_hash"],
@@ -206,7 +222,7 @@ def summarise(
         sent=sent,
         calculations=[_record(each) for each in ran],
         core_seconds=sum(each.wall_seconds * each.cores for each in ran),
-        provenance=provenance(science, execution_record(began, "cpu", {})),
+        provenance=provenance(science, execution_record(began, "cpu", {"reference": reference} if reference else {})),
         **figures,
     )
 

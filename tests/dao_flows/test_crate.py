@@ -538,6 +538,15 @@ def test_credentials_reach_no_crate(source, audited_home, tmp_path, monkeypatch)
         assert not (tmp_path / f"{name}.zip").exists()
 
 
+def test_a_word_that_is_somebodys_password_refuses_no_crate(source, audited_home, tmp_path, monkeypatch):
+    monkeypatch.setenv("DB_PASSWORD", "dao_flows")
+    monkeypatch.setenv("CI_TOKEN", "GenerateMaker")
+    monkeypatch.setenv("SECRETS_FOLDER", str(audited_home))
+    export(source, audited_home, tmp_path / "x.zip")
+    with pytest.raises(CrateError, match="looks like a password"):
+        export(source, audited_home, tmp_path / "y.zip", description="the password=dao_flows opens it")
+
+
 def test_a_document_with_credentials_is_not_exported(tmp_path, a_candidate, put, monkeypatch, tiny_library):
     planted = "p1anted-secret-value"
     store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "store")))

@@ -69,7 +69,32 @@ def test_what_is_no_file_is_named(tmp_path, path):
         read_formulas(tmp_path / path)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "many"])
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("a.csv", b"formula,z\nNaCl,1.0\nMgO,\n"),  # as pandas writes a column with gaps
+        ("a.csv", b"formula,z\nNaCl,1\nMgO,NaN\n"),
+        ("a.csv", b'\xef\xbb\xbf"formula";"z"\r\n"NaCl";"1,0"\r\n"MgO";\r\n'),
+        ("a.tsv", b"\tFormula\tz\tnote\n0\tNaCl\t1\ta, b; c\n1\tMgO\t<NA>\t\n"),
+        ("a.csv", "formula\tz\r\nNaCl\t1\r\nMgO\t\r\n".encode("utf-16")),
+        ("a.CSV", b'id,"formula",z,"a, b"\r\n7,NaCl,1.0,"x\ty"\r\n,,,\r\n8,"MgO",none,\r\n'),
+        ("a.csv", b"\nformula;a, b\nNaCl;1\nMgO;2\n"),
+        ("a.csv", b"sep=;\r\nformula;z\r\nNaCl;1\r\nMgO;\r\n"),
+    ],
+)
+def test_tables_as_programs_write_them(tmp_path, name, raw):
+    (tmp_path / name).write_bytes(raw)
+    found = read_formulas(tmp_path / name)
+    assert [(e.formula, e.fault) for e in found] == [("NaCl", ""), ("MgO", "")]
+    assert [e.z for e in found] == ([1, None] if b"z" in raw else [None, None])
+
+
+@pytest.mark.parametrize(("text", "z"), [("2", 2), ("2.0", 2), (" auto ", "auto"), ("1e1", 10)])
+def test_z_may_be_written_as_a_number_of_any_kind(text, z):
+    assert parse_z(text) == z
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e400", "2.5", "0", "-1", "1.5", "", "many"])
 def test_z_is_a_positive_whole_number(text):
     with pytest.raises(InputError, match="positive whole number"):
         parse_z(text)

@@ -274,6 +274,35 @@ def test_credentials_in_a_job_are_refused(pad, monkeypatch, planted):
     assert pad.fireworks.count_documents({}) == 0
 
 
+WORDS = ("dao_flows", "generate", "renoising", "GenerateMaker", "MgO2CaTi3", "2026-11-27", "dao_flows.makers")
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_that_is_somebodys_password_refuses_no_job(pad, monkeypatch, word):
+    monkeypatch.setenv("DB_PASSWORD", word)
+    monkeypatch.setenv("CI_TOKEN", word)
+    flows = [planned("NaCl")[0], planned_of(f"/data/{word}/x.json")]
+    assert len(submit.submit(flows, pad, read_routes(None), "none").flows) == 2
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "mp:?api_key=generate",
+        {"password": "generate"},
+        {"deep": [{"auth_token": "of-a-service-that-the-environment-does-not-know"}]},
+        "https://ada:generate@host/x",
+        '{"db_password": "generate"}',
+    ],
+)
+def test_a_word_that_stands_as_a_password_refuses_the_job(pad, monkeypatch, argument):
+    monkeypatch.setenv("DB_PASSWORD", "generate")
+    with pytest.raises(SettingError, match="'generate' of x would carry") as error:
+        submit.submit([planned_of(argument)], pad, read_routes(None), "none")
+    assert "service" not in str(error.value)
+    assert pad.fireworks.count_documents({}) == 0
+
+
 def planned_of(argument):
     flow = planned("NaCl")[0].flow
     flow.jobs[0].function_args = (argument,)

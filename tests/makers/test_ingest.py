@@ -37,6 +37,22 @@ def test_a_job_builds_a_dataset_and_documents_it(random_dataset, job_store, tmp_
     assert (other.sha256, other.provenance.science_hash) == (document.sha256, document.provenance.science_hash)
 
 
+def test_where_held_out_data_lie_decides_nothing(random_dataset, job_store, tmp_path, monkeypatch):
+    source, held = str(random_dataset(12)), random_dataset(6, name="held")
+    hashes = []
+    for folder in ("one", "two"):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        held = held.rename(tmp_path / folder / "data" / "held")
+        monkeypatch.chdir(tmp_path / folder)
+        maker = IngestMaker(min_distance=0.0, held_out=["data/held"])
+        document = ingest(job_store, maker, [source], "set")
+        assert document.path == str(tmp_path / folder / "set")
+        hashes.append(document.provenance.science_hash)
+        (told,) = document.provenance.science.parameters["held_out"]
+        assert told.startswith("held sha256:") and folder not in told
+    assert hashes[0] == hashes[1]
+
+
 def test_a_job_reads_the_store_that_it_runs_on(crystals, job_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     job_store.connect()

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobflow import JobStore, run_locally
 from monty.json import MontyEncoder, jsanitize
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
-from pymatgen.entries.computed_entries import ComputedEntry
+from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 from scipy.optimize import linprog
 
 from dao_flows.makers.provenance import execution_record, provenance
@@ -29,7 +29,7 @@ from dao_flows.makers.reference import (
     reference_set,
 )
 from dao_flows.makers.schemas import Science
-from dao_flows.makers.verification_schemas import CalculationDoc, Level, VerificationDoc
+from dao_flows.makers.verification_schemas import CalculationDoc, HullEnergy, Level, VerificationDoc
 from dao_flows.makers.verify.verify import summarise
 
 CHGNET = Level(code="CHGNet", code_version="0.4.2", functional="CHGNet")
@@ -296,6 +296,33 @@ def test_what_names_no_set_is_told_in_one_line(text, says, monkeypatch, job_stor
     job_store.connect()
     with pytest.raises(ReferenceSetError, match=says):
         reference_set(text, job_store)
+
+
+def test_entries_with_oxidation_states_and_isotopes_count_as_their_elements(tmp_path):
+    said = {"code": "CHGNet", "functional": "CHGNet"}
+
+    def above(*entries: tuple[Composition, float], name: str) -> HullEnergy:
+        held = [ComputedEntry(composition, energy, parameters=said) for composition, energy in entries]
+        return hull_energy(reference_set(write(tmp_path / name, held)), binary(1, 1), -6.7, CHGNET)
+
+    elements = (Composition("Na"), -1.3), (Composition("Cl2"), -3.6)
+    plain = above(*elements, (Composition("NaCl"), -6.8), name="plain.json")
+    told = above(*elements, (Composition({"Na+": 1, "Cl-": 1}), -6.8), name="told.json")
+    assert told == plain.model_copy(update={"reference": told.reference}) and not told.missing
+    charged = binary(1, 1)
+    charged.add_oxidation_state_by_element({"Na": 1, "Cl": -1})
+    entry = ComputedStructureEntry(charged, -6.8, parameters=said)
+    (read,) = reference_set(write(tmp_path / "structure.json", [entry])).entries
+    assert read.structure == binary(1, 1) and read.energy == entry.energy
+    assert hull_energy(reference_set(str(tmp_path / "plain.json")), charged, -6.7, CHGNET) == plain
+    mixed = ComputedEntry(Composition({"Fe2+": 1, "Fe3+": 2, "O2-": 4}), -40.0, parameters=said, correction=-1.5)
+    heavy = ComputedEntry(Composition("D2O"), -14.0, parameters=said)
+    read = reference_set(write(tmp_path / "mixed.json", [mixed, heavy])).entries
+    assert [each.composition.formula for each in read] == ["Fe3 O4", "H2 O1"]
+    assert [each.energy for each in read] == [-41.5, -14.0]
+    dummy = ComputedEntry(Composition({"X": 1, "Na": 1}), -1.0, parameters=said, entry_id="number-7")
+    with pytest.raises(ReferenceSetError, match=r"dummy\.json: the entry number-7 cannot be used: X0\+ is no element"):
+        reference_set(write(tmp_path / "dummy.json", [heavy, dummy]))
 
 
 def test_a_file_that_mixes_functionals_is_refused(tmp_path):
