@@ -71,4 +71,8 @@ class Pages:
 def stated_total(meta: Mapping[str, Any]) -> int | None:
     """The rows of a query, as the provider states them."""
     count = meta.get("data_returned")
-    return count if isinstance(count, int) and not isinstance(count, bool) else None
+    if isinstance(count, str) and count.strip().isascii() and count.strip().isdecimal():
+        return int(count)  # some write JSON from text
+    if isinstance(count, bool) or not isinstance(count, int | float) or count != count // 1:
+        return None
+    return int(count)

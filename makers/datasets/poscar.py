@@ -13,6 +13,8 @@ from pymatgen.core.structure import Structure
 from ..chemistry import element_of
 from .refusal import unreadable
 
+# VASP looks at the first letter alone; a word that only begins like one of these may mean the opposite (Crystal)
+MODES = {"direct": "direct", "cartesian": "cartesian", "kartesian": "cartesian"}
 HEAD = 5  # comment, scale and three vectors
 TITLE = re.compile(r"^\s*TITEL\s*=\s*\S+\s+([A-Z][a-z]?)(?:[_.\s]|$)", re.MULTILINE)
 
@@ -47,7 +49,8 @@ def read_poscar(text: str) -> Structure:
     selective = lines[place].strip()[:1].lower() == "s" if place < len(lines) else False
     place += selective
     mode = lines[place].strip() if place < len(lines) else ""
-    if mode[:1].lower() not in ("d", "c", "k") or mode[:1].isdigit():
+    kind = _mode(mode)
+    if kind is None:
         raise unreadable(f"{mode[:40]!r} stands where Direct or Cartesian is expected")
     atoms = lines[place + 1 : place + 1 + sum(counts)]
     if len(atoms) < sum(counts) or not all(line.strip() for line in atoms):
@@ -64,7 +67,7 @@ def read_poscar(text: str) -> Structure:
             raise unreadable("the symbols behind its coordinates are not those above its counts")
     elements = [_element(symbol) for symbol in species]
     sites = _numbers(atoms, "a coordinate")
-    cartesian = mode[0].lower() in "ck"
+    cartesian = kind == "cartesian"
     return Structure(
         Lattice(matrix * scale), elements, sites * scale if cartesian else sites, coords_are_cartesian=cartesian
     )
@@ -100,6 +103,12 @@ def _above_counts(lines: Sequence[str]) -> tuple[list[str], int]:
 def _content(line: str) -> str:
     """A line without comments."""
     return line.split("#")[0].split("!")[0]
+
+
+def _mode(line: str) -> str | None:
+    """What the coordinates are: direct or cartesian, written out or cut short; None for another word."""
+    word = line.split()[0].lower() if line else ""
+    return next((kind for name, kind in MODES.items() if word and name.startswith(word)), None)
 
 
 def _labels(atoms: Sequence[str], behind: int) -> list[str] | None:

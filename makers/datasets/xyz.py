@@ -18,7 +18,10 @@ from .text_files import broken, open_text, reading, said
 if TYPE_CHECKING:
     from ase import Atoms
 
-PAIR = re.compile(r"""(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|(\S+))""")  # key=value of a comment line
+# key=value of a comment line
+PAIR = re.compile(
+    r"""(?<!\S)["']?([^\s="']+)["']?\s*=\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|(\S+))"""
+)  # key=value of a comment line
 
 
 def arrays_of(atoms: Atoms) -> tuple[Any, Any, Any]:
@@ -75,7 +78,8 @@ class XyzSource(FileSource):
         try:
             text = "".join([*lines[:2], *_elements_of_isotopes(lines[2:], words.get("Properties", "species:S:1"))])
             atoms: Any = read(io.StringIO(text), format="extxyz")
-            named = {name for column in WORDS for name in self.options.names(column)} & set(words)
+            named = {name for column in WORDS for name in self.options.names(column)}
+            named &= set(words) & set(atoms.info)
             record = {**atoms.info, **{name: words[name] for name in named}}  # ase turns 007 into 7
             values = self.options.values(record, self.properties)
         except Exception as error:  # ase raises all kinds

@@ -155,6 +155,24 @@ def test_ids_are_text_as_they_are_written(identity, tmp_path, crystals):
     assert got.formula == "LiH"  # deuterium
 
 
+@pytest.mark.parametrize(
+    ("comment", "identity"),
+    [
+        ('"id"=007', "007"),
+        ("id = 007", "007"),
+        ('id="007"', "007"),
+        ("mp_id=1e5", "1e5"),
+        ("old-id=5", None),
+        ('note="id=5 here"', None),
+        ("old.id=5 id=007", "007"),
+    ],
+)
+def test_an_id_of_a_frame_is_what_stands_behind_its_own_name(comment, identity, tmp_path):
+    (tmp_path / "set.xyz").write_text(f'1\nLattice="3 0 0 0 3 0 0 0 3" {comment}\nLi 0 0 0\n')
+    (raw,) = open_source(str(tmp_path / "set.xyz"), (), None).read()
+    assert raw.fault is None and raw.material_id == identity
+
+
 def test_numbers_as_ids(tmp_path, crystals):
     text = crystals["rock salt"].to(fmt="cif")
     pd.DataFrame({"id": [7, None], "cif": [text, text]}).to_parquet(tmp_path / "set.parquet")  # floats, in pandas

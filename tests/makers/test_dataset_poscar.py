@@ -48,6 +48,13 @@ def test_symbols_that_a_file_states():
     assert potcar_symbols(titles) == ["Cs", "Cl"]
 
 
+@pytest.mark.parametrize("mode", ["Direct", "direct configuration=     1", "D", "Dir", "C", "cart", "Kartesian", "K"])
+def test_modes_written_out_or_cut_short(mode):
+    site = read_poscar(poscar(f"Cs Cl\n1 1\n{mode}\n0 0 0\n0.5 0.5 0.5\n"))[1]
+    found = site.frac_coords if mode[0] in "Dd" else site.coords
+    assert found == pytest.approx([0.5] * 3)
+
+
 REFUSED = {
     "no symbols": ("1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n", "does not name its elements"),
     "flags are no fluorine": ("1 1\nDirect\n0 0 0 F F F\n0.5 0.5 0.5 T T T\n", "does not name its elements"),
@@ -58,6 +65,10 @@ REFUSED = {
     "no element": ("A B\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n", "'A' is no element"),
     "no mode": ("Cs Cl\n1 1\n0 0 0\n0.5 0.5 0.5\n", "where Direct or Cartesian is expected"),
     "misspelt mode": ("Cs Cl\n1 1\nArtesian\n0 0 0\n0.5 0.5 0.5\n", "where Direct or Cartesian is expected"),
+    **{
+        f"mode {word}": (f"Cs Cl\n1 1\n{word}\n0 0 0\n0.5 0.5 0.5\n", f"'{word}' stands where Direct")
+        for word in ("Drect", "Cartesain", "Crystal", "Cell", "Degrees")
+    },
     "fewer atoms": ("Cs Cl\n1 1\nDirect\n0 0 0\n", "coordinates of fewer"),
     "more atoms": ("Cs Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n0.1 0.1 0.1\n", "more coordinates than"),
     "two numbers": ("Cs Cl\n1 1\nDirect\n0 0 0\n0.5 0.5\n", "is not three numbers"),

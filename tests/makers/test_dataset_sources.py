@@ -23,6 +23,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from dao_flows.makers.datasets import BuildConfig, SourceError, build_dataset, optimade
 from dao_flows.makers.datasets.cleaning import Clean, clean
+from dao_flows.makers.datasets.optimade_pages import Pages, stated_total
 from dao_flows.makers.datasets.raw import Raw
 from dao_flows.makers.datasets.refusal import Rejected
 from dao_flows.makers.datasets.sources import open_source
@@ -510,3 +511,15 @@ def test_tables_that_cannot_be_read_are_said_in_one_line(tmp_path):
     (tmp_path / "good.csv").write_text("cif,e\nx,1\n")
     with pytest.raises(SourceError, match="no column ehull; there are: cif, e"):
         open_source(f"{tmp_path / 'good.csv'}?e_above_hull=ehull").identity()
+
+
+@pytest.mark.parametrize("count", [6, 6.0, "6", " 6 "])
+def test_a_total_counts_however_it_is_written(count):
+    answer = {"data": [{"id": "1"}], "meta": {"data_returned": count}}
+    with pytest.raises(SourceError, match="states 6 structures and gave 1"):
+        Pages("example.org").take("https://example.org/v1/structures", answer)
+
+
+@pytest.mark.parametrize("count", [None, True, 6.5, float("nan"), float("inf"), "many", "", [6]])
+def test_what_is_no_total_says_nothing(count):
+    assert stated_total({"data_returned": count}) is None
