@@ -162,14 +162,14 @@ def test_finished_dft_documents_of_a_store(crystals):
         open_source("store:")
 
 
-def test_a_document_is_of_dft_only_if_that_is_known(crystals):
+def test_a_document_is_of_dft_only_if_that_is_known(crystals, tmp_path):
     from atomate2.ase.jobs import LennardJonesStaticMaker
     from jobflow import run_locally
     from pymatgen.core import Lattice
 
     store = JobStore(MemoryStore())
     argon = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.4), ["Ar"], [[0, 0, 0]])
-    run_locally(LennardJonesStaticMaker().make(argon), store=store, ensure_success=True)
+    run_locally(LennardJonesStaticMaker().make(argon), store=store, root_dir=tmp_path, ensure_success=True)
     others = {
         "learned": {**VASP, "input": {"incar": {"ML_LMLFF": True}}},
         "classical": {"cp2k_objects": {}, "input": {"xc": None}, "state": "successful"},
