@@ -186,9 +186,10 @@ class _Gathering:
             if not isinstance(output, dict) or not isinstance(provenance := output.get("provenance"), dict):
                 continue
             for name, sha256 in provenance.get("files", {}).items():
-                if "/" in name or name == "rejects":  # cards and what belongs to datasets have places of their own
-                    continue
-                file = imported.file(sha256) or Path(str(output.get(name)))
+                kept, _, inside = name.partition("/")
+                if name == "rejects" or (inside and not inside.startswith("../")):
+                    continue  # cards and what belongs to datasets have places of their own, codes' folders stay
+                file = imported.file(sha256) or Path(str(output.get(kept))) / inside
                 path = f"files/{sha256}{file.suffix if SUFFIX.fullmatch(file.suffix) else ''}"
                 if file.is_file() and file_sha256(file) == sha256:
                     contents.figures[path], contents.of_figure[path] = file, key

@@ -184,7 +184,7 @@ def test_the_number_of_queries_does_not_grow(store, monkeypatch):
 
         return call
 
-    for name in ("query", "count", "distinct", "raw"):
+    for name in ("query", "count", "distinct", "examined"):
         monkeypatch.setattr(EmbeddedStore, name, counted(getattr(EmbeddedStore, name)))
     for part in KEYS:
         collection(store, part)  # a store asks once when it is opened

@@ -130,7 +130,7 @@ def test_a_write_is_refused_in_one_line(tmp_path, monkeypatch, forbidden):
         other = stores.EmbeddedStore(name, str(tmp_path), key="k")
         other.connect()
         assert other.count() == (name == "c") and other.distinct("k") == ["1"] * (name == "c")
-        assert list(other.raw()) or name != "c"
+        assert list(other.examined()) or name != "c"
         with pytest.raises(PermissionError) as caught:
             other.update([{"k": "2"}])
         assert "the store can only be read" in (explain(caught.value) or "")
