@@ -1,6 +1,7 @@
 """Replay of what was altered: the document asked for is compared first, and which of the two differs is said."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -89,12 +90,12 @@ def test_a_calculation_that_is_called_failed(jobs, call):
 def test_a_checkpoint_whose_file_was_altered(jobs, call):
     node = next(node for node in build(jobs).nodes if node[0] == "training")
     output = jobs.query_one({"uuid": node[1]}, load=True)["output"]
-    from pathlib import Path
-
     weights = next(Path(output["path"]).glob("*.safetensors"))
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(bytes(content))
-    code, out, err = call("audit", "replay", f"checkpoint:{output['checkpoint_sha256']}", "--yes", "--json")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        code, out, err = call("audit", "replay", f"checkpoint:{output['checkpoint_sha256']}", "--yes", "--json")
+    finally:
+        weights.write_bytes(content)  # others read it, too
     assert code == 1, out + err
     assert json.loads(out)["steps"][-1]["own"] is not None
