@@ -645,3 +645,49 @@ def test_authors(text, wanted):
 def test_what_is_no_author(text):
     with pytest.raises(CrateError):
         author(text)
+
+
+def test_what_no_document_names_stays_packed(whole, config, tmp_path):
+    stranger = b"a file of nobody"
+    sha256 = hashlib.sha256(stranger).hexdigest()
+    store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
+    store.connect()
+    done = bring(forged({**files_of(whole), f"files/{sha256}.txt": stranger}), store, config)
+    assert not list(tmp_path.rglob(f"{sha256}*"))
+    assert [line for line in done.left if sha256[:12] in line and "no document names" in line]
+    assert done.files and all(path.is_file() for path in done.files.values())  # those that documents name
+
+
+@pytest.mark.parametrize("around", ["paper/", "some/folder/"])
+def test_a_crate_zipped_once_more_in_its_folder_is_told_what_to_do(whole, around):
+    within = {f"{around}{name}": content for name, content in files_of(whole).items()}
+    with pytest.raises(CrateError, match=rf"cd {around[:-1]} && zip -r"), open_crate(repacked(within), BOUNDS):
+        pass
+    with (
+        pytest.raises(CrateError, match=r"it holds 'paper.zip': unpack it, and import that"),
+        open_crate(repacked({"paper.zip": whole.read_bytes()}), BOUNDS),
+    ):
+        pass
+
+
+def test_many_small_members_may_not_grow_either(whole):
+    zeros = bytes(900_000)  # below the size from which a member alone counts
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(40):
+            archive.writestr(f"files/{number:064x}", zeros)
+    with pytest.raises(CrateError, match="zip bomb"), open_crate(buffer.getvalue(), BOUNDS):
+        pass
+
+
+def test_an_id_of_a_store_comes_in_with_no_crate(whole):
+    files = files_of(whole)
+    for name in (
+        next(n for n in files if n.startswith(f"documents/{kind}/")) for kind in ("jobs", "candidates", "runs")
+    ):
+        changed = written({**json.loads(files[name]), "_id": "somebody-elses"})
+        with (
+            pytest.raises(CrateError, match="a store alone gives"),
+            open_crate(forged({**files, name: changed}), BOUNDS),
+        ):
+            pass
