@@ -31,10 +31,11 @@ def verify(folder: Path) -> Manifest:
         rows = sum(1 for _ in read_rows(file))
         if rows != shard.rows:
             raise DataError(f"{file} has {rows} rows, the manifest says {shard.rows}: build the dataset again")
-    for name in manifest.files().keys() - {shard.file for shard in manifest.shards}:
+    named = manifest.files()
+    for name in named.keys() - {shard.file for shard in manifest.shards}:
         from dao_flows.model.dataset import file_sha256
 
         path = folder / name
-        if not path.is_file() or file_sha256(path) != manifest.files()[name]:
+        if not path.is_file() or file_sha256(path) != named[name]:
             raise DataError(f"{path} is missing or was changed: restore it, or build the dataset again")
     return manifest

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
 from importlib import import_module
@@ -167,22 +167,10 @@ def _deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """All JSON objects in it, itself too."""
-    pending = [value]
-    while pending:
-        held = pending.pop()
-        if isinstance(held, dict):
-            yield held
-            pending += held.values()
-        elif isinstance(held, list):
-            pending += held
-
-
 def _check_words(document: dict[str, Any], bounds: Limits, decoded: bool) -> None:
     """No keys that a database would take for an order, and in what a reader decodes no classes but the known ones."""
     own = tuple(name.strip() for name in bounds.modules.split(",") if name.strip())
-    for held in _objects(document):
+    for held in decoding.objects(document):
         words = {key for key in held if key[:1] in ("@", "$")}
         if not words <= WORDS:
             raise DocumentError(f"it has the key {plain(min(words - WORDS))}")
@@ -286,7 +274,7 @@ def _check_hashes(held: Any, collection: str) -> bool:
         if content_hash(held) != stated:
             raise DocumentError("it was changed: it does not have the content_hash that it states")
         return True
-    for inner in _objects(held):
+    for inner in decoding.objects(held):
         science = inner.get("science")
         if isinstance(science, dict) and "science_hash" in inner and digest(science) != inner["science_hash"]:
             raise DocumentError("its science was changed: it does not have the science_hash that it states")
