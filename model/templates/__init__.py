@@ -1,0 +1,1 @@
+"""Known crystals as templates: libraries of them, and which of them fit a composition."""
