@@ -21,9 +21,9 @@ import numpy as np
 
 from ..crystals import Crystal
 from ..dataset import DataError, dataset_rows, file_sha256, read_manifest
+from ..places import INDEX_CARD as INDEX_CARD
 
 INDEX = "index.safetensors"
-INDEX_CARD = "index.json"
 FORMAT = 1
 MAX_ELEMENTS = 8  # of a crystal that can be a template
 LARGEST_ELEMENT = 94  # beyond plutonium there is hardly a crystal to learn a volume from
