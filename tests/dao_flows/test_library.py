@@ -4,12 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from pymatgen.core import Lattice, Structure
 
 from dao_flows.libraries import build_library, open_library
+from dao_flows.makers.verification_schemas import HullEnergy, Level
 from dao_flows.model.dataset import read_manifest
 from dao_flows.model.templates.places import user_folder
+from dao_flows.stores import job_store
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "examples" / "data" / "crystals_small.parquet"
@@ -70,6 +74,26 @@ def test_a_killed_build_goes_on(call, source, monkeypatch):
     assert len(build_library("mine", [source])) > 0
     assert [path.name for path in user_folder().iterdir()] == ["mine"]
     assert call("library", "verify", "mine")[0] == 0
+
+
+def test_verified_structures_of_the_store_are_a_source(call, source, put, a_candidate, a_verification):
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    energies = {"corrected_energy_per_atom": -3.0, "formation_energy_per_atom": -1.0, "energy_above_hull": 0.01}
+    hull = {"reference": "mine", "reference_sha256": "0" * 64, "scheme": "none", "scheme_version": "0"}
+    documents = [
+        a_verification(
+            a_candidate(name, salt),
+            backend=code,
+            level=Level(code=code, functional="PBE"),
+            hull=HullEnergy(**hull, **energies, correction_per_atom=0.0),
+        )
+        for name, code in (("dao-a", "forcefield"), ("dao-b", "abinit"))
+    ]
+    put(job_store(), *documents, uuids=["by-chgnet", "by-abinit"])
+    assert call("library", "build", "ours", "store:")[0] == 0
+    library = open_library("ours")
+    assert len(library) == 1 and library.material_id(0) == "by-abinit" and library.source(0) == "store"
+    assert library.energies(0, 1) == np.float32(0.01)
 
 
 def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(call, source):
