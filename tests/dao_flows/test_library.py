@@ -1,7 +1,11 @@
-"""`dao-flows library`."""
+"""`dao-flows library`, and what docs/library.md says of it."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +140,21 @@ def test_what_is_damaged_is_told(call, source):
     assert call("library", "show", "mine")[0] == 0  # lookups do not read it
     code, _, err = call("library", "verify", "mine")
     assert code == 2 and "shard-00000.parquet was changed" in problems(err)[0] and len(problems(err)) == 1
+
+
+def test_the_page_about_libraries(source, workplace):
+    text = (ROOT / "docs" / "library.md").read_text()
+    script = ["set -e"]
+    for number, (language, block) in enumerate(re.findall(r"^```(bash|python)\n(.*?)^```", text, re.M | re.S)):
+        (workplace / f"block{number}.py").write_text(block)
+        script.append(block if language == "bash" else f"python block{number}.py")
+    assert len(script) == 5
+    shutil.copy(SMALL, workplace)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)], capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    mine, same = open_library("mine"), open_library("same")
+    assert f"mine is whole: {len(mine)} crystals" in done.stdout and same.sha256 in done.stdout
+    assert mine.licence(0) == "CC-BY-4.0" and len(mine) == len(same) < len(open_library("from-python"))
