@@ -1,0 +1,83 @@
+"""A judge of candidates: a force field whose energy says which of a composition's structures comes first.
+
+DAO-P knows energies of crystals near their minima; a force field was trained on wrong structures, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from time import monotonic
+
+from pymatgen.core.structure import Structure
+
+from .checkpoints import SettingError
+from .force_field import CHGNET, ForceField, ForceFieldError, package_version
+from .progress import report
+from .ranking import OF_A_JUDGE, RANKINGS
+from .schemas import JudgeCost, Judgement
+
+AUTO, NONE = "auto", "none"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A structure as it was judged, relaxed if that was asked for; why: there is no judgement."""
+
+    structure: Structure
+    judgement: Judgement | None
+    why: str | None = None
+
+
+def chosen(judge: str, rank_by: str | None) -> tuple[str | None, str]:
+    """The judge and the ranking of a prediction, from what was asked for.
+
+    judge: a force field's name; 'none'; or 'auto': CHGNet where it is installed and the ranking can use it. rank_by:
+    None: 'both' with a judge, else 'agreement'. Imports nothing. Raises SettingError for a ranking that needs a judge.
+    """
+    if judge == NONE:
+        return None, rank_by or "agreement"
+    if judge != AUTO:
+        return judge, rank_by or "both"
+    if rank_by in OF_A_JUDGE or (rank_by is None and find_spec("chgnet") and find_spec("atomate2")):
+        return CHGNET, rank_by or "both"
+    return None, rank_by or "agreement"
+
+
+def check(judge: str | None, steps: int, rank_by: str, softness: float) -> None:
+    """Raises SettingError for settings that do not fit together, and a force field that cannot be used here."""
+    if rank_by not in RANKINGS:
+        raise SettingError(f"rank_by must be one of {', '.join(RANKINGS)}, not {rank_by!r}")
+    if rank_by in OF_A_JUDGE and judge is None:
+        raise SettingError(f"rank_by {rank_by!r} needs a judge: a force field such as {CHGNET}")
+    if steps < 0 or (steps and judge is None):
+        raise SettingError("judge_steps must not be negative" if judge else "judge_steps need a judge")
+    if not softness > 0:
+        raise SettingError(f"softness must be above 0, not {softness}")
+    if judge is not None:
+        package_version(judge)
+
+
+def judged(structures: Sequence[Structure], judge: str, steps: int, device: str) -> tuple[list[Judged], JudgeCost]:
+    """Each structure's energy, as it is or after so many steps of relaxation, and what that took.
+
+    device: as torch names it. What the force field cannot compute stays as it is, and harms no other.
+    """
+    began, field = monotonic(), ForceField(judge, device)
+    found, calls = [], 0
+    for number, structure in enumerate(structures, start=1):
+        try:
+            taken = 0
+            if steps:
+                relaxed = field.relax(structure, steps)
+                structure, energy, taken = relaxed.structure, relaxed.labels.energy, relaxed.steps
+            else:
+                energy = field.energy(structure)
+            judgement = Judgement(value=energy, model=field.name, model_version=field.version, steps=taken)
+            found.append(Judged(structure, judgement))
+            calls += 1 + taken
+        except ForceFieldError as error:
+            found.append(Judged(structure, None, str(error)))
+        report(number, len(structures), "judge")
+    return found, JudgeCost(structures=len(structures), calls=calls, seconds=monotonic() - began)
