@@ -52,7 +52,7 @@ def check(judge: str | None, steps: int, rank_by: str, softness: float) -> None:
     if rank_by in OF_A_JUDGE and judge is None:
         raise SettingError(f"rank_by {rank_by!r} needs a judge: a force field such as {CHGNET}")
     if steps < 0 or (steps and judge is None):
-        raise SettingError("judge_steps must not be negative" if judge else "judge_steps need a judge")
+        raise SettingError(f"judge_steps must not be negative, and need a judge: a force field such as {CHGNET}")
     if not softness > 0:
         raise SettingError(f"softness must be above 0, not {softness}")
     if judge is not None:
