@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from time import monotonic
 
@@ -19,6 +20,8 @@ from .ranking import OF_A_JUDGE, RANKINGS
 from .schemas import JudgeCost, Judgement
 
 AUTO, NONE = "auto", "none"
+
+opened = lru_cache(maxsize=1)(ForceField)  # once for all batches of a run
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def judged(structures: Sequence[Structure], judge: str, steps: int, device: str)
 
     device: as torch names it. What the force field cannot compute stays as it is, and harms no other.
     """
-    began, field = monotonic(), ForceField(judge, device)
+    began, field = monotonic(), opened(judge, device)
     found, calls = [], 0
     for number, structure in enumerate(structures, start=1):
         try:

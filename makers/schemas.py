@@ -145,8 +145,8 @@ class Judgement(BaseModel):
 
     def told(self) -> str:
         """In a few words."""
-        relaxed = f" after L-BFGS steps: {self.steps}" if self.steps else ""
-        return f"{self.value:.4f} {self.unit} in all by {self.model} {self.model_version}{relaxed}"
+        relaxed = f", L-BFGS steps: {self.steps}" if self.steps else ""
+        return f"{self.value:.4f} {self.unit} by {self.model} {self.model_version}{relaxed}"
 
 
 class Cells(BaseModel):

@@ -253,8 +253,8 @@ def _figures(candidate: CandidateDoc) -> Table:
 def _judgement(candidate: CandidateDoc) -> dict[str, str]:
     """What the judge says, where there was one."""
     if candidate.judgement is not None:
-        return {"judged": candidate.judgement.told()}
-    return {"judged": f"not: {candidate.unjudged}"} if candidate.unjudged else {}
+        return {"total energy": candidate.judgement.told()}
+    return {"total energy": f"none: {candidate.unjudged}"} if candidate.unjudged else {}
 
 
 def _provenance_table(title: str, provenance: Provenance) -> Table:
