@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from dao_flows.makers.force_field import ForceField, ForceFieldError
-from dao_flows.makers.ranking import Distinct, Made, order
 from drawings import IDENTITY, read_drawings, rows_of
 from rich.progress import track
 
 from dao_flows.makers.dedup import Tolerance, find_duplicates
+from dao_flows.makers.force_field import ForceField, ForceFieldError
 from dao_flows.makers.match_rate import compare, figures
+from dao_flows.makers.ranking import Distinct, Made, order
 from dao_flows.makers.structures import to_structure
 from dao_flows.makers.validity import Rules, contact_fault, contacts, volume_fault
 from dao_flows.model.checkpoint import load

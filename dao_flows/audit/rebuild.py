@@ -90,7 +90,7 @@ def _screening(recorded: Recorded, materials: Materials, place: Place) -> Rebuil
     job = recorded.document["generation"]["execution"].get("job_uuid")
     generation = GenerationDoc.model_validate(materials.of_science(science.inputs["generation"], "generation", job))
     rebuilt = maker.science(generation.provenance.science_hash)
-    return Rebuilt(maker.make(generation), Terms(ignored=("*.energy.model",)), rebuilt)
+    return Rebuilt(maker.make(generation), Terms(ignored=("*.energy.model", "*.judgement.model_version")), rebuilt)
 
 
 def _relaxation(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:

@@ -42,8 +42,11 @@ ORDER: tuple[Outcome, ...] = ("identical", "equal", "different", "not replayed")
 LONG = 300.0  # s of recorded time, beyond which a replay must be confirmed
 CALCULATION = "CalculateMaker"
 SAME = "software and machine are as recorded, so nothing should differ: `audit verify` tells whether it was altered"
-# versions of programs, which stand in the science of a calculation for they decide its result
-VERSIONS = ("code_version", "parameters.program_version", "parameters.atomate2", "parameters.force_field_version")
+# versions of programs, which stand in the science for they decide the result
+VERSIONS = (
+    *("code_version", "parameters.program_version", "parameters.atomate2", "parameters.force_field_version"),
+    "parameters.judge_version",
+)
 
 
 class Change(BaseModel):
@@ -301,6 +304,7 @@ def _run(step: Step, recorded: Recorded, materials: Materials, device: str, list
     if step.replayed_science_hash != step.science_hash:  # another version, told among the changes
         versions = ("provenance.science_hash", *(f"provenance.science.{name}" for name in VERSIONS))
         rebuilt.terms.ignored += versions
+    step.changes += _versions(recorded.science, fresh.science)
     batches = [str(each) if each else None for each in (r.execution.get("batches") for r in (recorded, fresh))]
     if batches[0] is not None and batches[0] != batches[1]:
         step.changes.append(Change(what="batches", recorded=batches[0], here=batches[1]))
@@ -309,6 +313,16 @@ def _run(step: Step, recorded: Recorded, materials: Materials, device: str, list
         setattr(step, name, getattr(found, name))
     same = None if step.changes or found.outcome == "identical" or device != "cpu" else SAME
     step.note = "; ".join(filter(None, (step.note, rebuilt.note, same))) or None
+
+
+def _versions(recorded: Science, fresh: Science) -> list[Change]:
+    """Programs among what decides a result that are of another version here."""
+    found = []
+    for name in (path.removeprefix("parameters.") for path in VERSIONS if path.startswith("parameters.")):
+        was, here = recorded.parameters.get(name), fresh.parameters.get(name)
+        if was != here:
+            found.append(Change(what=name, recorded=was, here=here))
+    return found
 
 
 def _same_science(recorded: Science, rebuilt: Rebuilt) -> None:

@@ -71,12 +71,14 @@ def training(folder: Path) -> list[Job]:
 
 
 def prediction() -> list[Job]:
-    """From a formula to a verification, where a force field is installed."""
+    """From a formula to a verification, where a force field is installed, which judges, too."""
+    there = find_spec("chgnet") is not None
+    judged = {"judge": "CHGNet", "rank_by": "both"} if there else {}
     generated = GenerateMaker(checkpoint="artist", predictor="judge", candidates=6, z=2, steps=4, device="cpu").make(
         "NaCl"
     )
-    screened = ScreenMaker(predictor="judge", top_k=2, device="cpu").make(generated.output)
-    if find_spec("chgnet") is None:
+    screened = ScreenMaker(predictor="judge", top_k=2, device="cpu", **judged).make(generated.output)
+    if not there:
         return [generated, screened]
     from atomate2.forcefields.jobs import ForceFieldRelaxMaker
 
