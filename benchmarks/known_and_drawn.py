@@ -131,6 +131,7 @@ def ranked(record: Record, templates: int, draws: int, rank_by: str) -> list[int
     count = record["templates"]
     taken = min(templates, count)
     draws = min(draws + templates - taken, len(record["rms"]) - count)
+    # of more templates than were priced, those take part that were
     within = [c for c in record["candidates"] if c["k"] < taken or count <= c["k"] < count + draws]
     groups: dict[int, list[Record]] = {}
     for each in within:
@@ -178,7 +179,7 @@ def _columns(rows: Sequence[Record], templates: int, draws: int) -> list[str]:
         one.append(every[0] if every else np.nan)
         anything.append(min((each for each in every if not np.isnan(each)), default=np.nan))
         for found, rank_by in ((agreed, "agreement"), (judged, "both")):
-            best = ranked(record, templates, draws, rank_by) if draws else list(range(taken))
+            best = ranked(record, templates, draws, rank_by)
             found.append(rms[best[0]] if best else np.nan)
     cells = []
     for column in (one, agreed, judged, anything):
