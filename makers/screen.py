@@ -153,7 +153,7 @@ class ScreenMaker(Maker):
         found = card(self.predictor, "dao-p")
         problems = {}
         for entry in plan:
-            largest = max((cells.z for cells in entry.cells if cells.candidates), default=1)
+            largest = max((cells.z for cells in entry.cells if cells.total), default=1)
             try:
                 check_coverage(Composition(entry.formula), found, largest)
             except CompositionError as error:
@@ -328,6 +328,7 @@ class ScreenMaker(Maker):
                     symmetry_loose=loose,
                     prototype=known,
                     duplicates=ids,
+                    origin=p.candidate.origin,
                 )
             )
         return accepted
