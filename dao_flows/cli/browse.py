@@ -14,7 +14,7 @@ from ..export import FORMATS, Format
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dao_flows.makers.schemas import CandidateDoc, Provenance
+    from dao_flows.makers.schemas import CandidateDoc, Origin, Provenance
 
 LIST_EXAMPLES = """[bold]Examples[/bold]
 
@@ -36,7 +36,7 @@ dao-flows export dao-0123 dao-4567 --out structures
 
 dao-flows export dao-0123 --out - > structure.cif
 """
-FIELDS = ["candidate_id", "formula", "z", "n_atoms", "rank", "energy", "symmetry_loose", "prototype", "seed"]
+FIELDS = ["candidate_id", "formula", "z", "n_atoms", "rank", "energy", "symmetry_loose", "prototype", "seed", "origin"]
 WHEN = "screening.execution.ended_at"
 VOLUME_FIELD = "validity.volume_per_atom"
 
@@ -197,7 +197,9 @@ def _list_runs(store: Any, limit: int, as_json: bool) -> None:
 
 
 def _candidates_table(found: list[dict[str, Any]]) -> Table:
-    from .tables import ENERGY, VOLUME, new_table
+    from dao_flows.makers.schemas import Origin, told_origin
+
+    from .tables import ENERGY, VOLUME, new_table, plain
 
     table = new_table()
     table.add_column("id", no_wrap=True)
@@ -206,6 +208,7 @@ def _candidates_table(found: list[dict[str, Any]]) -> Table:
     table.add_column("space group")
     for name in (ENERGY, VOLUME, "rank", "seed"):
         table.add_column(name, justify="right")
+    table.add_column("from")
     table.add_column("made (UTC)", no_wrap=True)
     for doc in found:
         group = doc.get("symmetry_loose")
@@ -218,6 +221,7 @@ def _candidates_table(found: list[dict[str, Any]]) -> Table:
             f"{doc['validity']['volume_per_atom']:.2f}",
             str(doc["rank"]),
             str(doc["seed"]),
+            plain(told_origin(Origin.model_validate(held) if (held := doc.get("origin")) else None)),
             doc["screening"]["execution"]["ended_at"][:16].replace("T", " "),
         )
     return table
@@ -233,6 +237,7 @@ def _figures(candidate: CandidateDoc) -> Table:
     lines = {
         "formula, Z": f"{candidate.formula}, {candidate.z} ({candidate.n_atoms} atoms)",
         "rank in its run": str(candidate.rank),
+        "from": _origin(candidate.origin),
         "energy above hull": f"{energy.value:.4f} {energy.unit}, predicted by {energy.model}",
         "space group": "; ".join(groups) or "none found",
         "prototype": candidate.prototype or "none known",
@@ -246,6 +251,25 @@ def _figures(candidate: CandidateDoc) -> Table:
         before = f"{relaxation.energy_before.value:.4f} {relaxation.energy_before.unit} before"
         lines["relaxation"] = f"L-BFGS steps: {relaxation.iterations}, {before}"
     return _pairs(candidate.candidate_id, lines)
+
+
+def _origin(origin: Origin | None) -> str:
+    """Where a candidate comes from, in a line."""
+    if origin is None or origin.kind == "drawn":
+        return "drawn by DAO-G"
+    exchanged = ", ".join(f"{old} → {'+'.join(new)}" for old, new in origin.exchange.items() if new != [old])
+    energy, distance, weight = (
+        "not known" if value is None else f"{value:.3f}"
+        for value in (origin.energy_above_hull, origin.distance, origin.weight)
+    )
+    told = [
+        f"{origin.formula} {origin.material_id} ({origin.source})",
+        f"with {exchanged}, distance {distance}" if exchanged else "as the library has it",
+        f"its energy above hull {energy} eV/atom",
+        f"weight among the templates {weight}",
+        f"row {origin.row} of library {origin.library_name} {(origin.library or '')[:16]}",
+    ]
+    return "; ".join(told)
 
 
 def _provenance_table(title: str, provenance: Provenance) -> Table:
