@@ -238,9 +238,7 @@ def _environment(project: Project) -> str:
         "DAO_FLOWS_ROUTES": str(folder / ROUTES),
         RUN_DIR: str(folder / "runs"),
     }
-    for name in (CHECKPOINTS, LIBRARIES):
-        if (held := folder_of(name)) is not None:
-            variables[name] = str(held)
+    variables |= {name: str(own) for name in (CHECKPOINTS, LIBRARIES) if (own := folder_of(name)) is not None}
     for name, in_full in NAMED.items():
         if name in os.environ:
             variables[name] = in_full(os.environ[name])
