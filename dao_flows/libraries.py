@@ -38,6 +38,12 @@ def build_library(
     """
     if not is_file_name(name):
         raise InputError(f"{name!r} cannot be the name of a library: letters, digits, - and _, and no slashes")
+    user_folder().mkdir(parents=True, exist_ok=True)
+    return build_in(user_folder() / name, sources, config or BuildConfig(), progress)
+
+
+def build_in(folder: Path, sources: Sequence[str], config: BuildConfig, progress: Progress) -> Library:
+    """build_library, in a folder of any place."""
 
     def complete(folder: Path) -> None:
         rows = read_manifest(folder).rows
@@ -45,9 +51,7 @@ def build_library(
         build_index(folder)
         progress(rows, rows, "the crystals for the index")
 
-    folder = user_folder() / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    build_from_settings(folder, sources, config or BuildConfig(), progress, complete)
+    build_from_settings(folder, sources, config, progress, complete)
     if not (folder / INDEX_CARD).is_file():  # a dataset that was put there
         complete(folder)
     return open_library(folder)

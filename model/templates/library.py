@@ -61,6 +61,12 @@ class Cell:
         return tuple(sorted((number, count // divisor) for number, count in pairs))
 
 
+def written(formula: Formula) -> str:
+    """A reduced formula as text, by atomic number: O2Ti for TiO2."""
+    names = symbols()
+    return "".join(f"{names[number]}{count if count > 1 else ''}" for number, count in formula)
+
+
 class Library:
     """An opened library: columns of the index, mapped into memory. Raises DataError for one that cannot be used.
 
@@ -171,11 +177,7 @@ def refuse_held_out(library: Library, cells: Iterable[np.ndarray]) -> None:
     """
     held = {formula for numbers in cells if (formula := Cell.of(numbers).formula) in library.formulas}
     if held:
-        names = symbols()
-        first = ", ".join(
-            "".join(f"{names[number]}{count if count > 1 else ''}" for number, count in formula)
-            for formula in sorted(held)[:5]
-        )
+        first = ", ".join(map(written, sorted(held)[:5]))
         raise DataError(
             f"the library {library.name} holds {len(held)} of the formulas that are measured on ({first}): take one "
             "without them, as `dao-flows library build … --held-out FILE --held-out-formulas` makes it"

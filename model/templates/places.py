@@ -12,6 +12,7 @@ from .library import INDEX, INDEX_CARD, Library, read_card
 
 SHIPPED = Path(__file__).parent / "shipped"
 FOLDER_VARIABLE = "DAO_FLOWS_LIBRARY_DIR"
+DEFAULT = "known"  # that ships
 
 
 def _sha256(folder: Path) -> str:

@@ -1,15 +1,23 @@
-"""`dao-flows library`."""
+"""`dao-flows library`, and what docs/library.md says of it."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from pymatgen.core import Lattice, Structure
 
 from dao_flows.libraries import build_library, open_library
+from dao_flows.makers.verification_schemas import HullEnergy, Level
 from dao_flows.model.dataset import read_manifest
 from dao_flows.model.templates.places import user_folder
+from dao_flows.stores import job_store
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "examples" / "data" / "crystals_small.parquet"
@@ -72,6 +80,26 @@ def test_a_killed_build_goes_on(call, source, monkeypatch):
     assert call("library", "verify", "mine")[0] == 0
 
 
+def test_verified_structures_of_the_store_are_a_source(call, source, put, a_candidate, a_verification):
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    energies = {"corrected_energy_per_atom": -3.0, "formation_energy_per_atom": -1.0, "energy_above_hull": 0.01}
+    hull = {"reference": "mine", "reference_sha256": "0" * 64, "scheme": "none", "scheme_version": "0"}
+    documents = [
+        a_verification(
+            a_candidate(name, salt),
+            backend=code,
+            level=Level(code=code, functional="PBE"),
+            hull=HullEnergy(**hull, **energies, correction_per_atom=0.0),
+        )
+        for name, code in (("dao-a", "forcefield"), ("dao-b", "abinit"))
+    ]
+    put(job_store(), *documents, uuids=["by-chgnet", "by-abinit"])
+    assert call("library", "build", "ours", "store:")[0] == 0
+    library = open_library("ours")
+    assert len(library) == 1 and library.material_id(0) == "by-abinit" and library.source(0) == "store"
+    assert library.energies(0, 1) == np.float32(0.01)
+
+
 def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(call, source):
     for name in ("a/b", "../b", ".hidden", "", "x" * 200, "con"):
         code, _, err = call("library", "build", name, source)
@@ -112,3 +140,21 @@ def test_what_is_damaged_is_told(call, source):
     assert call("library", "show", "mine")[0] == 0  # lookups do not read it
     code, _, err = call("library", "verify", "mine")
     assert code == 2 and "shard-00000.parquet was changed" in problems(err)[0] and len(problems(err)) == 1
+
+
+def test_the_page_about_libraries(source, workplace):
+    text = (ROOT / "docs" / "library.md").read_text()
+    script = ["set -e"]
+    for number, (language, block) in enumerate(re.findall(r"^```(bash|python)\n(.*?)^```", text, re.M | re.S)):
+        (workplace / f"block{number}.py").write_text(block)
+        script.append(block if language == "bash" else f"python block{number}.py")
+    assert len(script) == 5
+    shutil.copy(SMALL, workplace)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)], capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    mine, same = open_library("mine"), open_library("same")
+    assert f"mine is whole: {len(mine)} crystals" in done.stdout and same.sha256 in done.stdout
+    assert mine.licence(0) == "CC-BY-4.0" and len(mine) == len(same) < len(open_library("from-python"))

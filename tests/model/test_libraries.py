@@ -163,8 +163,7 @@ def test_opened_once_until_it_changes(folder):
 def rewrite(folder: Path, change) -> None:
     """Changes the index, and states its new sha256 beside it: only its content is wrong."""
     change(folder)
-    card = json.loads((folder / CARD).read_text())
-    (folder / CARD).write_text(json.dumps(card | {"sha256": file_sha256(folder / INDEX)}))
+    edit(folder / CARD, sha256=file_sha256(folder / INDEX))
 
 
 def with_columns(**changes):
@@ -247,15 +246,23 @@ def flip(name):
     return change
 
 
+def edit(path: Path, **fields) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 DAMAGED = {
     "index byte": (flip(INDEX), "was changed"),
     "truncated index": (lambda f: os.truncate(f / INDEX, 500), "was changed"),
     "no index": (lambda f: (f / INDEX).unlink(), "is missing"),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "is no dataset"),
+    "manifest nested": (lambda f: (f / "manifest.json").write_text("[" * 10**5), "cannot be read"),
+    "sources a text": (lambda f: edit(f / "manifest.json", sources=["x"]), "cannot be read"),
+    "columns a list": (lambda f: edit(f / "manifest.json", columns=[]), "cannot be read"),
+    "newer dataset": (lambda f: edit(f / "manifest.json", format=2), "newer"),
     "card not JSON": (lambda f: (f / CARD).write_text("{"), "cannot be read"),
     "card a list": (lambda f: (f / CARD).write_text("[]"), "cannot be read"),
     "card nested": (lambda f: (f / CARD).write_text("[" * 10**5), "cannot be read"),
-    "newer": (lambda f: (f / CARD).write_text(json.dumps(json.loads((f / CARD).read_text()) | {"format": 2})), "newer"),
+    "newer": (lambda f: edit(f / CARD, format=2), "newer"),
 }
 
 
