@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -63,7 +63,7 @@ def _described(library: Library, units: Sequence[int], found: Sequence[tuple[int
         exchange = {_symbol(old): [_symbol(new)] for old, new in sorted(template.exchange.items())}
         same = digest([z, template.row, exchange])
         crystal = library.crystal(template.place)
-        amounts = Counter(_symbol(int(number)) for number in crystal.numbers)
+        elements, counts = np.unique(crystal.numbers, return_counts=True)
         origin = Origin(
             kind="known" if template.known else "template",
             library=library.sha256,
@@ -71,7 +71,7 @@ def _described(library: Library, units: Sequence[int], found: Sequence[tuple[int
             row=template.row,
             material_id=library.material_id(template.place),
             source=library.source(template.place),
-            formula=formula_of(Composition(amounts)).name,
+            formula=_formula(tuple(elements.tolist()), tuple(counts.tolist())),
             exchange=exchange,
             variant=seen[same],
             distance=template.distance,
@@ -84,8 +84,14 @@ def _described(library: Library, units: Sequence[int], found: Sequence[tuple[int
         yield FromTemplate(z, template.crystal, origin)
 
 
+@cache
 def _symbol(number: int) -> str:
     return str(Element.from_Z(number).symbol)
+
+
+@cache
+def _formula(elements: tuple[int, ...], counts: tuple[int, ...]) -> str:
+    return formula_of(Composition(dict(zip(map(_symbol, elements), counts, strict=True)))).name
 
 
 def candidate_id(science: Science, formula: str, z: int, index: int) -> str:
