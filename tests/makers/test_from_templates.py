@@ -9,6 +9,7 @@ from monty.json import MontyDecoder, jsanitize
 
 from dao_flows.makers import generate as module
 from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.chemistry import CompositionError
 from dao_flows.makers.from_templates import candidate_id, template_id
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.predict import PredictFlowMaker
@@ -201,6 +202,15 @@ def test_an_id_follows_from_the_document(job_store):
     for c in drawn(document):
         assert c.candidate_id == candidate_id(science, c.formula, c.z, c.index)
     assert len({c.candidate_id for c in document.candidates}) == len(document.candidates)
+
+
+def test_the_screening_must_cover_the_cells_of_templates(tmp_path):
+    model, card = load(find("dao-p-tiny"))
+    save(tmp_path / "small", model, {"elements": card.elements, "max_atoms": 4})
+    screen = ScreenMaker(predictor=str(tmp_path / "small"))
+    PredictFlowMaker(generate=maker(candidates=1, templates=1), screen=screen).check("NaCl")
+    with pytest.raises(CompositionError, match=r"Cr3Os: 2 formula units .* small covers cells of at most 4 atoms"):
+        PredictFlowMaker(generate=maker(candidates=1, templates=1), screen=screen).check("Cr3Os")
 
 
 def test_screening_keeps_the_origin(job_store):
