@@ -60,7 +60,7 @@ def _described(library: Library, units: Sequence[int], found: Sequence[tuple[int
     seen: Counter[str] = Counter()
     for cell, template in found:
         z = units[cell]
-        exchange = {_symbol(old): [_symbol(new)] for old, new in sorted(template.exchange.items())}
+        exchange = {_symbol(old): [*map(_symbol, new)] for old, new in sorted(template.exchange.items())}
         same = digest([z, template.row, exchange])
         crystal = library.crystal(template.place)
         elements, counts = np.unique(crystal.numbers, return_counts=True)

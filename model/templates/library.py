@@ -22,6 +22,7 @@ from ..crystals import Crystal
 from ..dataset import DataError, file_sha256, read_manifest
 from ..elements import symbols
 from ..places import INDEX_CARD as INDEX_CARD
+from .fingerprints import fingerprint
 from .index import LARGEST_ELEMENT as LARGEST_ELEMENT
 from .index import REBUILD, index_columns, map_index, write_index
 
@@ -126,6 +127,11 @@ class Library:
             self.columns["frac"][start:end].astype(float),
             self.columns["lattice"][place].astype(float).reshape(3, 3),
         )
+
+    def fingerprint(self, place: int) -> np.ndarray:
+        """(e, e, 6) of the crystal at a place, in the order of its elements."""
+        crystal = self.crystal(place)
+        return fingerprint(crystal, Cell.of(crystal.numbers).elements)
 
     def material_id(self, place: int) -> str:
         """The crystal's id at its source."""
