@@ -85,7 +85,7 @@ def summary(pad: LaunchPad, worked: dict[str, Any]) -> dict[str, Any]:
 def predictions(steps: int, per_formula: int, batch: int, formulas: Sequence[str]) -> list[Planned]:
     """Flows as `dao-flows submit predict` makes them."""
     config = settings().model_copy(update={"batch_candidates": batch})
-    return predict_flows([Entry(formula) for formula in formulas], config, n=per_formula, steps=steps)
+    return predict_flows([Entry(f) for f in formulas], config, n=per_formula, steps=steps, templates=0)
 
 
 def per_candidate(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -48,9 +48,8 @@ def drawn(path: Path, formulas: list[str], candidates: int, steps: int, max_atom
     """Candidates from a file, or drawn and written there."""
     if not path.exists():
         print(f"drawing {len(formulas)} × {candidates} for {path}", file=sys.stderr)
-        maker = GenerateMaker(
-            checkpoint="dao-g-base", predictor=None, steps=steps, candidates=candidates, max_atoms=max_atoms
-        )
+        settings = {"steps": steps, "candidates": candidates, "max_atoms": max_atoms, "templates": 0}
+        maker = GenerateMaker(checkpoint="dao-g-base", predictor=None, **settings)
         part = path.with_suffix(f".{os.getpid()}")
         part.write_bytes(gzip.compress(run(maker.make(formulas)).model_dump_json().encode()))
         part.replace(path)

@@ -25,15 +25,17 @@ from dao_flows.makers.schemas import (
     CompositionPlan,
     Energy,
     Judgement,
+    Origin,
     ScreenedCandidate,
     ScreeningDoc,
     Symmetry,
+    told_origin,
 )
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify
 from dao_flows.model.library import find
-from dao_flows.model.places import at_home, checkpoint_in_full
+from dao_flows.model.places import at_home, checkpoint_in_full, library_in_full
 from dao_flows.model.sampler_name import Sampler
 
 from .candidates import CandidateBuilder, candidate_doc
@@ -67,11 +69,19 @@ class Row(BaseModel):
     prototype: str | None
     duplicates: int
     judgement: Judgement | None = None
+    origin: Origin | None = Field(description="where it comes from; None: drawn")
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in a few words."""
+        return told_origin(self.origin)
 
     @classmethod
     def of(cls, candidate: ScreenedCandidate) -> Row:
         """The line of a candidate."""
-        shared = {name: getattr(candidate, name) for name in ("rank", "candidate_id", "formula", "z", "energy")}
+        shared = {
+            name: getattr(candidate, name) for name in ("rank", "candidate_id", "formula", "z", "energy", "origin")
+        }
         return cls(
             **shared,
             n_atoms=len(candidate.structure),
@@ -85,7 +95,10 @@ class Row(BaseModel):
 
 
 class CompositionResult(BaseModel):
-    """What came of one composition. cells: all Z that fit, and how many candidates each got."""
+    """What came of one composition. cells: all Z that fit, and how many candidates each got.
+
+    looked_up: Z for which a library of known crystals was asked; none: all candidates are drawn.
+    """
 
     formula: str
     asked: list[str]
@@ -93,6 +106,7 @@ class CompositionResult(BaseModel):
     ranked: list[Row]
     rejected: dict[str, int] = Field(description="cause -> candidates")
     reasons: dict[str, str] = Field(description="cause -> the reason of the first candidate, as an example")
+    looked_up: list[int] = Field(default_factory=list)
 
 
 class PredictionResult(BaseModel):
@@ -183,6 +197,9 @@ def predict(
     top_k: int | None = None,
     max_atoms: int | None = None,
     bf16: Bf16 = False,
+    templates: int | None = None,
+    library: str | Path | None = None,
+    known: bool = True,
     checkpoint: str | Path | None = None,
     predictor: str | Path | None = None,
     device: str | None = None,
@@ -201,17 +218,19 @@ def predict(
     relax: in DAO-P's energy; judge: a force field of atomate2 whose energies judge candidates, 'none', or 'auto'
     (CHGNet, where it is installed and rank_by can use it); judge_steps: of relaxation before its energy; rank_by: as
     `ScreenMaker`'s (None: 'both', or 'agreement' without a judge); top_k: structures kept a formula; max_atoms: in a
-    cell; bf16: matrix products in bfloat16, 'auto' if that is measured to be faster; verify_with: backend by which the
-    verify_top best of each formula are then verified, reference_set: for their hulls (as in `verify_candidates`);
-    reuse: take stored results of the same science, whichever run made them; on_notice: is told if there are any, and
-    reuse is off; command: for the log of runs. None: guidance, steps and relax as the makers do by default; checkpoint,
-    predictor, judge and device by the settings (DAO_FLOWS_*).
+    cell; bf16: matrix products in bfloat16, 'auto' if that is measured to be faster; templates: candidates of a formula
+    that may come from known crystals, library: which ones, known: those of the very composition, too (all as in
+    `GenerateMaker`); verify_with: backend by which the verify_top best of each formula are then verified,
+    reference_set: for their hulls (as in `verify_candidates`); reuse: take stored results of the same science,
+    whichever run made them; on_notice: is told if there are any, and reuse is off; command: for the log of runs. None:
+    guidance, steps and relax as the makers do by default; checkpoint, predictor, library, judge and device by the
+    settings (DAO_FLOWS_*).
 
     Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
     interrupted goes on from there when it is called again, and one that finished is computed again without reuse.
 
-    Raises InputError, CompositionError, SettingError, CheckpointError or StoreError (all ValueErrors, one line each),
-    and Interrupted on Ctrl-C.
+    Raises InputError, CompositionError, SettingError, CheckpointError, DataError or StoreError (all ValueErrors, one
+    line each), and Interrupted on Ctrl-C.
     """
     config = settings()
     z = parse_z(str(z))
@@ -237,6 +256,9 @@ def predict(
         top_k=top_k,
         max_atoms=max_atoms,
         bf16=bf16,
+        templates=templates,
+        library=library_in_full(library or config.library),
+        known=known,
         device=device,
     )
     for reference in {maker.generate.checkpoint, maker.screen.predictor}:
@@ -257,6 +279,7 @@ def predict(
             "rank_by": maker.screen.rank_by,
             "max_atoms": max_atoms,
             "bf16": bf16,
+            **{"templates": templates, "library": maker.generate.library, "known": known},
             "checkpoint": maker.generate.checkpoint,
             "predictor": predictor,
             "device": device,
@@ -315,9 +338,12 @@ def prediction_maker(
     top_k: int | None,
     max_atoms: int | None,
     bf16: Bf16,
+    templates: int | None,
+    library: str,
+    known: bool,
     device: str,
 ) -> PredictFlowMaker:
-    """The makers of a prediction. Arguments as of `predict`, checkpoints and device settled; the judge is, here."""
+    """The makers of a prediction. Arguments as of `predict`, checkpoints, library and device settled, the judge not."""
     generate = GenerateMaker(
         checkpoint=checkpoint,
         candidates=n,
@@ -327,6 +353,9 @@ def prediction_maker(
         steps=steps,
         sampler=sampler,
         bf16=bf16,
+        templates=templates,
+        library=library,
+        known=known,
         device=device,
     )
     judge_name, ranking = chosen(judge, rank_by)
@@ -493,6 +522,7 @@ def _summaries(plan: Sequence[CompositionPlan], document: ScreeningDoc) -> list[
                 formula=entry.formula,
                 asked=entry.asked,
                 cells=entry.cells,
+                looked_up=entry.looked_up,
                 ranked=[Row.of(c) for c in document.accepted if c.formula == entry.formula],
                 rejected=dict(Counter(r.cause for r in rejected).most_common()),
                 reasons={r.cause: r.reason for r in reversed(rejected)},

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from dao_flows.makers.chemistry import formula_of, parse_composition
 from dao_flows.makers.reference import ReferenceSet, ReferenceSetError, reference_set
+from dao_flows.makers.schemas import told_origin
 
 from .candidates import CandidateBuilder
 from .comparison import ComparisonBuilder, against
@@ -166,12 +167,12 @@ def to_csv(comparisons: Sequence[ComparisonDoc]) -> str:
 
 
 def _row(document: ComparisonDoc) -> dict[str, Any]:
-    left_out = {"predicted_structure", "verified_structure", "structure_change", "cost", "level", "missing"}
+    left_out = {"predicted_structure", "verified_structure", "structure_change", "cost", "level", "missing", "origin"}
     row: dict[str, Any] = document.model_dump(exclude=left_out)
     level, change = document.level, document.structure_change
     row |= {"code": level.code, "code_version": level.code_version, "functional": level.functional}
     row |= {"cutoff": level.cutoff, "kpoints": "x".join(map(str, level.kpoints)) if level.kpoints else None}
-    row |= {"missing": " ".join(document.missing)}
+    row |= {"missing": " ".join(document.missing), "from": told_origin(document.origin)}
     row |= change.model_dump(exclude={"lengths_change", "angles_change"})
     row |= {f"{name}_change": value for name, value in zip("abc", change.lengths_change, strict=True)}
     row |= {f"{name}_change": v for name, v in zip(("alpha", "beta", "gamma"), change.angles_change, strict=True)}

@@ -120,6 +120,7 @@ def comparison_doc(verification: VerificationDoc, candidate: CandidateDoc) -> Co
         reference_sha256=None,
         scheme=None,
         rank=candidate.rank,
+        origin=candidate.origin,
         predicted_energy_above_hull=candidate.energy.value,
         predictor=candidate.energy.model_sha256,
         predictor_name=candidate.energy.model,
@@ -219,19 +220,22 @@ def cell_change(before: Lattice, after: Lattice) -> tuple[list[float], list[floa
 def cost(candidate: CandidateDoc, verification: VerificationDoc) -> Cost:
     """What the prediction took and what its verification took, from the provenance of both.
 
-    A batch's time is shared alike by the candidates that were drawn in it, rejected ones too.
+    A batch's time is shared alike by its candidates, rejected ones too; that of the sampler by those that were drawn.
     """
     science, generation, screening = candidate.generation.science, candidate.generation, candidate.screening
     compositions = science.inputs.get("compositions") or []
-    drawn = sum(cells["candidates"] for entry in compositions for cells in entry["cells"])
+    counted = [cells for entry in compositions for cells in entry["cells"]]
+    drawn = sum(cells["candidates"] for cells in counted)
+    made = drawn + sum(cells.get("templates", 0) for cells in counted)
     steps = science.parameters.get("steps")
-    share = generation.execution.wall_seconds / drawn if drawn else None
+    share = generation.execution.wall_seconds / made if made else None
+    step = generation.execution.wall_seconds / drawn / steps if drawn and steps else None
     timed = [each for each in verification.calculations if each.ionic_steps]
     iterations = sum(each.ionic_steps or 0 for each in timed)
     core_seconds = sum(each.wall_seconds * each.cores for each in timed)
     return Cost(
-        prediction_seconds=share + screening.execution.wall_seconds / drawn if share is not None else None,
+        prediction_seconds=share + screening.execution.wall_seconds / made if share is not None else None,
         verification_core_seconds=verification.core_seconds,
-        sampling_step_seconds=share / steps if share is not None and steps else None,
+        sampling_step_seconds=step,
         dft_iteration_core_seconds=core_seconds / iterations if iterations else None,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, Field
 
-from dao_flows.makers.schemas import Structure
+from dao_flows.makers.schemas import Grown, Origin, Structure
 from dao_flows.makers.verification_schemas import Level
 
 SCHEMA_VERSION = 1
@@ -40,13 +42,15 @@ class Cost(BaseModel):
     dft_iteration_core_seconds: float | None
 
 
-class ComparisonDoc(BaseModel):
+class ComparisonDoc(Grown):
     """One verified candidate beside its prediction. Energies in eV/atom.
 
     rank: DAO's, within its composition in its run; predicted_energy_above_hull: DAO-P's; energy_per_atom: raw, as
     verified; energy_above_hull: with the reference set and the correction scheme named, None without one;
     raw_energy_above_hull: as if neither side carried corrections; missing: elements for which there is no hull.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"origin"})
 
     schema_version: int = SCHEMA_VERSION
     comparison_id: str = Field(description="that of the verification")
@@ -76,4 +80,5 @@ class ComparisonDoc(BaseModel):
     missing: list[str] = Field(default_factory=list)
     predictor_name: str | None = None
     verified_at: str | None = Field(None, description="ISO 8601, UTC")
+    origin: Origin | None = Field(None, description="of the candidate; None: drawn")
     content_hash: str | None = Field(None, description="over this document as it is stored, but for this field")

@@ -41,7 +41,7 @@ def examine() -> Iterator[Check]:
     yield from check_store(config)
     yield check_device(config)
     yield from check_checkpoints(config)
-    yield from check_libraries()
+    yield from check_libraries(config)
     yield from check_backends()
     yield check_slurm()
 
@@ -153,15 +153,15 @@ def check_checkpoints(config: Settings) -> Iterator[Check]:
             yield Check(name=f"checkpoint {name}", status="ok", detail=detail)
 
 
-def check_libraries() -> Iterator[Check]:
-    """Every library of crystals can be opened; the one that ships is there."""
-    from dao_flows.model.templates.places import DEFAULT, available, open_library
+def check_libraries(config: Settings) -> Iterator[Check]:
+    """Every library of crystals can be opened; the one that `predict` takes by default is there."""
+    from dao_flows.model.templates.places import available, open_library
 
-    for name in sorted({*available(), DEFAULT}):
+    for name in sorted({*available(), config.library}):
         try:
             library = open_library(name)
         except ValueError as error:
-            status: Status = "broken" if name == DEFAULT else "missing"
+            status: Status = "broken" if name == config.library else "missing"
             yield Check(name=f"library {name}", status=status, detail=explain(error) or one_line(error))
         else:
             detail = f"{len(library)} crystals, {library.sha256[:12]}"

@@ -15,7 +15,7 @@ from dao_flows.model.file_names import file_name as plain_name
 from .errors import InputError, explain
 
 if TYPE_CHECKING:
-    from dao_flows.makers.schemas import CandidateDoc, ScreenedCandidate
+    from dao_flows.makers.schemas import CandidateDoc, Origin, ScreenedCandidate
 
 Format = Literal["cif", "poscar", "json"]
 REFINED_SYMPREC = 0.01  # Å: what is symmetrised needs no slack
@@ -36,7 +36,7 @@ def render(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, ref
     if structure is None:
         raise InputError(f"{candidate.candidate_id} has no refined structure: export it without --refined")
     structure = structure.copy()
-    for name in structure.site_properties:  # whatever a document holds there: DAO-G gives its atoms none
+    for name in structure.site_properties:  # whatever a document holds there: candidates have none
         structure.remove_site_property(name)
     if file_format == "poscar":
         from pymatgen.io.vasp.inputs import Poscar
@@ -54,11 +54,21 @@ def title(candidate: CandidateDoc | ScreenedCandidate) -> str:
     energy = candidate.energy
     told = (
         f"{candidate.candidate_id} {candidate.formula} Z={candidate.z}, predicted energy above hull "
-        f"{energy.value:.4f} {energy.unit} ({energy.model} {energy.model_sha256[:12]})"
+        f"{energy.value:.4f} {energy.unit} ({energy.model} {energy.model_sha256[:12]}), {_origin(candidate.origin)}"
     )
     if candidate.judgement is not None:
         told += f", total energy {candidate.judgement.told()}"
     return " ".join(told.split())  # no name in a document may begin a line of its own
+
+
+def _origin(origin: Origin | None) -> str:
+    """Where a candidate comes from. The licence of the crystal's source is the library's to tell."""
+    if origin is None or origin.kind == "drawn":
+        return "drawn by DAO-G"
+    taken = "known crystal" if origin.kind == "known" else f"from {origin.formula}"
+    return (
+        f"{taken} {origin.material_id} of {origin.source} (library {origin.library_name} {(origin.library or '')[:12]})"
+    )
 
 
 def file_name(candidate: CandidateDoc | ScreenedCandidate, file_format: Format, ranked: bool = False) -> str:

@@ -9,7 +9,7 @@ import platformdirs
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dao_flows.model.places import absolute, checkpoint_in_full
+from dao_flows.model.places import absolute, checkpoint_in_full, library_in_full
 
 from .errors import SettingsError
 
@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     checkpoint: str = Field("dao-g-flow", description="DAO-G checkpoint: name, path or sha256.")
     predictor: str = Field("dao-p-flow", description="DAO-P checkpoint: name, path or sha256.")
     judge: str = Field("auto", description="Force field that judges candidates, none, or auto: CHGNet if installed.")
+    library: str = Field("known", description="Library of known crystals: name, path or sha256.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:0.")
     batch_candidates: int = Field(
         200, ge=1, description="Candidates in one batch; what is finished is stored after each batch."
@@ -45,6 +46,11 @@ class Settings(BaseSettings):
     @classmethod
     def _checkpoint_in_full(cls, value: str) -> str:
         return checkpoint_in_full(value)
+
+    @field_validator("library")
+    @classmethod
+    def _library_in_full(cls, value: str) -> str:
+        return library_in_full(value)
 
 
 def settings() -> Settings:

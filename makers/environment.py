@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dao_flows.model.places import absolute, at_home, checkpoint_in_full
+from dao_flows.model.places import absolute, at_home, checkpoint_in_full, library_in_full
 
 from .checkpoints import SettingError
 
@@ -17,7 +17,11 @@ FOLDERS = (
     *("DAO_FLOWS_ABINIT_PSEUDOS", "CP2K_DATA_DIR", "PMG_CP2K_DATA_DIR", "PMG_VASP_PSP_DIR", "ABIPY_PSREPOS_ROOT"),
     *("JOBFLOW_CONFIG_FILE", "FW_CONFIG_FILE", "ATOMATE2_CONFIG_FILE", "PMG_CONFIG_FILE", "JFREMOTE_PROJECTS_FOLDER"),
 )
-CHECKPOINTS = ("DAO_FLOWS_CHECKPOINT", "DAO_FLOWS_PREDICTOR")
+NAMED = {  # by name, path or sha256
+    "DAO_FLOWS_CHECKPOINT": checkpoint_in_full,
+    "DAO_FLOWS_PREDICTOR": checkpoint_in_full,
+    "DAO_FLOWS_LIBRARY": library_in_full,
+}
 PATHS = ("PATH", "PYTHONPATH", "ASE_CONFIG_PATH")  # lists
 
 
@@ -27,14 +31,14 @@ def environment_in_full() -> Iterator[None]:
 
     Raises PlaceError.
     """
-    before = {name: os.environ.get(name) for name in (*FOLDERS, *CHECKPOINTS, *PATHS)}
+    before = {name: os.environ.get(name) for name in (*FOLDERS, *NAMED, *PATHS)}
     for name, value in before.items():
         if not value:
             continue
         if name in PATHS:
             os.environ[name] = os.pathsep.join(each and str(Path(each).absolute()) for each in value.split(os.pathsep))
         else:
-            os.environ[name] = checkpoint_in_full(value) if name in CHECKPOINTS else absolute(value)
+            os.environ[name] = NAMED.get(name, absolute)(value)
     try:
         yield
     finally:

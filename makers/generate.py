@@ -1,12 +1,13 @@
-"""GenerateMaker: crystal structures for compositions, drawn from DAO-G under DAO-P's guidance."""
+"""GenerateMaker: crystal structures for compositions, from known crystals and drawn from DAO-G."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jobflow.core.maker import Maker
@@ -25,9 +26,10 @@ from .chemistry import (
     formula_units,
     parse_batch,
 )
-from .places import CHECKPOINT, Places
+from .from_templates import FromTemplate, candidate_id, look_up, template_id, wanted
+from .places import CHECKPOINT, LIBRARY, Places
 from .progress import report
-from .provenance import digest, execution_record, provenance
+from .provenance import execution_record, provenance
 from .reuse import reusable
 from .sampler import (
     Bf16,
@@ -39,12 +41,14 @@ from .sampler import (
     sampler_parameters,
     settled,
 )
-from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Science
+from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Origin, Science
 from .stage import stage
 from .structures import to_structure
 
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
+    from dao_flows.model.crystals import Crystal
+    from dao_flows.model.templates.library import Library
 
 MAX_CANDIDATES, MAX_ATOMS = 2_000, 20_000  # in one job: relaxed, all distinct, they are a document of 13 MB (limit: 16)
 AUTO_ATOMS = 20  # in a cell that nobody asked for: with more, every Z would get fewer candidates
@@ -53,19 +57,24 @@ MAX_SEED = 2**63
 
 @dataclass
 class GenerateMaker(Maker):
-    """Draws candidates for a batch of compositions in one job.
+    """Takes candidates for a batch of compositions from known crystals, and draws the others, in one job.
 
     checkpoint: DAO-G by name, path or sha256. predictor: DAO-P whose energy guides, with a strength for coordinates and
     one for the lattice; None, or both strengths 0: no guidance. sampler: by name, see docs/sampling.md; steps: times
     visited (None: the default); churn: noise that 'heun' gives back; double: in float64, slower; bf16: matrix products
     in bfloat16, with 'auto' if the job measures that to be faster. candidates: per composition. z: formula units per
-    cell; 'auto' deals the candidates round-robin over all Z that fit into max_atoms (None: into 20, or one formula unit
+    cell; 'auto' deals the draws round-robin over all Z that fit into max_atoms (None: into 20, or one formula unit
     where that is larger), smallest first. A formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell.
-    No cell is larger than what the checkpoints cover. seed: candidate k of a formula and a Z is the same in any batch
+    No cell is larger than what the checkpoints cover. seed: draw k of a formula and a Z is the same in any batch
     (but for bf16, docs/sampling.md), and when more are asked for.
+
+    library: of known crystals, by name, path or sha256 (None: all candidates are drawn). templates: how many of a
+    formula's candidates may come from it (None: half of them, rounded up; 0: none); they are the best of all Z, with
+    'auto' of cells as large as max_atoms or the checkpoints allow, and what the library lacks is drawn. known: crystals
+    of the very composition are among them.
     """
 
-    PLACES: ClassVar[Places] = {"checkpoint": CHECKPOINT, "predictor": CHECKPOINT}
+    PLACES: ClassVar[Places] = {"checkpoint": CHECKPOINT, "predictor": CHECKPOINT, "library": LIBRARY}
 
     name: str = "generate"
     checkpoint: str = "dao-g-flow"
@@ -82,13 +91,17 @@ class GenerateMaker(Maker):
     max_atoms: int | None = None
     seed: int = 0
     device: str = "auto"
+    library: str | None = "known"
+    templates: int | None = None
+    known: bool = True
 
     @stage(output_schema=GenerationDoc)
     def make(self, compositions: str | list[str] | list[CompositionPlan]) -> GenerationDoc:
         """Generate candidates for one formula or a batch of them; or, to repeat a generation, for its plan.
 
         Where bf16 is 'auto', a stored result of either precision is taken for reuse; if there is none, it is measured.
-        Raises CompositionError, SettingError and CheckpointError as `check` does.
+        Where nothing is left to draw, DAO-G is not loaded. Raises CompositionError, SettingError, CheckpointError and
+        DataError as `check` does.
         """
         from dao_flows.model.batching import BatchLog
         from dao_flows.model.sample import Guidance, Request, sample
@@ -104,37 +117,41 @@ class GenerateMaker(Maker):
             for cells in entry.cells
             for index in range(cells.candidates)
         ]
-        generator, generator_card = load_model(self.checkpoint, "dao-g", device)
-        predictor, names = None, {"generator": generator_card.name}
-        if self.guided:
-            predictor, predictor_card = load_model(str(self.predictor), "dao-p", device)
-            names["predictor"] = predictor_card.name
         requests = [Request(np.array(atomic_numbers(f, z)), (formula_key(f), z, index)) for f, z, index in draws]
-        precision = measured_precision(generator, [requests]) if self.bf16 == "auto" else None
-        maker = self if precision is None else replace(self, bf16=precision.bf16)
-        science, log = maker.science(compositions), BatchLog()
-        crystals = sample(
-            generator,
-            requests,
-            self.seed,
-            sampler_config(maker, generator.config.objective),
-            predictor=predictor,
-            guidance=Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None,
-            progress=lambda done, total: report(done, total, "generate"),
-            log=log,
-        )
+        names = {role: found.name for role, found in self.cards().items()}
+        maker, precision, log, crystals = self, None, BatchLog(), []
+        if requests:
+            generator, _ = load_model(self.checkpoint, "dao-g", device)
+            predictor = load_model(str(self.predictor), "dao-p", device)[0] if self.guided else None
+            precision = measured_precision(generator, [requests]) if self.bf16 == "auto" else None
+            maker = self if precision is None else replace(self, bf16=precision.bf16)
+            crystals = sample(
+                generator,
+                requests,
+                self.seed,
+                sampler_config(maker, generator.config.objective),
+                predictor=predictor,
+                guidance=Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None,
+                progress=lambda done, total: report(done, total, "generate"),
+                log=log,
+            )
+        elif self.bf16 == "auto":
+            maker = replace(self, bf16=False)  # nothing to measure, nothing that it decides
+        science = maker.science(compositions)
         document = GenerationDoc(
             compositions=plan,
             candidates=[],
             provenance=provenance(science, execution_record(started, device, names, log, precision)),
         )
-        for (formula, z, index), crystal in zip(draws, crystals, strict=True):
-            draw = {"candidate_id": candidate_id(science, formula, z, index), "formula": formula, "z": z}
-            try:
-                drawn = GeneratedCandidate(**draw, index=index, structure=to_structure(crystal))
-                document.candidates.append(drawn)
-            except FloatingPointError as error:
-                document.failed.append(FailedCandidate(**draw, index=index, reason=str(error)))
+        drawn = iter(zip(draws, crystals, strict=True))
+        origin = Origin(kind="drawn") if self._wanted else None
+        for entry in plan:
+            for index, (z, crystal, source) in enumerate(self._templates(entry.formula, entry.looked_up)):
+                key = template_id(science, entry.formula, z, source)
+                _add(document, (entry.formula, z, index), key, crystal, source)
+            for _ in range(sum(cells.candidates for cells in entry.cells)):
+                draw, crystal = next(drawn)
+                _add(document, draw, candidate_id(science, *draw), crystal, origin)
         return document
 
     @property
@@ -157,7 +174,8 @@ class GenerateMaker(Maker):
         """What would be generated: for each reduced formula, in the order typed, its cells and candidates.
 
         Call it before submission. Compositions of the same reduced formula (H2O and OH2, Si and Si2) are merged. Raises
-        one CompositionError for all bad compositions, SettingError for settings, CheckpointError for a checkpoint.
+        one CompositionError for all bad compositions, SettingError for settings, CheckpointError for a checkpoint,
+        DataError for a library.
         """
         cards = self._check_settings()
         smallest = min(cards.values(), key=lambda c: c.max_atoms)
@@ -176,30 +194,55 @@ class GenerateMaker(Maker):
         if planned := [entry for entry in compositions if isinstance(entry, CompositionPlan)]:
             for entry in planned:
                 for found in cards.values():
-                    largest = max((c.z for c in entry.cells if c.candidates), default=1)
+                    largest = max((c.z for c in entry.cells if c.total), default=1)
                     check_coverage(Composition(entry.formula), found, largest)
             return planned
         asked: dict[str, list[str]] = {}
-        counts: dict[str, dict[int, int]] = {}
+        spread: dict[str, list[tuple[list[int], list[int]]]] = {}  # of each text: Z to draw, Z to look up
         texts = compositions if isinstance(compositions, str) else [str(text) for text in compositions]
         for text, composition in parse_batch(texts, check).items():
             formula = formula_of(composition).name
             asked.setdefault(formula, []).append(text)
-            known = counts.setdefault(formula, {})
-            for z, count in deal(self.candidates, units(composition)).items():
-                known[z] = max(count, known.get(z, 0))
-        plan = [
-            CompositionPlan(formula=formula, asked=asked[formula], cells=_cells(formula, dealt))
-            for formula, dealt in counts.items()
-        ]
-        candidates = sum(cells.candidates for entry in plan for cells in entry.cells)
-        atoms = sum(cells.candidates * cells.n_atoms for entry in plan for cells in entry.cells)
+            all_units = formula_units(composition, max_atoms, self.z) if self._wanted else []
+            spread.setdefault(formula, []).append((units(composition), all_units))
+        plan = [self._planned(formula, asked[formula], spread[formula]) for formula in asked]
+        candidates = sum(cells.total for entry in plan for cells in entry.cells)
+        atoms = sum(cells.total * cells.n_atoms for entry in plan for cells in entry.cells)
         if candidates > MAX_CANDIDATES or atoms > MAX_ATOMS:
             raise SettingError(
                 f"{candidates} candidates of {atoms} atoms in all are too many for one job (at most {MAX_CANDIDATES} "
                 f"candidates and {MAX_ATOMS} atoms): split the batch, or ask for fewer candidates"
             )
         return plan
+
+    def _planned(
+        self, formula: str, asked: list[str], spread: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> CompositionPlan:
+        """What a formula gets: the templates that there are; and each text that asked for it, draws for the rest."""
+        looked_up = sorted({z for _, all_units in spread for z in all_units})
+        templates = Counter(each.z for each in self._templates(formula, looked_up))
+        drawn: dict[int, int] = {}
+        for units, all_units in spread:
+            found = sum(templates[z] for z in all_units)
+            for z, count in deal(max(0, self.candidates - found), units).items():
+                drawn[z] = max(count, drawn.get(z, 0))
+        cells = _cells(formula, drawn, templates)
+        return CompositionPlan(formula=formula, asked=asked, cells=cells, looked_up=looked_up)
+
+    @property
+    def _wanted(self) -> int:
+        """How many candidates of a formula may come from templates."""
+        return 0 if self.library is None else wanted(self.templates, self.candidates)
+
+    def opened(self) -> Library | None:
+        """The library, where one takes part. Raises DataError for one that is missing or damaged."""
+        from dao_flows.model.templates.places import open_library
+
+        return open_library(str(self.library)) if self._wanted else None
+
+    def _templates(self, formula: str, units: Sequence[int]) -> list[FromTemplate]:
+        library = self.opened()
+        return [] if library is None else look_up(library, formula, units, self._wanted, self.known)
 
     def science(self, compositions: str | list[str] | list[CompositionPlan]) -> Science:
         """All that decides the result, known before the run unless bf16 is 'auto'. Raises as `check` does."""
@@ -208,17 +251,16 @@ class GenerateMaker(Maker):
         if self.guided:
             parameters["guidance_coordinates"] = float(self.guidance_coordinates)
             parameters["guidance_lattice"] = float(self.guidance_lattice)
-        cells = [
-            {
-                "formula": entry.formula,
-                "cells": [{"z": c.z, "candidates": c.candidates} for c in entry.cells if c.candidates],
-            }
-            for entry in sorted(plan, key=lambda entry: entry.formula)
-        ]
+        inputs: dict[str, Any] = {
+            "compositions": [told(entry) for entry in sorted(plan, key=lambda entry: entry.formula)]
+        }
+        if (library := self.opened()) is not None:
+            parameters |= {"templates": self._wanted, "known": self.known}
+            inputs["library"] = library.sha256
         return Science(
             maker=type(self).__name__,
             parameters=parameters,
-            inputs={"compositions": cells},
+            inputs=inputs,
             checkpoints={role: found.sha256 for role, found in cards.items()},
             seed=self.seed,
             code_version=__version__,
@@ -228,6 +270,8 @@ class GenerateMaker(Maker):
         """Raises SettingError for a setting out of range, else returns the cards."""
         if self.candidates < 1:
             raise SettingError(f"candidates must be at least 1, not {self.candidates}")
+        if self.templates is not None and self.templates < 0:
+            raise SettingError(f"templates must not be negative, but {self.templates}")
         if not 0 <= self.seed < MAX_SEED:
             raise SettingError(f"seed must lie between 0 and 2^63 − 1, not {self.seed}")
         if self.z != "auto" and self.z < 1:
@@ -245,17 +289,35 @@ class GenerateMaker(Maker):
         return cards
 
 
-def _cells(formula: str, dealt: Mapping[int, int]) -> list[Cells]:
+def _cells(formula: str, drawn: Mapping[int, int], templates: Mapping[int, int]) -> list[Cells]:
     """Counts by Z as documents, ascending."""
     atoms = int(Composition(formula).num_atoms)
-    return [Cells(z=z, n_atoms=z * atoms, candidates=dealt[z]) for z in sorted(dealt)]
+    return [
+        Cells(z=z, n_atoms=z * atoms, candidates=drawn.get(z, 0), templates=templates.get(z, 0))
+        for z in sorted({*drawn, *templates})
+    ]
+
+
+def told(entry: CompositionPlan) -> dict[str, Any]:
+    """What the science says of a formula; of templates only where a library was asked."""
+    cells = [{"z": c.z, "candidates": c.candidates, "templates": c.templates} for c in entry.cells if c.total]
+    if entry.looked_up:
+        return {"formula": entry.formula, "cells": cells, "looked_up": entry.looked_up}
+    return {"formula": entry.formula, "cells": [{k: v for k, v in c.items() if k != "templates"} for c in cells]}
+
+
+def _add(
+    document: GenerationDoc, draw: tuple[str, int, int], key: str, crystal: Crystal, origin: Origin | None
+) -> None:
+    """A candidate, or that there is none."""
+    formula, z, index = draw
+    named = {"candidate_id": key, "formula": formula, "z": z, "index": index}
+    try:
+        document.candidates.append(GeneratedCandidate(**named, structure=to_structure(crystal), origin=origin))
+    except FloatingPointError as error:
+        document.failed.append(FailedCandidate(**named, reason=str(error)))
 
 
 def formula_key(formula: str) -> int:
     """A number of 32 bits that names a formula's random streams."""
     return int.from_bytes(hashlib.sha256(formula.encode()).digest()[:4])
-
-
-def candidate_id(science: Science, formula: str, z: int, index: int) -> str:
-    """An id that the same draw has in any batch: over all of the science but the batch."""
-    return "dao-" + digest([science.model_dump(exclude={"inputs"}), formula, z, index])[:12]

@@ -91,13 +91,12 @@ def moved_to(valid: Sequence[Passing], known: Mapping[str, Passing]) -> list[Pas
 
 def kind_of(candidate: GeneratedCandidate) -> str:
     """Where it comes from: drawn, template or known."""
-    origin = getattr(candidate, "origin", None)
-    return "drawn" if origin is None else str(origin.kind)
+    return "drawn" if candidate.origin is None else candidate.origin.kind
 
 
 def weight_of(candidate: GeneratedCandidate) -> float:
     """Of a template, as a share of 1; 0 for drawings."""
-    return getattr(getattr(candidate, "origin", None), "weight", None) or 0.0
+    return 0.0 if candidate.origin is None else candidate.origin.weight or 0.0
 
 
 def precedence(p: Passing) -> tuple[int, float, float, str]:

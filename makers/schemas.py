@@ -151,34 +151,98 @@ class Judgement(BaseModel):
         return f"{self.value:.4f} {self.unit} by {self.model} {self.model_version}{relaxed}"
 
 
-class Cells(BaseModel):
-    """Candidates of one composition with z formula units per cell."""
+class Origin(Grown):
+    """Where a candidate comes from. drawn: DAO-G drew it; else it is a known crystal of a library.
+
+    template: with its elements exchanged and its cell scaled; known: of the very composition, as the library has it.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("library", "library_name", "row", "material_id", "source", "formula", "exchange", "variant"),
+            *("distance", "energy_above_hull", "weight", "copies", "cells"),
+        }
+    )
+
+    kind: Literal["drawn", "template", "known"]
+    library: str | None = Field(None, description="sha256 of the library")
+    library_name: str | None = None
+    row: int | None = Field(None, description="of the crystal in the library's dataset, from 0")
+    material_id: str | None = Field(None, description="of the crystal at its source")
+    source: str | None = Field(None, description="of the crystal, as the library names it")
+    formula: str | None = Field(None, description="reduced, of the crystal")
+    exchange: dict[str, list[str]] = Field(
+        default_factory=dict, description="symbols of the crystal -> those in their place, several on one sublattice"
+    )
+    variant: int | None = Field(None, description="number among the templates of this crystal, exchange and Z, from 0")
+    distance: float | None = Field(None, description="mean over atoms of how unlike the exchanged elements are")
+    energy_above_hull: float | None = Field(None, description="of the crystal, eV/atom; None: not known")
+    weight: float | None = Field(None, description="how likely among the templates, as a share of 1")
+    copies: int | None = Field(None, description="templates that gave this structure, this one included")
+    cells: int | None = Field(None, description="of the crystal in one cell of the candidate")
+
+    def told(self) -> str:
+        """In a few words: 'drawn', 'Cr3Si mp-729' or 'known mp-729'."""
+        if self.kind == "drawn":
+            return self.kind
+        return " ".join(filter(None, (self.kind if self.kind == "known" else self.formula, self.material_id)))
+
+
+def told_origin(origin: Origin | None) -> str:
+    """The same, for candidates of documents that tell none: those are drawn."""
+    return (origin or Origin(kind="drawn")).told()
+
+
+class Cells(Grown):
+    """Candidates of one composition with z formula units per cell. templates: those that come from a library."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"templates"})
 
     z: int
     n_atoms: int
-    candidates: int
+    candidates: int = Field(description="drawn by DAO-G")
+    templates: int = Field(0, description="taken from known crystals, beside those drawn")
+
+    @property
+    def total(self) -> int:
+        """Drawn and from templates."""
+        return self.candidates + self.templates
 
 
-class CompositionPlan(BaseModel):
-    """What a composition was taken to mean. asked: as typed; cells: all Z that fit, those that got no candidate too."""
+class CompositionPlan(Grown):
+    """What a composition was taken to mean.
+
+    asked: as typed; cells: all Z that drawing may take, those that got no candidate too, and larger ones for which
+    there is a template; looked_up: all Z for which a library was asked for templates.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"looked_up"})
 
     formula: str = Field(description="reduced formula, which Z counts")
     asked: list[str]
     cells: list[Cells]
+    looked_up: list[int] = Field(default_factory=list)
 
 
-class GeneratedCandidate(BaseModel):
-    """One draw of DAO-G. index: its number among the draws of this formula and Z."""
+class GeneratedCandidate(Grown):
+    """A draw of DAO-G, or a template.
+
+    index: its number among the draws of this formula and Z, or among all templates of this formula, best first. origin:
+    None where no library took part, and in documents from before there were any: it is drawn.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"origin"})
 
     candidate_id: str
     formula: str
     z: int
     index: int
     structure: Structure
+    origin: Origin | None = None
 
 
 class FailedCandidate(BaseModel):
-    """A draw that ended in no structure at all."""
+    """A candidate of which no structure came at all."""
 
     candidate_id: str
     formula: str
@@ -226,7 +290,7 @@ class Relaxation(BaseModel):
 class ScreenedCandidate(Grown):
     """A candidate that passed. rank: 1 is the best of its composition, as ScreenMaker's rank_by says."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"judgement", "unjudged"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"origin", "judgement", "unjudged"})
 
     candidate_id: str
     formula: str
@@ -242,6 +306,7 @@ class ScreenedCandidate(Grown):
     symmetry_loose: Symmetry | None
     prototype: str | None = Field(default=None, description="AFLOW label of the known prototype it matches")
     duplicates: list[str] = Field(default_factory=list, description="ids of candidates that are the same structure")
+    origin: Origin | None = Field(None, description="None: drawn")
     judgement: Judgement | None = Field(None, description="energy of `structure` by a force field, where one judged")
     unjudged: str | None = Field(None, description="why the force field has none")
 

@@ -164,7 +164,7 @@ class ScreenMaker(Maker):
         found = card(self.predictor, "dao-p")
         problems = {}
         for entry in plan:
-            largest = max((cells.z for cells in entry.cells if cells.candidates), default=1)
+            largest = max((cells.z for cells in entry.cells if cells.total), default=1)
             try:
                 check_coverage(Composition(entry.formula), found, largest)
             except CompositionError as error:
@@ -359,6 +359,7 @@ class ScreenMaker(Maker):
                     symmetry_loose=loose,
                     prototype=known,
                     duplicates=[c.candidate_id for c in p.same],
+                    origin=p.candidate.origin,
                     judgement=p.judgement,
                     unjudged=p.unjudged,
                 )

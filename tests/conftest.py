@@ -1,6 +1,6 @@
 """What tests of several floors share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,71 @@ from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
+from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
 from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.model.templates.library import build_index
+from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
 
 TINY = CrysformerConfig(hidden=16, layers=1, heads=2, frequencies=4, time_width=8)
+
+
+FCC, CUBIC = 0.5 * (1 - np.eye(3)), np.eye(3)
+HALF, QUARTER = [0.5] * 3, [0.25] * 3
+FACES = [[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+A15 = [[0.25, 0, 0.5], [0.75, 0, 0.5], [0.5, 0.25, 0], [0.5, 0.75, 0], [0, 0.5, 0.25], [0, 0.5, 0.75]]
+RUTILE = [[0.305, 0.305, 0], [0.695, 0.695, 0], [0.195, 0.805, 0.5], [0.805, 0.195, 0.5]]
+# reduced formula, energy above hull (eV/atom), lattice (Å), positions by element
+KNOWN: list[tuple[str, float | None, np.ndarray, dict[int, list[Any]]]] = [
+    ("Cr3Si", 0.0, 4.56 * CUBIC, {14: [[0] * 3, HALF], 24: A15}),
+    ("NaCl", 0.0, 5.64 * FCC, {11: [[0] * 3], 17: [HALF]}),
+    ("NaCl", 0.05, 3.4 * CUBIC, {11: [[0] * 3], 17: [HALF]}),
+    ("CsCl", 0.0, 4.12 * CUBIC, {17: [[0] * 3], 55: [HALF]}),
+    ("ZnS", None, 5.41 * FCC, {16: [QUARTER], 30: [[0] * 3]}),
+    ("MgO", 0.0, 4.21 * FCC, {8: [HALF], 12: [[0] * 3]}),
+    ("Si", 0.0, 5.43 * FCC, {14: [[0] * 3, QUARTER]}),
+    ("Cu", 0.0, 3.61 * FCC, {29: [[0] * 3]}),
+    ("Cu3Au", 0.01, 3.75 * CUBIC, {29: FACES, 79: [[0] * 3]}),
+    ("CaF2", 0.0, 5.46 * FCC, {9: [QUARTER, [0.75] * 3], 20: [[0] * 3]}),
+    ("TiO2", 0.0, np.diag([4.59, 4.59, 2.96]), {8: RUTILE, 22: [[0] * 3, HALF]}),
+    ("SrTiO3", 0.0, 3.9 * CUBIC, {8: FACES, 22: [[0] * 3], 38: [HALF]}),
+]
+
+
+def write_library(folder: Path) -> Path:
+    """A library of a dozen simple crystals, and no more than that: formulas of other multiplicities find nothing."""
+    rows = []
+    for number, (formula, energy, lattice, atoms) in enumerate(KNOWN):
+        numbers = [element for element, positions in atoms.items() for _ in positions]
+        frac = np.array([position for positions in atoms.values() for position in positions], float)
+        rows.append(
+            {
+                "material_id": f"mp-{number}",
+                "source": "Materials Project",
+                "reduced_formula": formula,
+                "n_atoms": len(numbers),
+                "numbers": numbers,
+                "lattice": lattice.ravel().tolist(),
+                "frac": frac.ravel().tolist(),
+                "formation_energy_per_atom": None,
+                "e_above_hull": energy,
+                "e_above_hull_kind": "dft",
+                "split": "train",
+            }
+        )
+    shards, counts = write_shards(folder, rows, columns([]), 100)
+    source = [{"name": "Materials Project", "licence": "CC-BY-4.0"}]
+    write_manifest(folder, Manifest(folder.name, columns([]), shards, dict(counts), "0", source, {}))
+    build_index(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_crystals(tmp_path_factory) -> Iterator[Path]:
+    """For all tests, the library called `known` is a small one (`write_library`), in place of the one that ships."""
+    folder = tmp_path_factory.mktemp("libraries")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(LIBRARIES, str(folder))
+        yield write_library(folder / "known")
 
 
 @pytest.fixture(scope="session")

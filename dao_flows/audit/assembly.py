@@ -12,6 +12,8 @@ from .documents import Document, Node, Stored, claims, job_node, kind_of, listed
 from .graph import Attempt, Edge, Facts, Graph, State, without_circles
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dao_flows.model.checkpoint import Card
 
 SHORT = 12  # digits of a hash in a label
@@ -19,7 +21,10 @@ STARTED, TOOK_OVER = "started", "taken over by"
 
 
 def assemble(stored: Stored, library: Mapping[str, Card] | None = None) -> Graph:
-    """The graph of all documents. library: cards of checkpoints by sha256 (None: the user's, and those that ship)."""
+    """The graph of all documents. library: cards of checkpoints by sha256 (None: the user's, and those that ship).
+
+    Which libraries of known crystals are installed is looked up.
+    """
     assembly = _Assembly(stored, cards() if library is None else library)
     assembly.run()
     edges, dropped = without_circles(assembly.edges)
@@ -38,6 +43,20 @@ def cards() -> dict[str, Card]:
         except CheckpointError:
             continue
         found.setdefault(card.sha256, card)
+    return found
+
+
+def known_crystals() -> dict[str, Path]:
+    """The folders of installed libraries by their sha256; a damaged one is left out."""
+    from dao_flows.model.dataset import DataError, read_manifest
+    from dao_flows.model.templates.places import available
+
+    found: dict[str, Path] = {}
+    for folder in available().values():
+        try:
+            found.setdefault(read_manifest(folder).sha256, folder)
+        except DataError:
+            continue
     return found
 
 
@@ -63,6 +82,7 @@ class _Assembly:
         attempts = self._attempts()
         self._claims()
         self._library()
+        self._known_crystals()
         self._attempted(attempts)
         self._started()
         self._runs()
@@ -203,6 +223,14 @@ class _Assembly:
                 if entry[0] == "checkpoint" and entry[1] and entry[1] not in seen:
                     seen.add(entry[1])
                     waiting.append(entry[1])
+
+    def _known_crystals(self) -> None:
+        """Installed libraries of known crystals, which no document of the store made."""
+        wanted = [node for node, facts in self.nodes.items() if node[0] == "dataset" and facts.state == "external"]
+        installed = known_crystals() if wanted else {}
+        for node in wanted:
+            if (folder := installed.get(node[1])) is not None:
+                self._thing(node, {"name": folder.name, "from": "library"}, "stored")
 
     # what records of attempts, and flows, add
 
@@ -378,11 +406,21 @@ def _facts(node: Node, document: Mapping[str, Any], provenance: Mapping[str, Any
     facts.details |= {name: document[name] for name in energies if document.get(name) is not None}
     if node[0] == "candidate" and isinstance(energy := document.get("energy"), Mapping):
         facts.details["predicted_energy_above_hull"] = energy.get("value")
+    if node[0] == "candidate":
+        facts.details["from"] = _origin(part(document, "origin"))
     if science.get("seed") is not None:
         facts.details["seed"] = science["seed"]
     if formulas := _formulas(science):
         facts.details["formulas"] = formulas
     return facts
+
+
+def _origin(origin: Mapping[str, Any]) -> str:
+    """Where a candidate comes from, in a few words."""
+    if origin.get("kind") not in ("template", "known"):
+        return "drawn"
+    what = "known" if origin["kind"] == "known" else origin.get("formula")
+    return f"{what} {origin.get('material_id')}"
 
 
 def _formulas(science: Mapping[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ _PROVENANCE = ["science_hash", "content_hash", *_EXECUTION, *_SCIENCE]
 # of the science's inputs: those that name other documents, datasets or compositions, and no structures
 _INPUTS = (
     *("generation", "screening", "candidate", "previous", "calculations", "evaluations"),
-    *("dataset", "parent", "data", "shard", "shard_sha256", "shards", "compositions"),
+    *("dataset", "parent", "data", "shard", "shard_sha256", "shards", "compositions", "library"),
 )
 _OUTPUT = (
     *("@class", "candidate_id", "verification_id", "candidate_science_hash", "formula", "state", "error", "backend"),
@@ -49,6 +49,7 @@ JOB_FIELDS = [
 ]
 _CANDIDATE = [
     *("candidate_id", "formula", "z", "rank", "prototype", "energy.value", "content_hash"),
+    *("origin.kind", "origin.library", "origin.library_name", "origin.material_id", "origin.formula"),
     *(f"screening.{name}" for name in _PROVENANCE),
     *("generation.science_hash", "generation.execution.job_uuid"),
 ]
@@ -152,6 +153,8 @@ def named(document: Mapping[str, Any]) -> Iterator[tuple[Node, dict[str, Any]]]:
         yield ("checkpoint", string(part(science, "checkpoints").get(role)) or ""), {"name": name}
     yield ("dataset", string(document.get("data_sha256")) or ""), {"name": document.get("data")}
     yield ("dataset", string(document.get("dataset_sha256")) or ""), {"rows": document.get("dataset_rows")}
+    origin = part(document, "origin")
+    yield ("dataset", string(origin.get("library")) or ""), {"name": origin.get("library_name")}
     for hull in (part(document, "hull"), document):
         yield ("reference", string(hull.get("reference_sha256")) or ""), {"name": hull.get("reference")}
 
@@ -186,9 +189,11 @@ def _of_output(document: Mapping[str, Any]) -> Iterator[Claim]:
         "dataset": inputs.get("dataset") or document.get("dataset") or document.get("dataset_sha256"),
         "parent": inputs.get("parent"),
         "data": inputs.get("data") or document.get("data_sha256"),
+        "library": inputs.get("library"),
     }
     for role, sha256 in datasets.items():
-        yield Claim("node", ("dataset", sha256), {"data": "measured on"}.get(role, role))
+        told = {"data": "measured on", "library": "known crystals"}.get(role, role)
+        yield Claim("node", ("dataset", sha256), told)
     for sha256 in listed(inputs.get("shards")):
         yield Claim("shard", sha256, "merged")
     for source, role in ((s, "built from") for s in listed(document.get("sources"))):
@@ -203,6 +208,7 @@ def _of_candidate(document: Mapping[str, Any]) -> Iterator[Claim]:
         yield Claim("job", uuid, "accepted by")
     else:
         yield Claim("science", screening.get("science_hash"), "accepted by")
+    yield Claim("node", ("dataset", part(document, "origin").get("library")), "template")
 
 
 def _of_verification(document: Mapping[str, Any]) -> Iterator[Claim]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from pymatgen.core.composition import Composition
+
 from dao_flows.makers import decoding
 from dao_flows.makers.attempts import parts
 from dao_flows.makers.provenance import digest
-from dao_flows.makers.schemas import CandidateDoc, ScreenedCandidate
+from dao_flows.makers.schemas import CandidateDoc, Origin, ScreenedCandidate
 
 from .findings import first_difference
 from .ledger import Ended
@@ -75,7 +77,32 @@ def derived_fault(document: Mapping[str, Any]) -> str | None:
     }
     marks = {"@module": CandidateDoc.__module__, "@class": CandidateDoc.__name__}
     expected |= {name: value for name, value in marks.items() if name in document}
-    return next((name for name, value in expected.items() if document.get(name) != value), None)
+    wrong = next((name for name, value in expected.items() if document.get(name) != value), None)
+    return wrong or origin_fault(document, value_at(document, "generation", "science"))
+
+
+def origin_fault(candidate: Any, science: Any) -> str | None:
+    """The field of a candidate's origin that does not fit its structure, or the science of its generation."""
+    origin = candidate.get("origin") if isinstance(candidate, Mapping) else None
+    if origin is None:
+        return None
+    library = value_at(science, "inputs", "library")
+    try:
+        told = Origin.model_validate(origin)
+        if told.kind == "drawn":
+            return None if library is not None and told == Origin(kind="drawn") else "origin.kind"
+        old, new = Composition(told.formula), decoding.structure(candidate["structure"]).composition
+    except Exception:  # whatever reading it says
+        return "origin"
+    if library is None or told.library != library:
+        return "origin.library"
+    amounts = {symbol: sum(new[each] for each in taken) for symbol, taken in told.exchange.items()}
+    fits = Composition(amounts).reduced_formula == old.reduced_formula
+    if not fits or {each for taken in told.exchange.values() for each in taken} != {e.symbol for e in new.elements}:
+        return "origin.exchange"
+    if (told.kind == "known") != all(taken == [symbol] for symbol, taken in told.exchange.items()):
+        return "origin.kind"
+    return None
 
 
 def science_fault(document: Any) -> str | None:

@@ -18,8 +18,10 @@ from dao_flows.model.checkpoint import CARD, CheckpointError, read_card, weights
 from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.dataset import MANIFEST, DataError, file_sha256, read_manifest, shard_path
 from dao_flows.model.library import available
+from dao_flows.model.templates.library import INDEX, verify_index
 
 from .. import imported
+from .assembly import known_crystals
 from .findings import Finding, Problem
 from .ledger import Claim, Ledger
 
@@ -38,7 +40,8 @@ def verify_files(ledger: Ledger, tell: Callable[[int, int, str], None], folders:
     """Every file that is claimed; what should be here and is not is missing, what lies elsewhere is unverifiable."""
     tasks: list[tuple[str, Callable[[], Iterable[Finding]]]] = []
     tasks += [("files", partial(_file, claims)) for claims in _by_path(ledger.files)]
-    tasks += [("datasets", partial(_dataset, sha, claims, ledger)) for sha, claims in ledger.datasets.items()]
+    crystals = known_crystals()
+    tasks += [("datasets", partial(_dataset, sha, claims, ledger, crystals)) for sha, claims in ledger.datasets.items()]
     library = _library()
     found = ledger.checkpoints.items()
     tasks += [("checkpoints", partial(_checkpoint, sha, claims, ledger, library)) for sha, claims in found]
@@ -108,18 +111,29 @@ def _said(held: str) -> str:
     return f"a {held}" if held.startswith(LINK) else f"a file of sha256 {held[:12]}…"
 
 
-def _dataset(sha256: str, claims: list[Claim], ledger: Ledger) -> Iterator[Finding]:
-    """A dataset wherever a document says that it lies."""
+def _dataset(sha256: str, claims: list[Claim], ledger: Ledger, crystals: Mapping[str, Path]) -> Iterator[Finding]:
+    """A dataset wherever a document says that it lies, or a library of known crystals where it is installed."""
     places = {claim.path: claim for claim in claims if claim.path}
     here = [path for path in places if Path(path).is_dir()]
     if (folder := imported.dataset(sha256)) is not None:
         here.append(str(folder))
+    if (folder := crystals.get(sha256)) is not None:
+        here.append(str(folder))
+        yield from _index(folder, sha256)
     if not here:
         yield _absent("datasets", sha256, list(places.values()) or claims, f"at {next(iter(places))}" if places else "")
     stated = {path: claim for path in places if (claim := ledger.manifests.get(f"{path}/{MANIFEST}")) is not None}
     for path in here:  # an imported copy came with the manifest of a place that is named
         claim = stated.get(path) if path in places else next(iter(stated.values()), None)
         yield from _whole_dataset(Path(path), sha256, "datasets", sha256, claim)
+
+
+def _index(folder: Path, sha256: str) -> Iterator[Finding]:
+    """The index of a library, derived from its crystals again."""
+    try:
+        verify_index(folder)
+    except (DataError, OSError) as error:
+        yield Finding(problem="altered", collection="datasets", id=sha256, field=INDEX, reason=str(error))
 
 
 def _whole_dataset(

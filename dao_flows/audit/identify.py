@@ -85,14 +85,19 @@ def _beginnings(nodes: dict[Node, Facts], wanted: str) -> Iterator[Node]:
 
 
 def _on_disk(wanted: str) -> Node | None:
-    """The checkpoint or dataset that lies at a path, or that the library knows by this name."""
+    """The checkpoint or dataset that lies at a path, or the checkpoint or library that is installed by this name."""
     from dao_flows.model.checkpoint import CheckpointError
     from dao_flows.model.dataset import DataError, file_sha256, read_manifest
     from dao_flows.model.library import card_of
+    from dao_flows.model.templates.places import find as find_library
 
     try:
         return "checkpoint", card_of(wanted).sha256
     except CheckpointError:
+        pass
+    try:
+        return "dataset", read_manifest(find_library(wanted)).sha256
+    except DataError:
         pass
     path = Path(wanted).expanduser()
     try:

@@ -76,7 +76,7 @@ class Ledger:
 # in the science of a document: name of an input -> what its values are
 INPUTS = {
     **dict.fromkeys(("generation", "screening", "previous", "calculations", "evaluations"), "science"),
-    **dict.fromkeys(("dataset", "parent"), "dataset"),
+    **dict.fromkeys(("dataset", "parent", "library"), "dataset"),
 }
 FIELDS = {"dataset_sha256": "dataset", "checkpoint_sha256": "checkpoint", "parent_sha256": "checkpoint"}
 

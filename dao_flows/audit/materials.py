@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from dao_flows.model.checkpoint import CheckpointError
 from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.dataset import MANIFEST, DataError, file_sha256, read_manifest
 from dao_flows.model.library import find as find_checkpoint
+from dao_flows.model.templates.library import INDEX_CARD, build_index
+from dao_flows.model.templates.places import available, open_library
 
 from .. import imported
 from ..errors import UserError
@@ -86,6 +89,26 @@ class Materials:
             if found == sha256:
                 return str(path.absolute())
         raise ReplayError(f"the {what} with sha256 {sha256[:12]}… is not here: name its folder or file with --from")
+
+    def library(self, sha256: str, folder: Path) -> str:
+        """The folder of a library of known crystals of this identity. Raises ReplayError.
+
+        folder: an empty one, for the index of a library that came as a dataset, without one.
+        """
+        for place in [*available().values(), *self._datasets(sha256)]:
+            try:
+                if not place.is_dir() or read_manifest(place).sha256 != sha256:
+                    continue
+                if not (place / INDEX_CARD).is_file():
+                    place = Path(shutil.copytree(place, folder / "library"))
+                    build_index(place)
+                return str(open_library(place).folder.absolute())
+            except (DataError, OSError):
+                continue
+        raise ReplayError(
+            f"the library of known crystals with sha256 {sha256[:12]}… is not here: put it among the libraries "
+            "(`dao-flows library list`), or name its folder with --from"
+        )
 
     def _datasets(self, sha256: str) -> Iterator[Path]:
         for found in self.jobs.query({"output.sha256": sha256}, properties=["output.path"]):

@@ -15,12 +15,13 @@ from urllib.parse import urlencode
 from dao_flows.makers.compare_stages import CompareStagesMaker
 from dao_flows.makers.crosscheck import CrossCheckMaker
 from dao_flows.makers.evaluate import EvaluateMaker, EvaluationDoc
-from dao_flows.makers.generate import GenerateMaker, candidate_id
+from dao_flows.makers.from_templates import candidate_id, template_id
+from dao_flows.makers.generate import GenerateMaker, told
 from dao_flows.makers.ingest import IngestMaker
 from dao_flows.makers.merge import MergeShardsMaker
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker
 from dao_flows.makers.relax_schemas import RelaxationDoc
-from dao_flows.makers.schemas import CompositionPlan, GenerationDoc, Science
+from dao_flows.makers.schemas import CompositionPlan, GenerationDoc, Origin, Science
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.train import TrainMaker
 from dao_flows.model.dataset import read_manifest
@@ -49,30 +50,33 @@ def _settings(maker: type, science: Science) -> dict[str, Any]:
 
 def _generation(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
     science = recorded.science
-    guided = "predictor" in science.checkpoints
+    guided, library = "predictor" in science.checkpoints, science.inputs.get("library")
     maker = GenerateMaker(
         checkpoint=materials.checkpoint(science.checkpoints["generator"], "generator"),
         predictor=materials.checkpoint(science.checkpoints["predictor"], "predictor") if guided else None,
         seed=int(science.seed or 0),
         device=place.device,
+        library=None if library is None else materials.library(library, place.folder),
+        candidates=max(1, int(science.parameters.get("templates", 1))),  # of them the plan says how many are drawn
         **_settings(GenerateMaker, science),
     )
     plan = _plan(science, recorded.document)
     rebuilt = maker.science(plan)
-    renamed = {
-        candidate_id(rebuilt, *draw): candidate_id(science, *draw)
-        for draw in ((p.formula, c.z, index) for p in plan for c in p.cells for index in range(c.candidates))
-    }
+    draws = [(p.formula, c.z, index) for p in plan for c in p.cells for index in range(c.candidates)]
+    renamed = {candidate_id(rebuilt, *draw): candidate_id(science, *draw) for draw in draws}
+    for each in recorded.document["candidates"]:
+        if (origin := each.get("origin")) is not None and origin.get("kind") != "drawn":
+            template = (each["formula"], each["z"], Origin.model_validate(origin))
+            renamed[template_id(rebuilt, *template)] = template_id(science, *template)
     return Rebuilt(maker.make(plan), Terms(renamed=renamed), rebuilt)
 
 
 def _plan(science: Science, document: Mapping[str, Any]) -> list[CompositionPlan]:
     """The cells to draw: from the science, in the document's order, where cells without candidates stand too."""
-    asked = {entry["formula"]: entry["cells"] for entry in science.inputs["compositions"]}
+    asked = {entry["formula"]: entry for entry in science.inputs["compositions"]}
     plan = [CompositionPlan.model_validate(entry) for entry in document["compositions"]]
     for entry in plan:
-        told = [{"z": c.z, "candidates": c.candidates} for c in entry.cells if c.candidates]
-        if told != asked.get(entry.formula):
+        if told(entry) != asked.get(entry.formula):
             raise ReplayError(f"the document's plan for {entry.formula} is not the one in its science: it was altered")
     if len(plan) != len(asked):
         raise ReplayError("the document's compositions are not those in its science: it was altered")

@@ -23,6 +23,7 @@ from .faults import (
     integer,
     laid_out,
     newest_versions,
+    origin_fault,
     science_fault,
     value_at,
 )
@@ -169,6 +170,9 @@ class _Verifier:
             self._content(output, key, who, kind)
         self._envelope(document, key, who, kind)
         self._schema(output, "jobs", who, kind)
+        sound = not any(each.problem == "altered" for each in self.findings[before:])
+        if isinstance(output, dict) and kind == "generation" and sound:
+            self._origins(output, who)
         if any(each.problem == "altered" for each in self.findings[before:]):
             ledger.altered.add(key[0])
         ledger.keys.add(key)
@@ -236,6 +240,14 @@ class _Verifier:
         if found not in envelopes:
             name = first_difference(envelopes[-1], found)
             self.find("altered", "jobs", who, "it is not what the attempt at the job left", kind, name)
+
+    def _origins(self, output: dict[str, Any], who: str) -> None:
+        """Whether what a generation tells of its templates fits their structures and its science."""
+        candidates = output.get("candidates")
+        for number, candidate in enumerate(candidates if isinstance(candidates, list) else ()):
+            if (wrong := origin_fault(candidate, value_at(output, "provenance", "science"))) is not None:
+                reason = "what it tells of a candidate's origin does not fit its structure, or its science"
+                self.find("altered", "jobs", who, reason, "generation", f"output.candidates.{number}.{wrong}")
 
     def _candidate(self, document: dict[str, Any]) -> None:
         who = str(document.get("candidate_id"))

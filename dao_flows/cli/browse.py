@@ -14,7 +14,7 @@ from ..export import FORMATS, Format
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dao_flows.makers.schemas import CandidateDoc, Provenance
+    from dao_flows.makers.schemas import CandidateDoc, Origin, Provenance
 
 LIST_EXAMPLES = """[bold]Examples[/bold]
 
@@ -37,7 +37,7 @@ dao-flows export dao-0123 dao-4567 --out structures
 dao-flows export dao-0123 --out - > structure.cif
 """
 FIELDS = ["candidate_id", "formula", "z", "n_atoms", "rank", "energy", "judgement", "symmetry_loose"]
-FIELDS += ["prototype", "seed"]
+FIELDS += ["prototype", "seed", "origin"]
 WHEN = "screening.execution.ended_at"
 VOLUME_FIELD = "validity.volume_per_atom"
 
@@ -198,7 +198,9 @@ def _list_runs(store: Any, limit: int, as_json: bool) -> None:
 
 
 def _candidates_table(found: list[dict[str, Any]]) -> Table:
-    from .tables import ENERGY, VOLUME, new_table
+    from dao_flows.makers.schemas import Origin, told_origin
+
+    from .tables import ENERGY, VOLUME, new_table, plain
 
     table = new_table()
     table.add_column("id", no_wrap=True)
@@ -207,6 +209,7 @@ def _candidates_table(found: list[dict[str, Any]]) -> Table:
     table.add_column("space group")
     for name in (ENERGY, VOLUME, "rank", "seed"):
         table.add_column(name, justify="right")
+    table.add_column("from")
     table.add_column("made (UTC)", no_wrap=True)
     for doc in found:
         group = doc.get("symmetry_loose")
@@ -219,6 +222,7 @@ def _candidates_table(found: list[dict[str, Any]]) -> Table:
             f"{doc['validity']['volume_per_atom']:.2f}",
             str(doc["rank"]),
             str(doc["seed"]),
+            plain(told_origin(Origin.model_validate(held) if (held := doc.get("origin")) else None)),
             doc["screening"]["execution"]["ended_at"][:16].replace("T", " "),
         )
     return table
@@ -234,6 +238,7 @@ def _figures(candidate: CandidateDoc) -> Table:
     lines = {
         "formula, Z": f"{candidate.formula}, {candidate.z} ({candidate.n_atoms} atoms)",
         "rank in its run": str(candidate.rank),
+        "from": _origin(candidate.origin),
         "energy above hull": f"{energy.value:.4f} {energy.unit}, predicted by {energy.model}",
         **_judgement(candidate),
         "space group": "; ".join(groups) or "none found",
@@ -255,6 +260,25 @@ def _judgement(candidate: CandidateDoc) -> dict[str, str]:
     if candidate.judgement is not None:
         return {"total energy": candidate.judgement.told()}
     return {"total energy": f"none: {candidate.unjudged}"} if candidate.unjudged else {}
+
+
+def _origin(origin: Origin | None) -> str:
+    """Where a candidate comes from, in a line."""
+    if origin is None or origin.kind == "drawn":
+        return "drawn by DAO-G"
+    exchanged = ", ".join(f"{old} → {'+'.join(new)}" for old, new in origin.exchange.items() if new != [old])
+    energy, distance, weight = (
+        "not known" if value is None else f"{value:.3f}"
+        for value in (origin.energy_above_hull, origin.distance, origin.weight)
+    )
+    told = [
+        f"{origin.formula} {origin.material_id} ({origin.source})",
+        f"with {exchanged}, distance {distance}" if exchanged else "as the library has it",
+        f"its energy above hull {energy} eV/atom",
+        f"weight among the templates {weight}",
+        f"row {origin.row} of library {origin.library_name} {(origin.library or '')[:16]}",
+    ]
+    return "; ".join(told)
 
 
 def _provenance_table(title: str, provenance: Provenance) -> Table:

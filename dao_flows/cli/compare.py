@@ -116,7 +116,9 @@ def _left_out(what: str, entries: list[Uncompared]) -> Iterator[str]:
 
 
 def _candidates(comparisons: list[ComparisonDoc], figures: ComparisonFigures) -> Table:
-    from .tables import new_table
+    from dao_flows.makers.schemas import told_origin
+
+    from .tables import new_table, plain
 
     level = figures.code if figures.code == figures.functional else f"{figures.code} {figures.functional}"
     hull = f", hull of {figures.reference}, corrections: {figures.scheme}" if figures.reference else ""
@@ -135,6 +137,7 @@ def _candidates(comparisons: list[ComparisonDoc], figures: ComparisonFigures) ->
         "core\ns",
     ):
         table.add_column(name, justify="left" if name == "space group" else "right")
+    table.add_column("from")
     for document, following in zip(comparisons, [*comparisons[1:], None], strict=True):
         change = document.structure_change
         groups = (change.space_group_before, change.space_group_after)
@@ -149,6 +152,7 @@ def _candidates(comparisons: list[ComparisonDoc], figures: ComparisonFigures) ->
             f"{100 * (change.volume_ratio - 1):+.1f} %",
             str(groups[0]) if change.space_group_kept else f"{groups[0]} → {groups[1]}",
             f"{document.cost.verification_core_seconds:.0f}",
+            plain(told_origin(document.origin)),
             end_section=following is None or following.formula != document.formula,
         )
     return table

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from ..api import Interrupted, PredictionResult, Progress
 
+TEMPLATES = typer.Option(
+    "--templates", min=0, help="Candidates that may come from known crystals; 0: all drawn.", show_default="half"
+)
+LIBRARY = typer.Option("--library", help="Library of known crystals: name, path or sha256.")
+KNOWN = typer.Option("--known/--no-known", help="Offer crystals of the very composition, too.")
 REUSE_HELP = "Take results of the same science from the store, whichever run made them, in place of computing."
 STEPS_HELP = "Steps of the sampler (otherwise 50, or 100 if the checkpoint learned by diffusion)."
 JUDGE_HELP = "Force field of atomate2 whose energies judge candidates; auto: CHGNet, if installed."
@@ -38,6 +43,8 @@ EXAMPLES = """[bold]Examples[/bold]
 dao-flows predict Cr3Os
 
 dao-flows predict TiO2 Al2O3 -n 50 --z 2 --seed 7 --out structures
+
+dao-flows predict Cr3Os --templates 0
 
 dao-flows predict Si -n 8 --verify abinit --top 2
 
@@ -77,6 +84,9 @@ def predict(
     ] = None,
     bf16: Annotated[bool, BF16] = False,
     auto_bf16: Annotated[bool, AUTO_BF16] = False,
+    templates: Annotated[int | None, TEMPLATES] = None,
+    library: Annotated[str | None, LIBRARY] = None,
+    known: Annotated[bool, KNOWN] = True,
     checkpoint: Annotated[str | None, typer.Option(help="DAO-G: name, path or sha256.")] = None,
     predictor: Annotated[str | None, typer.Option(help="DAO-P: name, path or sha256.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0.")] = None,
@@ -92,7 +102,8 @@ def predict(
 ) -> None:
     """Generate crystal structures for formulas, rank them, write CIF files and store everything.
 
-    A run that was interrupted goes on where it stopped when the same command is given again.
+    Some come from known crystals with their elements exchanged, the others are drawn by DAO-G. A run that was
+    interrupted goes on where it stopped when the same command is given again.
     """
     from ..inputs import Entry, parse_z, read_formulas
 
@@ -135,6 +146,9 @@ def predict(
                 reference_set=reference,
                 max_atoms=max_atoms,
                 bf16=precision,
+                templates=templates,
+                library=library,
+                known=known,
                 checkpoint=checkpoint,
                 predictor=predictor,
                 device=device,

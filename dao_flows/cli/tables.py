@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from dao_flows.makers.schemas import Cells
+
     from ..api import CompositionResult, PredictionResult, Row
 
 NARROWEST = 40
@@ -44,8 +47,9 @@ def ranking(compositions: Sequence[CompositionResult], run_id: str) -> Table:
     shown = [row for c in compositions for row in (c.ranked if len(compositions) <= FEW else c.ranked[:BEST])]
     judges = sorted({row.judgement.model for row in shown if row.judgement is not None})
     judged = [f"{', '.join(judges)}\neV/atom"] if judges else []
-    for name in (ENERGY, *judged, "drawn", VOLUME, "shortest\nÅ"):
+    for name in (ENERGY, *judged, "found", VOLUME, "shortest\nÅ"):
         table.add_column(name, justify="right")
+    table.add_column("from")
     named = any(row.prototype for row in shown)
     if named:
         table.add_column("prototype")
@@ -74,35 +78,44 @@ def cells(row: Row, prototype: bool, judged: bool) -> list[str]:
         str(1 + row.duplicates),
         f"{row.volume_per_atom:.2f}",
         f"{row.shortest_distance:.2f}",
+        escape(row.source),  # as its source names it
         *([row.prototype or ""] if prototype else []),
         row.candidate_id,
     ]
 
 
 def remarks(result: PredictionResult) -> Iterable[str]:
-    """What the table does not say: the Z that were tried, and what was rejected and why."""
-    if len(result.compositions) <= FEW:
-        for composition in result.compositions:
+    """What the table does not say: where candidates come from, the Z that were tried, what was rejected and why."""
+    compositions = result.compositions
+    bare = [c.formula for c in compositions if c.looked_up and not any(cells.templates for cells in c.cells)]
+    if len(compositions) <= FEW:
+        for composition in compositions:
             yield _remark(composition)
     else:
-        empty = [c.formula for c in result.compositions if not c.ranked]
-        kept, made = (sum(counts) for counts in zip(*map(_counts, result.compositions), strict=True))
-        compositions = len(result.compositions)
-        yield f"{compositions} compositions, {made} candidates, {kept} ranked; the best {BEST} of each are shown"
+        empty = [c.formula for c in compositions if not c.ranked]
+        kept = sum(len(c.ranked) for c in compositions)
+        made = _made([cells for c in compositions for cells in c.cells])
+        yield f"{len(compositions)} compositions, {made}, {kept} ranked; the best {BEST} of each are shown"
         if empty:
             yield f"no candidate passed for {', '.join(empty)}"
+    if bare:
+        more = f" and {len(bare) - FEW} more" if len(bare) > FEW else ""
+        yield f"no known crystal can be a template for {', '.join(bare[:FEW])}{more}: all candidates are drawn"
 
 
-def _counts(composition: CompositionResult) -> tuple[int, int]:
-    return len(composition.ranked), sum(cells.candidates for cells in composition.cells)
+def _made(cells: Sequence[Cells]) -> str:
+    """How many candidates there were, and of which kind."""
+    drawn, templates = sum(c.candidates for c in cells), sum(c.templates for c in cells)
+    kinds = f" ({templates} from known crystals, {drawn} drawn)" if templates else ""
+    return f"{drawn + templates} candidate{'s' * (drawn + templates != 1)}{kinds}"
 
 
 def _remark(composition: CompositionResult) -> str:
-    kept, made = _counts(composition)
-    dealt = ", ".join(f"{c.z}: {c.candidates}" for c in composition.cells if c.candidates)
-    rest = [str(c.z) for c in composition.cells if not c.candidates]
+    made = _made(composition.cells)
+    dealt = ", ".join(f"{c.z}: {c.total}" for c in composition.cells if c.total)
+    rest = [str(c.z) for c in composition.cells if not c.total]
     none_left = f"; none left for Z = {', '.join(rest)}" if rest else ""
-    text = f"{composition.formula}: {made} candidate{'s' * (made != 1)} (by Z: {dealt}{none_left}), {kept} ranked"
+    text = f"{composition.formula}: {made} (by Z: {dealt}{none_left}), {len(composition.ranked)} ranked"
     reasons = [f"{count} {cause} (e.g. {composition.reasons[cause]})" for cause, count in composition.rejected.items()]
     return f"{text}; rejected: {'; '.join(reasons)}" if reasons else text
 

@@ -198,10 +198,11 @@ class _Gathering:
                     contents.left.append(f"the {name} of {document.get('name') or key}, which is not where it was")
 
     def _known_folders(self) -> dict[str, Path]:
-        """Datasets by their sha256: in the data folder, and where documents say that they lie."""
+        """Datasets by their sha256: in the data folder, where documents say that they lie, and installed libraries."""
         from dao_flows.model.dataset import DataError, read_manifest
+        from dao_flows.model.templates.places import available
 
-        places = sorted(imported.datasets_folder().glob("*"))
+        places = [*available().values(), *sorted(imported.datasets_folder().glob("*"))]
         for document in self.contents.documents["jobs"].values():
             output = document.get("output")
             if isinstance(output, dict) and isinstance(output.get("path"), str) and "checkpoint_sha256" not in output:

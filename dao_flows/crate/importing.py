@@ -24,6 +24,7 @@ from maggma.utils import grouper
 from dao_flows.makers import chain
 from dao_flows.makers.attempts import SCHEMA_VERSION, append, who
 
+from ..audit.assembly import known_crystals
 from ..imported import datasets_folder, files_folder
 from ..settings import Settings, settings
 from ..stores import KEYS, collection
@@ -176,9 +177,10 @@ class _Folders:
             folder = _free(self.library, name, sha256, done.checkpoints.values())
             done.checkpoints[sha256] = folder
             self.moves.append(("checkpoint", f"checkpoints/{sha256}", folder))
+        libraries = known_crystals() if crate.datasets else {}
         for sha256, dataset in crate.datasets.items():
             folder = self.data / sha256
-            if folder.exists() or self._unnamed(sha256, f"the dataset {show(dataset.name)}"):
+            if folder.exists() or sha256 in libraries or self._unnamed(sha256, f"the dataset {show(dataset.name)}"):
                 continue
             if len(crate.files(f"datasets/{sha256}")) < 2 and dataset.shards:
                 done.left.append(f"the rows of the dataset {show(dataset.name)} ({sha256[:12]})")

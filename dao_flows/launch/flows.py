@@ -15,7 +15,10 @@ from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint import verify as verify_checkpoint
 from dao_flows.model.library import available
 from dao_flows.model.library import find as find_checkpoint
+from dao_flows.model.places import library_in_full
 from dao_flows.model.sampler_name import Sampler
+from dao_flows.model.templates.places import available as libraries
+from dao_flows.model.templates.places import open_library
 
 from .. import __version__
 from ..api import plan_batches, prediction_maker
@@ -64,6 +67,9 @@ def predict_flows(
     sampler: Sampler = "renoising",
     max_atoms: int | None = None,
     bf16: Bf16 = False,
+    templates: int | None = None,
+    library: str | None = None,
+    known: bool = True,
     checkpoint: str | None = None,
     predictor: str | None = None,
     device: str | None = None,
@@ -71,8 +77,8 @@ def predict_flows(
 ) -> list[Planned]:
     """A flow for each batch of formulas, with the same makers as `dao_flows.predict`, all checked.
 
-    Checkpoints of a library go by their sha256, for a name may mean another where the job runs; the device is looked
-    for there. Raises InputError, CompositionError, SettingError and CheckpointError.
+    Checkpoints and libraries that are installed go by their sha256, for a name may mean another where the job runs; the
+    device is looked for there. Raises InputError, CompositionError, SettingError, CheckpointError and DataError.
     """
     maker = prediction_maker(
         checkpoint=pinned(checkpoint or config.checkpoint, "dao-g"),
@@ -90,6 +96,9 @@ def predict_flows(
         top_k=top_k,
         max_atoms=max_atoms,
         bf16=bf16,
+        templates=templates,
+        library=_pinned_library(library or config.library, templates),
+        known=known,
         device=device or config.device,
     )
     if verifier is not None:
@@ -137,6 +146,14 @@ def pinned(reference: str, kind: str) -> str:
     folder = find_checkpoint(reference)
     verify_checkpoint(folder)
     return sha256 if folder in available().values() else str(folder)
+
+
+def _pinned_library(reference: str, templates: int | None) -> str:
+    """The sha256 of an installed library; the path in full of another; as it is where no templates are wanted."""
+    if templates == 0:
+        return library_in_full(reference)
+    library = open_library(reference)
+    return library.sha256 if library.folder in libraries().values() else str(library.folder)
 
 
 def _checked(maker: VerifyMaker) -> VerifyMaker:

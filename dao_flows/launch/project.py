@@ -14,9 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
+from dao_flows.makers.environment import NAMED
 from dao_flows.makers.run_folder import FOLDER_VARIABLE as RUN_DIR
 from dao_flows.model.library import FOLDER_VARIABLE as CHECKPOINTS
-from dao_flows.model.places import absolute, checkpoint_in_full, folder_of
+from dao_flows.model.places import absolute, folder_of
 from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
 
 from ..errors import InputError, explain, remember_uri
@@ -238,9 +239,9 @@ def _environment(project: Project) -> str:
         RUN_DIR: str(folder / "runs"),
     }
     variables |= {name: str(own) for name in (CHECKPOINTS, LIBRARIES) if (own := folder_of(name)) is not None}
-    for name in ("DAO_FLOWS_CHECKPOINT", "DAO_FLOWS_PREDICTOR"):
+    for name, in_full in NAMED.items():
         if name in os.environ:
-            variables[name] = checkpoint_in_full(os.environ[name])
+            variables[name] = in_full(os.environ[name])
     if "DAO_FLOWS_JUDGE" in os.environ:
         variables["DAO_FLOWS_JUDGE"] = os.environ["DAO_FLOWS_JUDGE"]
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]

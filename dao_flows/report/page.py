@@ -19,7 +19,7 @@ from .text import headline, level, row
 
 HEADS = (
     *("formula", "candidate", "DAO's rank", "predicted E_hull", "verified E_hull", "energy", "RMSE"),
-    *("volume", "space group", "core s"),
+    *("volume", "space group", "core s", "from"),
 )
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from html import escape
 
+from dao_flows.makers.schemas import told_origin
+
 from ..comparison_figures import ComparisonFigures, ErrorFigures, Estimate, Spread
 from ..comparison_schemas import ComparisonDoc
 
@@ -79,6 +81,7 @@ def row(comparison: ComparisonDoc) -> list[str]:
         f"{100 * (change.volume_ratio - 1):+.1f} %",
         groups,
         f"{comparison.cost.verification_core_seconds:.0f}",
+        escape(told_origin(comparison.origin)),
     ]
 
 

@@ -29,6 +29,7 @@ from dao_flows.makers.schemas import CandidateDoc, Energy, Science, Validity
 from dao_flows.makers.symmetry import space_group
 from dao_flows.makers.verification_schemas import Level, VerificationDoc
 from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
 from dao_flows.stores import JOBS, KEYS, EmbeddedStore, collection
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
@@ -56,11 +57,15 @@ BROWSER_FLAGS += (
 
 
 def environment(home: Path, checkpoints: Path) -> dict[str, str]:
-    """The environment of a user whose home is `home`, who has the tiny checkpoints and no jobflow configuration."""
+    """The environment of a user whose home is `home`, who has the tiny checkpoints and no jobflow configuration.
+
+    The library of known crystals is the small one of all tests.
+    """
     clean = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
     return {
         **clean,
         FOLDER_VARIABLE: str(checkpoints),
+        LIBRARIES: os.environ[LIBRARIES],
         "HOME": str(home),
         "DAO_FLOWS_DATA_DIR": str(home / "data"),
         "DAO_FLOWS_CHECKPOINT": "dao-g-tiny",

@@ -75,7 +75,8 @@ def test_every_stage_leads_from_raw_data_to_the_comparison(graph):
         reached = {child for node in reached for child in graph.children(node) if child[0] == step}
         assert reached, f"no way to a {step}"
     back = kinds(graph.ancestors(last))
-    assert back["checkpoint"] == back["training"] == back["dataset"] == back["relaxation"] == back["calculation"] == 2
+    assert back["checkpoint"] == back["training"] == back["relaxation"] == back["calculation"] == 2
+    assert back["dataset"] == 3  # the library of known crystals is one
     assert not back["evaluation"] and not back["stages"]  # measured, but nothing was made from it
     assert all(facts.state == "stored" for node, facts in graph.nodes.items() if node[0] not in ("source", "job"))
 
@@ -152,7 +153,7 @@ def test_a_run_leads_to_its_first_jobs_alone(graph):
 def test_roles_say_what_the_parent_was(graph):
     generation = only(graph, "generation")
     roles = {graph.edges[parent, generation] for parent in graph.parents(generation)}
-    assert roles == {"generator", "predictor"}
+    assert roles == {"generator", "predictor", "known crystals"}
 
 
 def copies(store: JobStore, number: int) -> None:

@@ -109,7 +109,7 @@ def test_a_flow_of_every_stage_is_whole(jobs):
     assert kinds >= {"GenerationDoc", "ScreeningDoc"}
     counted = {name: raw(jobs, name).count() for name in COLLECTIONS}
     assert {name: report.checked[name] for name in COLLECTIONS} == counted
-    assert report.checked["datasets"] == 2 and report.checked["checkpoints"] == 2 and report.checked["files"] >= 8
+    assert report.checked["datasets"] == 3 and report.checked["checkpoints"] == 2 and report.checked["files"] >= 8
 
 
 def test_no_secret_of_the_environment_is_in_any_document_file_or_output(jobs, audited_home):
@@ -325,7 +325,7 @@ def test_of_an_id_the_whole_graph_is_verified_and_nothing_else(jobs, call):
     told = json.loads(out)
     assert code == 0 and told["findings"] == []
     assert (
-        told["checked"]["candidates"] == 1 and told["checked"]["checkpoints"] == 2 and told["checked"]["datasets"] == 2
+        told["checked"]["candidates"] == 1 and told["checked"]["checkpoints"] == 2 and told["checked"]["datasets"] == 3
     )
     evaluation = job_of(jobs, "EvaluationDoc")
     put(jobs, "jobs", replaced(evaluation, ("output", "n"), 99))

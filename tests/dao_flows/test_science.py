@@ -48,9 +48,10 @@ TABLE = {
     "CompareStagesMaker": "checkpoints.stage-1 inputs.evaluations parameters.labels",
     "GenerateMaker": """
         checkpoints.generator checkpoints.predictor inputs.compositions.*.cells.*.candidates
-        inputs.compositions.*.cells.*.z inputs.compositions.*.formula parameters.bf16 parameters.churn
-        parameters.double parameters.guidance_coordinates parameters.guidance_lattice parameters.sampler
-        parameters.steps""",
+        inputs.compositions.*.cells.*.templates inputs.compositions.*.cells.*.z inputs.compositions.*.formula
+        inputs.compositions.*.looked_up inputs.library parameters.bf16 parameters.churn parameters.double
+        parameters.guidance_coordinates parameters.guidance_lattice parameters.known parameters.sampler
+        parameters.steps parameters.templates""",
     "ScreenMaker": """
         checkpoints.predictor inputs.generation parameters.angle_tol parameters.ltol parameters.max_volume_per_atom
         parameters.min_distance parameters.min_distance_ratio parameters.min_volume_per_atom

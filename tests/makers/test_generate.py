@@ -1,4 +1,4 @@
-"""GenerateMaker: what it draws, what it says of it, what it refuses."""
+"""GenerateMaker: what it draws, what it says of it, what it refuses. Templates: see test_from_templates.py."""
 
 import shutil
 
@@ -23,9 +23,8 @@ pytestmark = pytest.mark.usefixtures("tiny_library")
 
 
 def maker(**settings) -> GenerateMaker:
-    return GenerateMaker(
-        **{"checkpoint": "dao-g-tiny", "predictor": "dao-p-tiny", "steps": 10, "candidates": 4, **settings}
-    )
+    tiny = {"checkpoint": "dao-g-tiny", "predictor": "dao-p-tiny", "steps": 10, "candidates": 4}
+    return GenerateMaker(**tiny | {"templates": 0} | settings)
 
 
 def generate(job_store, compositions, **settings) -> GenerationDoc:

@@ -1,8 +1,6 @@
 """ScreenMaker with a judge: a force field's energies, what they decide, and what is told of them."""
 
 from importlib.util import find_spec
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.force_field import ForceField, package_version
 from dao_flows.makers.judge import chosen
 from dao_flows.makers.provenance import science_hash
-from dao_flows.makers.schemas import CandidateDoc, GeneratedCandidate, GenerationDoc, ScreenedCandidate, ScreeningDoc
+from dao_flows.makers.schemas import CandidateDoc, GenerationDoc, Origin, ScreenedCandidate, ScreeningDoc
 from dao_flows.makers.screen import ScreenMaker
 
 pytestmark = pytest.mark.usefixtures("tiny_library")
@@ -112,22 +110,13 @@ def test_what_it_cannot_judge_is_kept_last_and_says_why(generation, salts):
         assert "\n" not in last.unjudged
 
 
-class FromLibrary(GeneratedCandidate):
-    """With the origin that candidates from a library have."""
-
-    origin: Any = None
-
-
 def from_library(document: GenerationDoc, kinds: dict[int, tuple[str, float]]) -> GenerationDoc:
     """The document with these candidates from a library, each of a kind and a weight."""
     for index, (kind, weight) in kinds.items():
-        held = {name: getattr(document.candidates[index], name) for name in GeneratedCandidate.model_fields}
-        origin = SimpleNamespace(kind=kind, weight=weight, told=lambda: "known")
-        document.candidates[index] = FromLibrary.model_construct(**{**held, "origin": origin})
+        document.candidates[index].origin = Origin(kind=kind, weight=weight)
     return document
 
 
-@pytest.mark.skipif("origin" in ScreenedCandidate.model_fields, reason="origins are documents of their own")
 def test_the_known_crystal_comes_first_and_agreement_counts_across_sources(generation, salts):
     blende, caesium, rock = salts
     drawn = [blende, blende, blende, caesium, rock, rock.copy().scale_lattice(rock.volume * 1.02)]
