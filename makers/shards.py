@@ -39,7 +39,7 @@ Document = TypeVar("Document", bound=ShardDoc)
 
 
 class Chunk(NamedTuple):
-    """What came of some rows. tried: crystals that were computed; failed: those that have no result, and why."""
+    """What came of some rows. tried: crystals that were computed; failed: of what has no result its `row`, and why."""
 
     rows: Sequence[Row]
     tried: int
@@ -76,7 +76,9 @@ class ShardWork:
                     continue
                 begun = time.monotonic()
                 found = of(batch.to_pylist())
-                lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found.failed)
+                first = done - batch.num_rows
+                failed = [each | {"row": each["row"] + first} for each in found.failed]
+                lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in failed)
                 write_whole(chunk.with_suffix(".jsonl"), lines.encode("utf-8", "replace"))
                 write_shard(chunk, found.rows, names)
                 computation.seconds += time.monotonic() - begun
