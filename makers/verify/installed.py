@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import SettingError
+from ..force_field import package_version
 from . import abinit, cp2k
 from .backends import INSTALL, Backend
 
@@ -81,13 +82,12 @@ def check(backend: Backend, elements: Collection[str]) -> None:
 
 def _check_force_field(backend: Backend) -> None:
     """Raises SettingError if the package of a force field is not installed."""
-    from atomate2.forcefields.utils import MLFF, _get_pkg_name, _get_pkg_version
+    from atomate2.forcefields.utils import MLFF
 
     for maker in backend.steps.values():
         meta = getattr(maker, "calculator_meta", None)  # of a class of the user's own, nothing is known
-        if isinstance(meta, MLFF) and _get_pkg_version(meta) is None:
-            fix = INSTALL["forcefield"] if meta is MLFF.CHGNet else f"install {_get_pkg_name(meta) or meta.value}"
-            raise SettingError(f"the package of the force field {meta.value} is not installed: {fix}")
+        if isinstance(meta, MLFF):
+            package_version(meta.value)
 
 
 def command(code: str) -> str:
