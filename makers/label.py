@@ -186,7 +186,7 @@ class _Labelling:
 
 def _figures(frame: Frame) -> Row:
     """The columns of a frame that are its own."""
-    frac = frame.structure.frac_coords.astype(np.float32) % 1
+    frac = (frame.structure.frac_coords % 1).astype(np.float32) % 1  # which may round up to 1
     return {
         "lattice": frame.structure.lattice.matrix.ravel().tolist(),
         "frac": frac.ravel().tolist(),
@@ -219,7 +219,7 @@ class MergeLabelsMaker(Maker):
 
     dataset_name: what the manifest calls it; None: the original's name and '-labelled'. The manifest tells the parent's
     sha256, the settings, the force field with its version, and what the new columns mean; rejects.jsonl beside it
-    names the crystals that failed. The same shards give the same dataset sha256.
+    names the crystals that failed, if any did. The same shards give the same dataset sha256.
     """
 
     PLACES: ClassVar[Places] = {"dataset": PATH, "out": PATH}
@@ -243,7 +243,7 @@ class MergeLabelsMaker(Maker):
         failed = [{"shard": shard.shard} | each.model_dump() for shard in documents for each in shard.failed]
         lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in failed)
         crystals = sum(shard.crystals for shard in documents)
-        manifest = merge(folder, documents, target, name, {"crystals": crystals, "columns": MEANING}, lines)
+        manifest = merge(folder, documents, target, name, {"crystals": crystals, "columns": MEANING}, lines or None)
         return LabelledDatasetDoc(
             path=str(target),
             sha256=manifest.sha256,
@@ -253,7 +253,7 @@ class MergeLabelsMaker(Maker):
             failed=len(failed),
             force_field=documents[0].force_field,
             force_field_version=documents[0].force_field_version,
-            rejects=str(target / REJECTS),
+            rejects=str(target / REJECTS) if failed else None,
             provenance=provenance(merge_science(type(self).__name__, manifest), execution_record(started, "cpu", {})),
         )
 

@@ -52,5 +52,5 @@ class LabelledDatasetDoc(BaseModel):
     failed: int
     force_field: str
     force_field_version: str
-    rejects: str = Field(description="file that names each crystal that failed")
+    rejects: str | None = Field(description="file that names each crystal that failed")
     provenance: Provenance
