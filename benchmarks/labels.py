@@ -22,9 +22,10 @@ from rich.progress import Progress
 
 from dao_flows import __version__
 from dao_flows.local import run_here
+from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.label import LabelMaker, label_jobs
 from dao_flows.makers.label_schemas import LabelledDatasetDoc
-from dao_flows.model.checkpoint import load
+from dao_flows.model.checkpoint import CheckpointError, load
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dataset import (
@@ -153,7 +154,7 @@ def main() -> int:
             write_part(folder / "crystals", sources, rows[first : first + args.rows], args.rows_per_shard)
             done = label_part(folder / "crystals", folder / "labels", maker, name)
             print(f"{name}: {done.rows} frames of {done.crystals} crystals, {done.failed} failed, {done.sha256[:12]}")
-    except (DataError, ValueError) as error:
+    except (CheckpointError, DataError, SettingError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     return 0
