@@ -21,6 +21,7 @@ import numpy as np
 
 from ..crystals import Crystal
 from ..dataset import DataError, dataset_rows, file_sha256, read_manifest
+from .fingerprints import fingerprint
 
 INDEX = "index.safetensors"
 INDEX_CARD = "index.json"
@@ -110,6 +111,11 @@ class Library:
             self._columns["frac"][start:end].astype(float),
             self._columns["lattice"][place].astype(float).reshape(3, 3),
         )
+
+    def fingerprint(self, place: int) -> np.ndarray:
+        """(e, e, 6) of the crystal at a place, in the order of its elements."""
+        crystal = self.crystal(place)
+        return fingerprint(crystal, Cell.of(crystal.numbers).elements)
 
     def material_id(self, place: int) -> str:
         """The crystal's id at its source."""
