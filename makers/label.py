@@ -151,12 +151,12 @@ class _Labelling:
         tried = 0
         for number, row in enumerate(rows):
             told = {"material_id": row["material_id"], "row": number}
-            crystal = crystal_of(row)
-            if crystal is None:
+            structure = _structure(row)
+            if structure is None:
                 failed.append(told | {"step": self.steps[0], "reason": NO_CRYSTAL})
                 continue
             tried += 1
-            for step, frame in self._frames(to_structure(crystal)):
+            for step, frame in self._frames(structure):
                 if isinstance(frame, Frame):
                     labels = dict.fromkeys(self.lost) if step else {}
                     out.append(row | labels | _figures(frame) | {"step": step})
@@ -182,6 +182,15 @@ class _Labelling:
 
     def _as_is(self, structure: Structure) -> Frame:
         return Frame(structure, self.force_field.labels(structure))
+
+
+def _structure(row: Row) -> Structure | None:
+    """The structure of a row, if it is one."""
+    crystal = crystal_of(row)
+    try:
+        return None if crystal is None else to_structure(crystal)
+    except ValueError:  # an atomic number of no element
+        return None
 
 
 def _figures(frame: Frame) -> Row:

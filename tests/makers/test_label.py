@@ -103,6 +103,15 @@ def test_every_frame_has_the_labels_of_the_crystal_in_its_row(dataset, tmp_path,
             assert row["frac"] == pytest.approx(original["frac"], abs=1e-6)
 
 
+def test_a_left_handed_cell_has_the_forces_of_the_one_in_its_row(random_dataset, tmp_path, chgnet):
+    row = row_of("bent", CRYSTALS["bent"])
+    dataset = random_dataset(rows=[row | {"lattice": [-x for x in row["lattice"]]}], name="left")
+    (row,) = read_rows(Path(label(dataset, tmp_path / "out", replace(MAKER, steps=(0,))).path))
+    told = chgnet.predict_structure(structure_of(row))["f"]
+    assert np.abs(told).max() > 0.1
+    assert np.reshape(row["forces"], (-1, 3)) == pytest.approx(told, abs=2e-3)
+
+
 def test_the_stress_has_the_sign_that_is_told(random_dataset, tmp_path):
     small, large = (CRYSTALS["rock salt"].apply_strain(strain, inplace=False) for strain in (-0.2, 0))
     dataset = random_dataset(rows=[row_of("small", small), row_of("large", large)], name="strained")
@@ -132,10 +141,10 @@ def test_what_cannot_be_computed_is_told_and_harms_no_other(dataset, random_data
     (failed,) = document.failed
     assert (failed.material_id, failed.row, failed.step) == ("lonely", 3, 0)
     assert failed.reason and "\n" not in failed.reason
-    flat = row_of("flat", CRYSTALS["silicon"]) | {"lattice": [1.0] * 9}
-    dataset = random_dataset(rows=[flat, row_of("silicon", CRYSTALS["silicon"])], name="flat")
+    row = row_of("silicon", CRYSTALS["silicon"])
+    dataset = random_dataset(rows=[row | {"lattice": [1.0] * 9}, row, row | {"numbers": [0, 14]}], name="flat")
     document = label(dataset, tmp_path / "flat-out", replace(MAKER, steps=(0,)))
-    assert [(each.row, each.reason[:10]) for each in document.failed] == [(0, "no crystal")]
+    assert [(each.row, each.reason[:10]) for each in document.failed] == [(0, "no crystal"), (2, "no crystal")]
     assert [row["material_id"] for row in read_rows(Path(document.path))] == ["silicon"]
 
 
