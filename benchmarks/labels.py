@@ -131,7 +131,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the parts")
     parser.add_argument("--checkpoint", default="dao-g-flow")
     parser.add_argument("--force-field", default="CHGNet")
-    parser.add_argument("--templates", type=int, default=8, help="of each row")
+    parser.add_argument("--templates", type=int, default=8, help="of each row, at most")
     parser.add_argument("--drawings", type=int, default=4, help="of each row")
     parser.add_argument("--max-atoms", type=int, default=20)
     parser.add_argument("--rows", type=int, default=500, help="training rows of a part")
