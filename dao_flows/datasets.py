@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dao_flows.makers.datasets import BuildConfig, SourceError, build_dataset
@@ -13,14 +13,20 @@ from dao_flows.model.dataset import DataError, Manifest, parts, read_manifest, r
 __all__ = ["BuildConfig", "Manifest", "SourceError", "build_config", "build_dataset", "build_from_settings", "verify"]
 
 
-def build_from_settings(out: Path, sources: Sequence[str], config: BuildConfig, progress: Progress) -> Manifest:
+def build_from_settings(
+    out: Path,
+    sources: Sequence[str],
+    config: BuildConfig,
+    progress: Progress,
+    complete: Callable[[Path], object] = lambda folder: None,
+) -> Manifest:
     """build_dataset with the user's own store, connected only if a source is `store:`. Raises StoreError too."""
     store = None
     if any(text.strip().startswith("store:") for text in (*sources, *config.held_out)):
         from .stores import job_store
 
         store = job_store()
-    return build_dataset(out, sources, config, progress, store)
+    return build_dataset(out, sources, config, progress, store, complete)
 
 
 def verify(folder: Path) -> Manifest:

@@ -41,6 +41,7 @@ def examine() -> Iterator[Check]:
     yield from check_store(config)
     yield check_device(config)
     yield from check_checkpoints(config)
+    yield from check_libraries()
     yield from check_backends()
     yield check_slurm()
 
@@ -150,6 +151,21 @@ def check_checkpoints(config: Settings) -> Iterator[Check]:
         else:
             detail = f"{card.kind}, {card.sha256[:12]}, {len(card.elements)} elements, up to {card.max_atoms} atoms"
             yield Check(name=f"checkpoint {name}", status="ok", detail=detail)
+
+
+def check_libraries() -> Iterator[Check]:
+    """Every library of crystals can be opened; the one that ships is there."""
+    from dao_flows.model.templates.places import DEFAULT, available, open_library
+
+    for name in sorted({*available(), DEFAULT}):
+        try:
+            library = open_library(name)
+        except ValueError as error:
+            status: Status = "broken" if name == DEFAULT else "missing"
+            yield Check(name=f"library {name}", status=status, detail=explain(error) or one_line(error))
+        else:
+            detail = f"{len(library)} crystals, {library.sha256[:12]}"
+            yield Check(name=f"library {name}", status="ok", detail=detail)
 
 
 def check_backends() -> Iterator[Check]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from jobflow.core.maker import Maker
 
-from dao_flows.model.places import absolute, checkpoint_in_full, is_there
+from dao_flows.model.places import absolute, checkpoint_in_full, is_there, library_in_full
 
 QUERIES = ("mp:", "store:")  # reference sets that are no files
 SHA256 = "sha256:"
@@ -78,7 +78,9 @@ def told(text: str) -> str:
     return f"{path.name}{mark}{query}{content}"
 
 
-PATH, SOURCE, CHECKPOINT, REFERENCE = map(named, (absolute, source, checkpoint_in_full, reference))
+PATH, SOURCE, CHECKPOINT, LIBRARY, REFERENCE = map(
+    named, (absolute, source, checkpoint_in_full, library_in_full, reference)
+)
 
 
 def maker_in_full(maker: AnyMaker) -> AnyMaker:

@@ -198,11 +198,15 @@ def read_manifest(folder: Path) -> Manifest:
         fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         stated = fields.pop("sha256")
         manifest = Manifest(**(fields | {"shards": tuple(Shard(**shard) for shard in fields["shards"])}))
+        records = (manifest.columns, manifest.counts, manifest.filters, manifest.made_by, *manifest.sources)
+        if not all(isinstance(each, dict) for each in records) or not isinstance(manifest.rows, int):
+            raise TypeError("a field is of another type")
+        newer = manifest.format > FORMAT
     except FileNotFoundError as error:
         raise DataError(f"{folder} is no dataset: it has no {MANIFEST}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"the manifest of the dataset {folder} cannot be read: {error}") from error
-    if manifest.format > FORMAT:
+    if newer:
         raise DataError(f"the dataset {folder} needs a newer version of dao_flows")
     if manifest.sha256 != stated:
         raise DataError(f"the manifest of the dataset {folder} was changed: its sha256 is not that of its shards")

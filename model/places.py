@@ -8,6 +8,7 @@ from pathlib import Path
 
 ADDRESS = re.compile(r"\w[\w+.-]*://")
 CARD = "card.json"  # in a checkpoint's folder
+INDEX_CARD = "index.json"  # in a library's folder
 
 
 class PlaceError(ValueError):
@@ -64,13 +65,24 @@ def data_folder() -> Path:
     return folder_of("XDG_DATA_HOME") or Path(absolute("~/.local/share"))
 
 
-def checkpoint_in_full(reference: str | os.PathLike[str], start: str | os.PathLike[str] = "") -> str:
-    """A checkpoint as it is to be named in any folder: its path in full; a name or a sha256 as it is.
+def folder_in_full(reference: str | os.PathLike[str], card: str, start: str | os.PathLike[str] = "") -> str:
+    """What is found by name, path or sha256 as it is to be named in any folder: its path in full; else as it is.
 
-    start: the folder from which a path counts (the current one). Raises PlaceError.
+    card: the file that lies in its folder; start: the folder from which a path counts (the current one). Raises
+    PlaceError.
     """
     text = os.fspath(reference)
     is_path = os.sep in text or text.startswith(("~", "."))  # it may not be there yet
-    if is_path or is_there(Path(start, text, CARD)):
+    if is_path or is_there(Path(start, text, card)):
         return absolute(text, start)
     return text
+
+
+def checkpoint_in_full(reference: str | os.PathLike[str], start: str | os.PathLike[str] = "") -> str:
+    """A checkpoint as it is to be named in any folder, as `folder_in_full` has it."""
+    return folder_in_full(reference, CARD, start)
+
+
+def library_in_full(reference: str | os.PathLike[str], start: str | os.PathLike[str] = "") -> str:
+    """A library of crystals as it is to be named in any folder, as `folder_in_full` has it."""
+    return folder_in_full(reference, INDEX_CARD, start)

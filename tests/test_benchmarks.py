@@ -45,8 +45,9 @@ def run(tiny_checkpoints, tmp_path):
         ("sampling.py", ["--checkpoint", "dao-g-tiny", "--sampler", "heun", "--bf16"], rf"{NUMBER} crystals/s"),
         ("forward.py", [], rf"MP-20 fp32: {NUMBER}×"),
         ("screening.py", ["--steps", "5"], rf"60 candidates in {NUMBER} s"),
+        ("library.py", [], rf"{NUMBER} ms and \d+ MiB among 2000 crystals; 20 compositions .* in {NUMBER} s"),
     ],
-    ids=["sampling", "sampling-heun-bf16", "forward", "screening"],
+    ids=["sampling", "sampling-heun-bf16", "forward", "screening", "library"],
 )
 def test_speed(run, script, arguments, figure):
     assert re.search(figure, run(script, *arguments, "--quick"))

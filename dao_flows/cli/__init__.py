@@ -26,6 +26,7 @@ from . import (
     crate,
     dataset,
     launch,
+    library,
     predict,
     pretrain,
     streams,
@@ -84,6 +85,7 @@ app.command("export-crate", epilog=crate.EXPORT_EXAMPLES, no_args_is_help=True)(
 app.command("import-crate", epilog=crate.IMPORT_EXAMPLES, no_args_is_help=True)(crate.import_crate)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(library.app, name="library")
 app.add_typer(audit.app, name="audit")
 app.command("build", epilog=system.BUILD_EXAMPLES)(system.build)
 app.command("doctor", epilog=system.DOCTOR_EXAMPLES)(system.doctor)

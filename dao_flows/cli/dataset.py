@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .build_settings import SOURCES, Sources, progress_bar, takes_settings
 
 if TYPE_CHECKING:
     from dao_flows.model.dataset import Manifest
 
-BUILD_EXAMPLES = """[bold]Sources[/bold]
-
-a file (.parquet, .csv, .extxyz, .db, .cif), a folder of CIF or POSCAR, a dataset, mp:, optimade:PROVIDER, store:
-
+BUILD_EXAMPLES = f"""{SOURCES}
 [bold]Examples[/bold]
 
 dao-flows dataset build mine train.csv 'val.csv?split=val' --held-out test.csv --max-energy 0.5
@@ -31,72 +30,23 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Data to t
 
 
 @app.command("build", epilog=BUILD_EXAMPLES, no_args_is_help=True)
+@takes_settings
 def build(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new dataset.")],
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Where the crystals come from, in order.")],
-    held_out: Annotated[
-        list[str] | None,
-        typer.Option("--held-out", help="Source whose crystals are left out, by id and structure."),
-    ] = None,
-    held_out_formulas: Annotated[
-        bool, typer.Option("--held-out-formulas", help="Leave out every crystal of a held-out formula.")
-    ] = False,
-    properties: Annotated[
-        list[str] | None, typer.Option("--property", help="Numeric column to take along, as in band_gap.")
-    ] = None,
-    min_atoms: Annotated[int, typer.Option(help="Atoms per cell, at least.")] = 1,
-    max_atoms: Annotated[int, typer.Option(help="Atoms per cell, at most.")] = 64,
-    min_energy: Annotated[float | None, typer.Option(help="Energy above hull, at least (eV/atom).")] = None,
-    max_energy: Annotated[float | None, typer.Option(help="Energy above hull, at most (eV/atom).")] = None,
-    keep_unlabelled: Annotated[
-        bool, typer.Option("--keep-unlabelled", help="Keep crystals of unknown energy where a window is set.")
-    ] = False,
-    min_distance: Annotated[float, typer.Option(help="Shortest distance between atoms (Å).")] = 0.5,
-    primitive: Annotated[bool, typer.Option("--primitive", help="Reduce cells to primitive ones first.")] = False,
-    keep_duplicates: Annotated[bool, typer.Option("--keep-duplicates", help="Do not look for duplicates.")] = False,
-    val_share: Annotated[
-        float, typer.Option(help="Share of formulas to validate on, for rows whose source has no split.")
-    ] = 0.0,
-    rows_per_shard: Annotated[int, typer.Option(help="Rows in one file.")] = 10_000,
+    sources: Sources,
+    settings: dict[str, Any],
     name: Annotated[str | None, typer.Option(help="The dataset's name; by default that of its folder.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Licence of sources that state none, as in CC-BY-4.0.")] = None,
 ) -> None:
     """Build a dataset: Niggli cells, each crystal once, without what is held out.
 
     Rows that are left out are named in OUT/rejects.jsonl, each with its reason.
     """
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn
-
     from ..datasets import build_config, build_from_settings
 
-    config = build_config(
-        name=name,
-        licence=licence,
-        properties=tuple(properties or ()),
-        min_atoms=min_atoms,
-        max_atoms=max_atoms,
-        min_energy=min_energy,
-        max_energy=max_energy,
-        keep_unlabelled=keep_unlabelled,
-        min_distance=min_distance,
-        primitive=primitive,
-        keep_duplicates=keep_duplicates,
-        held_out=tuple(held_out or ()),
-        held_out_formulas=held_out_formulas,
-        val_share=val_share,
-        rows_per_shard=rows_per_shard,
-    )
-    rows = TextColumn("{task.completed:.0f} rows")
-    with Progress(*Progress.get_default_columns(), rows, console=Console(stderr=True)) as bar:
-        task = bar.add_task("opening the sources", total=None)
-        manifest = build_from_settings(
-            out,
-            sources,
-            config,
-            lambda done, total, what: bar.update(task, completed=done, total=total, description=f"reading {what}"),
-        )
-    _print(manifest)
+    config = build_config(name=name, **settings)
+    with progress_bar() as progress:
+        manifest = build_from_settings(out, sources, config, progress)
+    print_manifest(manifest)
     typer.echo(f"{manifest.rows} crystals in {out}")
 
 
@@ -112,7 +62,7 @@ def show(
     if as_json:
         print(json.dumps({"sha256": manifest.sha256, **asdict(manifest)}, indent=1, ensure_ascii=False))
         return
-    _print(manifest)
+    print_manifest(manifest)
     settings = {
         name: value for name, value in manifest.filters.items() if name != "held_out" and value not in ([], None)
     }
@@ -130,7 +80,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of a dataset.")])
     typer.echo(f"{folder} is whole: {manifest.rows} crystals in {len(manifest.shards)} files, {manifest.sha256}")
 
 
-def _print(manifest: Manifest) -> None:
+def print_manifest(manifest: Manifest) -> None:
     """The dataset, and a line for each source and held-out set."""
     from .tables import new_table, plain, stdout
 

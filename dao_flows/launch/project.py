@@ -17,6 +17,7 @@ import yaml
 from dao_flows.makers.run_folder import FOLDER_VARIABLE as RUN_DIR
 from dao_flows.model.library import FOLDER_VARIABLE as CHECKPOINTS
 from dao_flows.model.places import absolute, checkpoint_in_full, folder_of
+from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
 
 from ..errors import InputError, explain, remember_uri
 from ..stores import DATABASE, JOBS
@@ -236,8 +237,7 @@ def _environment(project: Project) -> str:
         "DAO_FLOWS_ROUTES": str(folder / ROUTES),
         RUN_DIR: str(folder / "runs"),
     }
-    if (library := folder_of(CHECKPOINTS)) is not None:
-        variables[CHECKPOINTS] = str(library)
+    variables |= {name: str(own) for name in (CHECKPOINTS, LIBRARIES) if (own := folder_of(name)) is not None}
     for name in ("DAO_FLOWS_CHECKPOINT", "DAO_FLOWS_PREDICTOR"):
         if name in os.environ:
             variables[name] = checkpoint_in_full(os.environ[name])

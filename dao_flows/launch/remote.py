@@ -16,6 +16,7 @@ import yaml
 from dao_flows.model.file_names import file_name
 from dao_flows.model.library import FOLDER_VARIABLE as CHECKPOINTS
 from dao_flows.model.places import folder_of
+from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
 
 from ..configuration import what
 from ..errors import InputError, SettingsError, explain, remember_uri
@@ -53,7 +54,7 @@ def project_document(
         reached = {"type": "remote", "host": host, **({"user": user} if user else {})}
     store = {"type": "MongoStore", "database": database, "uri": uri}
     command = f"export PATH={shlex.quote(environment)}:$PATH" if environment else None
-    library = folder_of(CHECKPOINTS) if host is None else None
+    own = {} if host else {name: str(found) for name in (CHECKPOINTS, LIBRARIES) if (found := folder_of(name))}
     workers, configs = {}, {}
     for category in CATEGORIES:
         route = DEFAULTS[TYPICAL[category]]
@@ -66,7 +67,7 @@ def project_document(
         }
         threads = 1 if category == "dft" else route.cores
         configs[category] = {
-            "export": {"OMP_NUM_THREADS": threads, **({CHECKPOINTS: str(library)} if library else {})},
+            "export": {"OMP_NUM_THREADS": threads, **own},
             **({"pre_run": command} if command else {}),
         }
     return {

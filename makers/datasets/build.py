@@ -51,6 +51,7 @@ def build_dataset(
     config: BuildConfig | None = None,
     progress: Progress = lambda done, total, what: None,
     store: Store | None = None,
+    complete: Callable[[Path], object] = lambda folder: None,
 ) -> Manifest:
     """Build a dataset in the folder `out` from sources, in their order, and return its manifest.
 
@@ -59,6 +60,7 @@ def build_dataset(
     rejects.jsonl, one line for each row that is not in the dataset: source, position, id, cause, reason. The same
     sources and settings give the same bytes. A killed build goes on after its last batch when it is called again, and
     a finished one is returned as it is. progress: rows done, rows in all (None: not known), name of the source.
+    complete: called with the folder once its manifest is there, to add files before it appears.
 
     Raises SourceError for a source that cannot be used, for a folder that holds something else, and if no row is left;
     DataError for a damaged dataset.
@@ -77,6 +79,7 @@ def build_dataset(
         build = _Build(staging, target, stages, config, asked)
         # a manifest is there if the build was killed just before the end
         manifest = read_manifest(staging) if (staging / MANIFEST).exists() else build.run(progress)
+        complete(staging)
         for name in (WORK, f"{WORK}-journal", LOCK, REQUEST):
             (staging / name).unlink(missing_ok=True)
         staging.rename(target)

@@ -51,7 +51,7 @@ class TaskDocuments:
         return len(self._keys)
 
     def read(self, start: int = 0) -> Iterator[Raw]:
-        """Rows by the uuid of their job."""
+        """Rows by the uuid of their job, verifications first."""
         for first in range(start, len(self._keys), CHUNK):
             chunk = dict(self._keys[first : first + CHUNK])
             found: dict[str, Any] = {}
@@ -63,14 +63,21 @@ class TaskDocuments:
 
     @cached_property
     def _keys(self) -> list[tuple[str, int]]:
-        """(uuid, newest index) of every job with a structure, sorted."""
+        """(uuid, newest index) of every job with a structure, sorted.
+
+        Verifications come before their own calculations: of two rows that match the first is kept, and only a
+        verification knows its energy above hull.
+        """
         criteria: dict[str, Any] = {"output.structure": {"$exists": True}}
         if "job" in self.options.own:
             criteria["name"] = self.options.own["job"]
         newest: dict[str, int] = {}
-        for document in self.store.query(criteria, properties=["uuid", "index"]):
+        verified = set()
+        for document in self.store.query(criteria, properties=["uuid", "index", "output.verification_id"]):
             newest[document["uuid"]] = max(document.get("index", 1), newest.get(document["uuid"], 0))
-        return sorted(newest.items())
+            if (document.get("output") or {}).get("verification_id"):
+                verified.add(document["uuid"])
+        return sorted(newest.items(), key=lambda each: (each[0] not in verified, each))
 
     def _raw(self, document: dict[str, Any] | None, uuid: str, position: int) -> Raw:
         output = (document or {}).get("output") or {}

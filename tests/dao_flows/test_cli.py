@@ -263,7 +263,7 @@ def test_doctor_is_content_where_predict_can_run_and_names_what_is_missing(workp
     checks = {check["name"]: check for check in json.loads(out)}
     assert code == 0
     assert checks["store"]["status"] == checks["device"]["status"] == "ok"
-    assert checks["checkpoint dao-g-tiny"]["status"] == "ok"
+    assert checks["checkpoint dao-g-tiny"]["status"] == checks["library known"]["status"] == "ok"
     monkeypatch.setenv("PATH", "")
     _, out, _ = call("doctor", "--json")
     codes = {check["name"]: check for check in json.loads(out) if check["name"] in ("abinit", "cp2k", "vasp", "slurm")}
@@ -273,6 +273,13 @@ def test_doctor_is_content_where_predict_can_run_and_names_what_is_missing(workp
     code, out, _ = call("doctor")
     assert code == 1
     assert "nope" in out
+    monkeypatch.delenv("DAO_FLOWS_PREDICTOR")
+    monkeypatch.setenv("DAO_FLOWS_LIBRARY_DIR", str(workplace))
+    (workplace / "known").mkdir()
+    (workplace / "known" / "index.json").write_text("{")
+    code, out, _ = call("doctor", "--json")
+    (library,) = (check for check in json.loads(out) if check["name"] == "library known")
+    assert (code, library["status"]) == (1, "broken") and "index.json cannot be read" in library["detail"]
 
 
 def test_a_setting_that_cannot_be_used_is_named(workplace, monkeypatch, call):

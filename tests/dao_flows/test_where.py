@@ -140,15 +140,20 @@ def test_what_is_submitted_names_its_files_in_full_or_not_at_all(known, tiny_che
 def test_a_projects_files_name_folders_in_full(tmp_path, monkeypatch, tiny_checkpoints):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAO_FLOWS_CHECKPOINT_DIR", "lib")
+    monkeypatch.setenv("DAO_FLOWS_LIBRARY_DIR", "crystals")
     monkeypatch.setenv("DAO_FLOWS_CHECKPOINT", "./mine")
     monkeypatch.setenv("DAO_FLOWS_PREDICTOR", "dao-p-flow")
     files = contents(Project(Path("project"), "mongodb://host/db"))
     env = files["env.sh"][1]
     assert f"DAO_FLOWS_CHECKPOINT_DIR={tmp_path}/lib\n" in env and f"DAO_FLOWS_CHECKPOINT={tmp_path}/mine\n" in env
+    assert f"DAO_FLOWS_LIBRARY_DIR={tmp_path}/crystals\n" in env
     assert "DAO_FLOWS_PREDICTOR=dao-p-flow\n" in env and f"JOBFLOW_CONFIG_FILE={tmp_path}/project/jobflow.yaml" in env
     assert f"LAUNCHPAD_LOC: {tmp_path}/project/my_launchpad.yaml" in files["FW_config.yaml"][1]
     exported = project_document("p", "mongodb://host/db", "/work")["exec_config"]["gpu"]["export"]
     assert exported["DAO_FLOWS_CHECKPOINT_DIR"] == f"{tmp_path}/lib"
+    assert exported["DAO_FLOWS_LIBRARY_DIR"] == f"{tmp_path}/crystals"
+    away = project_document("p", "mongodb://host/db", "/work", host="node")["exec_config"]["gpu"]["export"]
+    assert not {"DAO_FLOWS_CHECKPOINT_DIR", "DAO_FLOWS_LIBRARY_DIR"} & set(away)
 
 
 def test_a_pretraining_counts_paths_from_its_file(tmp_path, monkeypatch, tiny_checkpoints):

@@ -129,6 +129,7 @@ def test_dataset_of_ours(random_dataset, tmp_path):
 
 VASP = {"vasp_objects": {}, "orig_inputs": None, "state": "successful"}
 OURS = {"candidate_id": "dao-1", "provenance": {}, "state": "successful"}
+VERIFIED = {**OURS, "verification_id": "ver-1"}
 HULL = {"energy_above_hull": 0.03, "formation_energy_per_atom": -1.0}
 TASKS = [
     {"uuid": "b", "index": 1, "name": "relax", "output": {**VASP, "state": "failed"}},
@@ -136,12 +137,12 @@ TASKS = [
     {"uuid": "a", "index": 2, "name": "static", "output": {**VASP, "output": {"energy_per_atom": -8.5}}},
     {"uuid": "c", "index": 1, "name": "static", "output": {"forcefield_name": "CHGNet"}},
     {"uuid": "d", "index": 1, "name": "static", "output": {**VASP, "energy_above_hull": 0.02}},
-    {"uuid": "e", "index": 1, "name": "verification", "output": {**OURS, "backend": "abinit", "hull": HULL}},
-    {"uuid": "f", "index": 1, "name": "verification", "output": {**OURS, "backend": "forcefield:MACE"}},
+    {"uuid": "e", "index": 1, "name": "verification", "output": {**VERIFIED, "backend": "abinit", "hull": HULL}},
+    {"uuid": "f", "index": 1, "name": "verification", "output": {**VERIFIED, "backend": "forcefield:MACE"}},
 ]
 
 
-def test_finished_dft_documents_of_a_store(crystals):
+def test_finished_dft_documents_of_a_store(crystals, tmp_path):
     store = JobStore(MemoryStore())
     store.connect()
     for task in TASKS:
@@ -149,8 +150,8 @@ def test_finished_dft_documents_of_a_store(crystals):
         store.docs_store.update({**task, "output": output}, key=["uuid", "index"])
     store.docs_store.update({"uuid": "z", "index": 1, "output": {"candidates": []}}, key=["uuid", "index"])
     found = read("store:", ("energy_per_atom",), store=store)
-    assert [raw.material_id for raw, _ in found] == ["a", "b", "c", "d", "e", "f"]
-    first, failed, forcefield, labelled, verified, by_mace = (got for _, got in found)
+    assert [raw.material_id for raw, _ in found] == ["e", "f", "a", "b", "c", "d"]
+    verified, by_mace, first, failed, forcefield, labelled = (got for _, got in found)
     assert structure(first).composition.reduced_formula == "SiO2"
     assert (first.row["energy_per_atom"], first.row["e_above_hull"]) == (-8.5, None)  # of the newest run
     assert "did not finish: failed" in failed.reason and "CHGNet" in forcefield.reason
@@ -160,6 +161,9 @@ def test_finished_dft_documents_of_a_store(crystals):
     assert [raw.material_id for raw, _ in read("store:?job=relax", store=store)] == ["b"]
     with pytest.raises(SourceError, match="the store of a running job"):
         open_source("store:")
+    build_dataset(tmp_path / "set", ["store:"], store=store)
+    (row,) = dataset_rows(tmp_path / "set")  # of all that match, the verification
+    assert (row["material_id"], row["e_above_hull"]) == ("e", 0.03)
 
 
 def test_a_document_is_of_dft_only_if_that_is_known(crystals, tmp_path):

@@ -17,7 +17,7 @@ from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.ingest import IngestMaker
 from dao_flows.makers.label import LabelMaker, MergeLabelsMaker, label_jobs
 from dao_flows.makers.merge import MergeShardsMaker
-from dao_flows.makers.places import maker_in_full, reference, source, told
+from dao_flows.makers.places import LIBRARY, maker_in_full, reference, source, told
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.pretrain import PretrainFlowMaker
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker, relax_jobs
@@ -121,6 +121,14 @@ def test_sources_that_are_no_files_stay_as_they_are(here):
     assert source("odd?name.csv") == str(here / "odd?name.csv")
     assert source("val.csv?split=val//x") == f"{here}/val.csv?split=val//x"
     assert source("val.csv", "/data") == "/data/val.csv"
+
+
+def test_libraries_that_are_paths_are_told_from_names(here):
+    (here / "ours").mkdir()
+    (here / "ours" / "index.json").touch()
+    named = ["known", "ours", "./not-there", Path("~/x"), "0123456789abcdef", None]
+    full = ["known", f"{here}/ours", f"{here}/not-there", f"{here}/x", "0123456789abcdef", None]
+    assert LIBRARY(named) == full
 
 
 def test_within_a_job_folders_are_named_in_full_or_refused(here, monkeypatch, job_store, tiny_library):

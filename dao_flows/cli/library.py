@@ -1,0 +1,121 @@
+"""`dao-flows library`: known crystals that predictions begin from."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from .build_settings import SOURCES, Sources, progress_bar, takes_settings
+
+BUILD_EXAMPLES = f"""{SOURCES}
+[bold]Examples[/bold]
+
+dao-flows library build ours store: crystals/
+
+dao-flows library build nitrides 'mp:?elements=N&energy_above_hull=0,0.1'
+
+dao-flows library build mine known.parquet --max-energy 0.1 --keep-unlabelled --held-out test.csv
+
+The same command goes on where a killed one stopped.
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Known crystals that predictions begin from: build, list, show, verify.",
+    epilog="Libraries of your own live in $DAO_FLOWS_LIBRARY_DIR, by default in your data folder.",
+)
+
+Reference = Annotated[str, typer.Argument(metavar="NAME", help="Name, path or sha256.")]
+
+
+@app.command("build", epilog=BUILD_EXAMPLES, no_args_is_help=True)
+@takes_settings
+def build(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new library.")],
+    sources: Sources,
+    settings: dict[str, Any],
+) -> None:
+    """Build a library among your own, as `dataset build` does, with an index for lookups.
+
+    Rows that are left out are named in its rejects.jsonl, each with its reason.
+    """
+    from ..datasets import build_config
+    from ..libraries import build_library
+    from .dataset import print_manifest
+
+    config = build_config(**settings)
+    with progress_bar() as progress:
+        library = build_library(name, sources, config, progress)
+    print_manifest(library.manifest)
+    typer.echo(f"{len(library)} crystals in {len(library.groups)} groups, in {library.folder}")
+
+
+@app.command("list")
+def list_libraries(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the libraries that ship with the package, and your own."""
+    from dao_flows.model.dataset import DataError
+
+    from ..libraries import available, open_library, summary
+
+    rows, problems = [], []
+    for name, folder in sorted(available().items()):
+        try:
+            rows.append({**summary(open_library(folder)), "name": name})
+        except DataError as error:
+            problems.append(str(error))
+    if as_json:
+        keys = ("name", "crystals", "groups", "sha256", "licences", "folder")
+        print(json.dumps([{key: row[key] for key in keys} for row in rows], indent=1, ensure_ascii=False))
+    else:
+        from .tables import new_table, plain, stdout
+
+        table = new_table()
+        for title in ("name", "crystals", "groups", "sha256", "licences", "folder"):
+            table.add_column(title, overflow="fold")
+        for row in rows:
+            counts = (str(row["crystals"]), str(row["groups"]))
+            told = (plain("; ".join(row["licences"])), plain(row["folder"]))
+            table.add_row(plain(row["name"]), *counts, row["sha256"][:12], *told)
+        stdout().print(table if rows else "no libraries; `dao-flows library build NAME SOURCE…` makes one")
+    for problem in problems:
+        typer.echo(f"dao-flows: {problem}", err=True)
+
+
+@app.command()
+def show(
+    reference: Reference, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all volumes.")] = False
+) -> None:
+    """Show what a library holds: its identity, sources, licences, elements and energies."""
+    from ..libraries import open_library, summary
+    from .dataset import print_manifest
+    from .tables import plain
+
+    library = open_library(reference)
+    found = summary(library)
+    if as_json:
+        print(json.dumps({**found, "built_from": library.manifest.sources}, indent=1, ensure_ascii=False))
+        return
+    print_manifest(library.manifest)
+    typer.echo(
+        f"{found['crystals']} crystals can be templates: {found['formulas']} formulas in {found['groups']} groups of "
+        f"like multiplicities, {found['elements']} elements"
+    )
+    typer.echo(plain("from    " + ", ".join(f"{count} {name}" for name, count in found["sources"].items())))
+    highest = "" if found["highest_energy"] is None else f", up to {found['highest_energy']:.3f} eV/atom above hull"
+    typer.echo(f"energy  known of {found['energies_known']}{highest}")
+    volumes = sorted(found["volumes"].items(), key=lambda each: each[1])
+    small, large = (f"{volume:.1f} ({symbol})" for symbol, volume in (volumes[0], volumes[-1]))
+    typer.echo(f"volume  {small} to {large} Å³ an atom")
+    typer.echo(plain(f"folder  {library.folder}"))
+
+
+@app.command()
+def verify(reference: Reference) -> None:
+    """Check every byte of a library against its manifest, and derive its index again."""
+    from ..libraries import verify as check
+
+    library = check(reference)
+    typer.echo(f"{reference} is whole: {len(library)} crystals, and its index follows from them, {library.sha256}")

@@ -1,0 +1,76 @@
+"""Folders that are found by name, path or sha256: those that ship with the package, and the user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from .places import data_folder, folder_in_full, folder_of
+
+
+@dataclass(frozen=True)
+class NamedFolders:
+    """Folders of one kind.
+
+    kind: what errors call one, and the command that lists them; card: the file that makes a folder one; variable: of
+    the environment, names the folder of the user's own; default: that folder's name in the user's data folder;
+    shipped: those of the package; sha256: the identity of one, ValueError or OSError if it is damaged; error: raised
+    for what is not there.
+    """
+
+    kind: str
+    card: str
+    variable: str
+    default: str
+    shipped: Path
+    sha256: Callable[[Path], str]
+    error: type[ValueError]
+
+    def user_folder(self) -> Path:
+        """Where the user's own lie."""
+        return folder_of(self.variable) or data_folder() / "dao_flows" / self.default
+
+    def available(self) -> dict[str, Path]:
+        """All folders by name; the user's own come before shipped ones of the same name."""
+        found: dict[str, Path] = {}
+        for root in (self.user_folder(), self.shipped):
+            for card in sorted(root.glob(f"*/{self.card}")):
+                if not card.parent.name.startswith("."):  # one that is being built
+                    found.setdefault(card.parent.name, card.parent)
+        return found
+
+    def find(self, reference: str | os.PathLike[str]) -> Path:
+        """The folder that is given by name, path, or sha256 (at least 8 digits of it).
+
+        Raises `error` naming what there is.
+        """
+        reference = folder_in_full(reference, self.card)
+        path = Path(reference)
+        if path.is_absolute() and (path / self.card).exists():
+            return path
+        folders = self.available()
+        if reference in folders:
+            return folders[reference]
+        if len(reference) >= 8 and set(reference) <= set("0123456789abcdef"):
+            named = {
+                sha256: each for each in folders.values() if (sha256 := self._identity(each)).startswith(reference)
+            }
+            if len(named) == 1:  # under several names, perhaps
+                return next(iter(named.values()))
+        names = ", ".join(sorted(folders)) or "none"
+        raise self.error(f"no {self.kind} called {reference!r}; there are: {names} (`dao-flows {self.kind} list`)")
+
+    def _identity(self, folder: Path) -> str:
+        try:
+            card = (folder / self.card).stat()
+            return _sha256(self.sha256, folder, card.st_mtime_ns, card.st_size)
+        except (ValueError, OSError):  # a broken one is in nobody's way
+            return ""
+
+
+@lru_cache(maxsize=1024)  # a campaign asks thousands of times
+def _sha256(read: Callable[[Path], str], folder: Path, changed: int, size: int) -> str:
+    return read(folder)
