@@ -1,4 +1,4 @@
-"""A force field's labels of wrong crystals: `python benchmarks/labels.py DATA --library FOLDER --out FOLDER`.
+"""A force field's labels of wrong crystals: `python benchmarks/labels.py DATA --out FOLDER`.
 
 What a network is to learn from, to judge candidates: for each training row, templates found without its own formula and
 drawings of DAO-G, labelled as they are and on the way of a relaxation. The rows come in an order that is random but
@@ -41,7 +41,7 @@ from dao_flows.model.dataset import (
 )
 from dao_flows.model.library import find
 from dao_flows.model.sample import Request, sample
-from dao_flows.model.templates.library import Library
+from dao_flows.model.templates.places import DEFAULT, open_library
 from dao_flows.model.templates.search import find_templates
 
 Row = dict[str, Any]
@@ -52,7 +52,7 @@ class Sources:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.data, self.templates, self.drawings = args.data, args.templates, args.drawings
-        self.library = Library(args.library)
+        self.library = open_library(args.library)
         self.model, self.card = load(find(args.checkpoint))
         assert isinstance(self.model, DaoG)
         self.made_by = {
@@ -127,7 +127,7 @@ def main() -> int:
     """Write and label the parts that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="dataset or parquet file with training rows")
-    parser.add_argument("--library", type=Path, required=True, help="folder of a library of training rows")
+    parser.add_argument("--library", default=DEFAULT, help="of training rows: a name, folder or sha256")
     parser.add_argument("--out", type=Path, required=True, help="folder of the parts")
     parser.add_argument("--checkpoint", default="dao-g-flow")
     parser.add_argument("--force-field", default="CHGNet")
