@@ -29,6 +29,7 @@ from ..local import run_here
 from ..stores import collection, describe
 from . import calculations, identify, own
 from .agreement import Agreement, Difference, agree
+from .documents import MERGED, SHARDS
 from .graph import Graph, build, text
 from .materials import Materials, ReplayError
 from .rebuild import rebuild
@@ -225,8 +226,8 @@ def _steps_of(graph: Graph, node: Node, jobs: JobStore) -> list[tuple[Node, str]
         makers = [parent for parent in graph.parents(node) if graph.nodes[parent].job]
         latest = max(makers, key=lambda each: graph.nodes[each].when or "", default=None)
         wanted = {latest} if latest else set()
-        if latest is not None and latest[0] == "relaxed_dataset":
-            wanted |= {parent for parent in graph.parents(latest) if parent[0] == "relaxation"}
+        if latest is not None and latest[0] in MERGED:
+            wanted |= {parent for parent in graph.parents(latest) if parent[0] in SHARDS}
     else:
         wanted = {node}
     order = [each for each in graph.order() if each in wanted]
