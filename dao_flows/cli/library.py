@@ -116,9 +116,25 @@ def show(
 
 
 @app.command()
-def verify(reference: Reference) -> None:
-    """Check every byte of a library against its manifest, and derive its index again."""
+def verify(
+    references: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Names, paths or sha256; all if left out.")
+    ] = None,
+) -> None:
+    """Check every byte of libraries against their manifests, and derive their indexes again."""
+    from dao_flows.model.dataset import DataError
+
+    from ..libraries import available
     from ..libraries import verify as check
 
-    library = check(reference)
-    typer.echo(f"{reference} is whole: {len(library)} crystals, and its index follows from them, {library.sha256}")
+    problems = []
+    for reference in references or sorted(available()):
+        try:
+            library = check(reference)
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            told = f"{len(library)} crystals, and its index follows from them, {library.sha256}"
+            typer.echo(f"{reference} is whole: {told}")
+    if problems:
+        raise DataError("\n".join(problems))

@@ -147,6 +147,9 @@ def test_what_is_damaged_is_told(call, source):
     assert call("library", "show", "mine")[0] == 0  # lookups do not read it
     code, _, err = call("library", "verify", "mine")
     assert code == 2 and "shard-00000.parquet was changed" in problems(err)[0] and len(problems(err)) == 1
+    code, out, err = call("library", "verify")  # all of them
+    assert code == 2 and "known is whole" in out
+    assert "index.json cannot be read" in err and "shard-00000.parquet was changed" in err
 
 
 def test_the_page_about_libraries(source, workplace):
