@@ -274,9 +274,10 @@ def test_doctor_is_content_where_predict_can_run_and_names_what_is_missing(workp
     assert code == 1
     assert "nope" in out
     monkeypatch.delenv("DAO_FLOWS_PREDICTOR")
-    monkeypatch.setenv("DAO_FLOWS_LIBRARY_DIR", str(workplace))
-    (workplace / "known").mkdir()
-    (workplace / "known" / "index.json").write_text("{")
+    libraries = workplace / "libraries"  # a folder "./known" would be the library that is meant
+    monkeypatch.setenv("DAO_FLOWS_LIBRARY_DIR", str(libraries))
+    (libraries / "known").mkdir(parents=True)
+    (libraries / "known" / "index.json").write_text("{")
     code, out, _ = call("doctor", "--json")
     (library,) = (check for check in json.loads(out) if check["name"] == "library known")
     assert (code, library["status"]) == (1, "broken") and "is no dataset" in library["detail"]
