@@ -34,6 +34,11 @@ def numbers_of(formula: str) -> np.ndarray:
     return np.repeat(*zip(*((e.Z, int(n)) for e, n in Composition(formula).items()), strict=True))
 
 
+def formula_units(formula: str) -> int:
+    """In a cell of this formula."""
+    return round(Composition(formula).get_reduced_formula_and_factor()[1])
+
+
 def table(rows: list[dict[str, str]], found: dict[str, list[int]]) -> tuple[list[str], dict[str, float]]:
     """Lines of a table by category, and the shares of all. found: space groups of each cell's candidates, in order."""
     hits: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
@@ -86,7 +91,10 @@ def main() -> int:
         task = bar.add_task("batches", total=None)
         began = time.monotonic()
         result = predict(
-            [Entry(formula) for formula in dict.fromkeys(row["full_formula"] for row in rows)],
+            [
+                Entry(formula, z=formula_units(formula))
+                for formula in dict.fromkeys(row["full_formula"] for row in rows)
+            ],
             n=args.candidates,
             library=args.library,
             templates=args.templates,

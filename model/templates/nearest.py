@@ -52,7 +52,7 @@ def nearest(
 
     distances: (95, 95), between elements. known: with the crystals of the cell's own composition.
     """
-    if cell.multiplicities not in library.groups or int(cell.elements.max()) > LARGEST_ELEMENT:
+    if cell.multiplicities not in library.groups:
         return None
     start, end = library.groups[cell.multiplicities]
     old = library.elements(start, end, len(cell.elements))

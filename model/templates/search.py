@@ -18,7 +18,7 @@ import numpy as np
 from ..crystals import Crystal
 from .derivatives import compact_supercell, shared
 from .fingerprints import exchanged, groups
-from .library import Cell, Library
+from .library import LARGEST_ELEMENT, Cell, Library
 from .nearest import Nearest, nearest, parts, rescaled, with_elements
 from .similarity import element_distances
 
@@ -62,7 +62,7 @@ def find_templates(
     of this very composition are templates too, and come first. Nothing here is random.
     """
     asked = [Cell.of(np.asarray(numbers)) for numbers in cells]
-    if count < 1:
+    if count < 1 or any(int(cell.elements.max()) > LARGEST_ELEMENT for cell in asked):
         return []
     found = list(_fitting(library, asked, known))
     if not found:
