@@ -1,8 +1,9 @@
-"""CHGNet's energy, forces and stress of wrong crystals: `python benchmarks/labels.py --help`.
+"""A force field's labels of wrong crystals: `python benchmarks/labels.py DATA --out FOLDER`.
 
-What DAO-P is to learn from: drawings of DAO-G for the formulas of the training rows, as they are drawn. Rows come in a
-random order that does not change; each shard holds `--rows` of them and is written whole or not at all, so that the
-same command goes on where it stopped, at any time. Energies in eV/atom, forces in eV/Å, stress in GPa (CHGNet's units).
+What a network is to learn from, to judge candidates: for each training row, templates found without its own formula and
+drawings of DAO-G, labelled as they are and on the way of a relaxation. The rows come in an order that is random but
+fixed, so many a part. A part is a dataset of crystals and, by LabelMaker, the dataset with their labels. The same
+command goes on where it was stopped, at any time.
 """
 
 from __future__ import annotations
@@ -14,106 +15,150 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.progress import track
+import torch
+from jobflow import Flow, JobStore
+from maggma.stores import MemoryStore
+from rich.progress import Progress
 
-from dao_flows.makers.structures import to_structure
-from dao_flows.model.checkpoint import load
+from dao_flows import __version__
+from dao_flows.local import run_here
+from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.label import LabelMaker, label_jobs
+from dao_flows.makers.label_schemas import LabelledDatasetDoc
+from dao_flows.model.checkpoint import CheckpointError, load
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
+from dao_flows.model.dataset import (
+    MANIFEST,
+    DataError,
+    Manifest,
+    columns,
+    dataset_rows,
+    parts,
+    read_manifest,
+    write_manifest,
+    write_shards,
+)
 from dao_flows.model.library import find
 from dao_flows.model.sample import Request, sample
+from dao_flows.model.templates.places import DEFAULT, open_library
+from dao_flows.model.templates.search import find_templates
 
-SCHEMA = pa.schema(
-    [
-        ("row", pa.int32()),
-        ("draw", pa.int16()),
-        ("numbers", pa.list_(pa.int16())),
-        ("lattice", pa.list_(pa.float32())),
-        ("frac", pa.list_(pa.float32())),
-        ("energy_per_atom", pa.float32()),
-        ("forces", pa.list_(pa.float32())),
-        ("stress", pa.list_(pa.float32())),
-    ]
-)
+Row = dict[str, Any]
 
 
-def training_rows(data: Path, max_atoms: int) -> list[tuple[int, list[int]]]:
-    """Index and atomic numbers of the train rows of a parquet file, in an order that is random but fixed."""
-    table = pq.read_table(data, columns=["split", "numbers"]).to_pylist()
-    rows = [i for i, row in enumerate(table) if row["split"] == "train" and len(row["numbers"]) <= max_atoms]
-    return [(i, sorted(table[i]["numbers"])) for i in np.random.default_rng(0).permutation(rows)]
+class Sources:
+    """Where wrong crystals come from. made_by: all that decides them, beside the rows of a part."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.data, self.templates, self.drawings = args.data, args.templates, args.drawings
+        self.library = open_library(args.library)
+        self.model, self.card = load(find(args.checkpoint))
+        assert isinstance(self.model, DaoG)
+        self.made_by = {
+            "maker": "benchmarks/labels.py",
+            "parameters": {name: getattr(args, name) for name in ("templates", "drawings", "max_atoms")},
+            "checkpoints": {"generator": self.card.sha256},
+            "library": self.library.sha256,
+            "data": parts(args.data)[1],
+        }
+
+    def crystals(self, rows: list[tuple[int, Row]]) -> Iterator[Row]:
+        """Of each training row the templates, then the drawings, as rows of a dataset."""
+        requests = [
+            Request(np.array(sorted(row["numbers"])), (index, k)) for index, row in rows for k in range(self.drawings)
+        ]
+        drawn = iter(sample(self.model, requests, seed=0))
+        for _, row in rows:
+            numbers = np.array(sorted(row["numbers"]))
+            found = find_templates(self.library, [numbers], self.templates, known=False)
+            for k, (_, template) in enumerate(found):
+                yield as_row(template.crystal, row, "template", k)
+            for k in range(self.drawings):
+                yield as_row(next(drawn), row, "drawing", k)
 
 
-def drawings(model: DaoG, rows: list[tuple[int, list[int]]], draws: int) -> Iterator[tuple[int, int, Crystal]]:
-    """So many crystals of the atoms of each row: index, number of the drawing, crystal (Å)."""
-    keys = [(index, draw) for index, _ in rows for draw in range(draws)]
-    numbers = {index: np.asarray(atoms) for index, atoms in rows}
-    crystals = sample(model, [Request(numbers[index], (index, draw)) for index, draw in keys], seed=0)
-    for (index, draw), crystal in zip(keys, crystals, strict=True):
-        yield index, draw, crystal
-
-
-def labelled(force_field: Any, index: int, draw: int, crystal: Crystal) -> dict[str, Any] | None:
-    """One row of a shard; None for a crystal that the force field has no answer for."""
-    try:
-        found = force_field.predict_structure(to_structure(crystal), task="efs")
-    except Exception as error:  # an atom without neighbours, a torn cell
-        print(f"row {index}, drawing {draw}: {type(error).__name__}: {str(error)[:80]}", file=sys.stderr)
-        return None
+def as_row(crystal: Crystal, row: Row, source: str, k: int) -> Row:
+    """A crystal for the formula of a training row, as a row of a dataset."""
     return {
-        "row": index,
-        "draw": draw,
-        "numbers": crystal.numbers,
-        "lattice": crystal.lattice.ravel(),
-        "frac": crystal.frac.ravel(),
-        "energy_per_atom": float(found["e"]),
-        "forces": found["f"].ravel(),
-        "stress": found["s"].ravel(),
+        "material_id": f"{row['material_id']}-{source}-{k}",
+        "source": source,
+        "reduced_formula": row["reduced_formula"],
+        "n_atoms": len(crystal),
+        "numbers": crystal.numbers.tolist(),
+        "lattice": crystal.lattice.ravel().tolist(),
+        "frac": (np.asarray(crystal.frac % 1, np.float32) % 1).ravel().tolist(),  # which may round up to 1
+        "split": row["split"],
     }
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A shard, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
-    partial.replace(path)
+def training_rows(data: Path, max_atoms: int) -> list[tuple[int, Row]]:
+    """The training rows with their index, in an order that is random but fixed."""
+    rows = [(i, row) for i, row in enumerate(dataset_rows(data)) if row["split"] == "train"]
+    order = np.random.default_rng(0).permutation(len(rows))
+    return [rows[i] for i in order if len(rows[i][1]["numbers"]) <= max_atoms]
 
 
-def main() -> None:
-    """Write the shards that are missing."""
+def write_part(folder: Path, sources: Sources, rows: list[tuple[int, Row]], rows_per_shard: int) -> Manifest:
+    """The dataset of a part, if it is not there. Raises DataError if one of other settings is."""
+    made_by = sources.made_by | {"rows": [index for index, _ in rows]}
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        if manifest.made_by != made_by:
+            raise DataError(f"{folder} was made with other settings: give another --out")
+        return manifest
+    names = columns()
+    shards, counts = write_shards(folder, sources.crystals(rows), names, rows_per_shard)
+    manifest = Manifest(folder.name, names, shards, dict(counts), __version__, made_by=made_by)
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def label_part(crystals: Path, out: Path, maker: LabelMaker, what: str) -> LabelledDatasetDoc:
+    """The labelled dataset of a part, as far as it is not there."""
+    store, job = JobStore(MemoryStore()), label_jobs(str(crystals.absolute()), str(out.absolute()), maker)
+    with Progress() as progress:
+        task = progress.add_task(what)
+        run_here(Flow([job]), store, lambda done, total, _: progress.update(task, completed=done, total=total))
+    return LabelledDatasetDoc.model_validate(store.get_output(job.uuid, load=True))
+
+
+def main() -> int:
+    """Write and label the parts that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="parquet file with numbers and split")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    parser.add_argument("data", type=Path, help="dataset or parquet file with training rows")
+    parser.add_argument("--library", default=DEFAULT, help="of training rows: a name, folder or sha256")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the parts")
     parser.add_argument("--checkpoint", default="dao-g-flow")
-    parser.add_argument("--draws", type=int, default=4, help="drawings of each row")
-    parser.add_argument("--rows", type=int, default=200, help="rows of a shard")
+    parser.add_argument("--force-field", default="CHGNet")
+    parser.add_argument("--templates", type=int, default=8, help="of each row, at most")
+    parser.add_argument("--drawings", type=int, default=4, help="of each row")
     parser.add_argument("--max-atoms", type=int, default=20)
-    parser.add_argument("--quick", action="store_true", help="one shard of two rows")
+    parser.add_argument("--rows", type=int, default=500, help="training rows of a part")
+    parser.add_argument("--rows-per-shard", type=int, default=600, help="crystals of a shard, which one job labels")
+    parser.add_argument("--parts", type=int, help="stop after so many (until there are no rows left)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one part of two rows")
     args = parser.parse_args()
-    from chgnet.model.model import CHGNet
-
-    force_field = CHGNet.load(use_device="cpu", verbose=False)
-    model, _ = load(find(args.checkpoint))
-    assert isinstance(model, DaoG)
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows = training_rows(args.data, args.max_atoms)
-    size = 2 if args.quick else args.rows
-    starts = range(0, size if args.quick else len(rows), size)
-    written = 0
-    for shard in track(range(len(starts)), "shards"):
-        path = args.out / f"drawings-{shard:05d}.parquet"
-        if path.exists():
-            continue
-        frames = [
-            labelled(force_field, *each)
-            for each in drawings(model, rows[starts[shard] : starts[shard] + size], args.draws)
-        ]
-        write(path, [frame for frame in frames if frame is not None])
-        written += 1
-    print(f"{written} shards written, {len(starts)} in {args.out}")
+    torch.set_num_threads(args.threads)
+    if args.quick:
+        args.rows, args.parts = 2, 1
+    maker = LabelMaker(force_field=args.force_field, device="cpu")
+    try:
+        maker.check()
+        sources, rows = Sources(args), training_rows(args.data, args.max_atoms)
+        for number, first in enumerate(range(0, len(rows), args.rows)):
+            if number == args.parts:
+                break
+            name, folder = f"part-{number:04d}", args.out / f"part-{number:04d}"
+            write_part(folder / "crystals", sources, rows[first : first + args.rows], args.rows_per_shard)
+            done = label_part(folder / "crystals", folder / "labels", maker, name)
+            print(f"{name}: {done.rows} frames of {done.crystals} crystals, {done.failed} failed, {done.sha256[:12]}")
+    except (CheckpointError, DataError, SettingError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

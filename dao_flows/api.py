@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, PrivateAttr, field_serializer
 from dao_flows.makers.checkpoints import pick_device
 from dao_flows.makers.chemistry import CompositionError, formula_of, parse_composition
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.judge import chosen
 from dao_flows.makers.masking import storable
 from dao_flows.makers.places import REFERENCE
 from dao_flows.makers.predict import PredictFlowMaker
@@ -23,6 +24,7 @@ from dao_flows.makers.schemas import (
     Cells,
     CompositionPlan,
     Energy,
+    Judgement,
     Origin,
     ScreenedCandidate,
     ScreeningDoc,
@@ -66,6 +68,7 @@ class Row(BaseModel):
     shortest_distance: float
     prototype: str | None
     duplicates: int
+    judgement: Judgement | None = None
     origin: Origin | None = Field(description="where it comes from; None: drawn")
 
     @property
@@ -87,6 +90,7 @@ class Row(BaseModel):
             shortest_distance=candidate.validity.shortest_distance,
             prototype=candidate.prototype,
             duplicates=len(candidate.duplicates),
+            judgement=candidate.judgement,
         )
 
 
@@ -187,7 +191,9 @@ def predict(
     steps: int | None = None,
     sampler: Sampler = "renoising",
     relax: bool | None = None,
-    rank_by: str = "agreement",
+    judge: str | None = None,
+    judge_steps: int = 0,
+    rank_by: str | None = None,
     top_k: int | None = None,
     max_atoms: int | None = None,
     bf16: Bf16 = False,
@@ -209,14 +215,16 @@ def predict(
 
     n: candidates a formula; z: formula units per cell, or 'auto' for all that fit; seed: the same seed gives the same
     candidates; guidance: steer by DAO-P's energy; out: folder for CIF files; sampler, steps: docs/sampling.md;
-    relax: in DAO-P's energy; rank_by: 'agreement' of candidates or 'energy' (`ScreenMaker`); top_k: structures kept a
-    formula; max_atoms: in a cell; bf16: matrix products in bfloat16, 'auto' if that is measured to be faster;
-    templates: candidates of a formula that may come from known crystals, library: which ones, known: those of the very
-    composition, too (all as in `GenerateMaker`);
-    verify_with: backend by which the verify_top best of each formula are then verified, reference_set: for their hulls
-    (as in `verify_candidates`); reuse: take stored results of the same science, whichever run made them; on_notice: is
-    told if there are any, and reuse is off; command: for the log of runs. None: guidance, steps and relax as the makers
-    do by default; checkpoint, predictor, library and device by the settings (DAO_FLOWS_*).
+    relax: in DAO-P's energy; judge: a force field of atomate2 whose energies judge candidates, 'none', or 'auto'
+    (CHGNet, where it is installed and rank_by can use it); judge_steps: of relaxation before its energy; rank_by: as
+    `ScreenMaker`'s (None: 'both', or 'agreement' without a judge); top_k: structures kept a formula; max_atoms: in a
+    cell; bf16: matrix products in bfloat16, 'auto' if that is measured to be faster; templates: candidates of a formula
+    that may come from known crystals, library: which ones, known: those of the very composition, too (all as in
+    `GenerateMaker`); verify_with: backend by which the verify_top best of each formula are then verified,
+    reference_set: for their hulls (as in `verify_candidates`); reuse: take stored results of the same science,
+    whichever run made them; on_notice: is told if there are any, and reuse is off; command: for the log of runs. None:
+    guidance, steps and relax as the makers do by default; checkpoint, predictor, library, judge and device by the
+    settings (DAO_FLOWS_*).
 
     Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
     interrupted goes on from there when it is called again, and one that finished is computed again without reuse.
@@ -242,6 +250,8 @@ def predict(
         steps=steps,
         sampler=sampler,
         relax=relax,
+        judge=judge or config.judge,
+        judge_steps=judge_steps,
         rank_by=rank_by,
         top_k=top_k,
         max_atoms=max_atoms,
@@ -264,7 +274,9 @@ def predict(
         **{"n": n, "z": z, "seed": seed, "guidance": guidance, "steps": steps, "relax": relax, "top_k": top_k},
         "sampler": sampler,
         **{
-            "rank_by": rank_by,
+            "judge": maker.screen.judge,
+            "judge_steps": judge_steps,
+            "rank_by": maker.screen.rank_by,
             "max_atoms": max_atoms,
             "bf16": bf16,
             **{"templates": templates, "library": maker.generate.library, "known": known},
@@ -320,7 +332,9 @@ def prediction_maker(
     steps: int | None,
     sampler: Sampler,
     relax: bool | None,
-    rank_by: str,
+    judge: str,
+    judge_steps: int,
+    rank_by: str | None,
     top_k: int | None,
     max_atoms: int | None,
     bf16: Bf16,
@@ -329,7 +343,7 @@ def prediction_maker(
     known: bool,
     device: str,
 ) -> PredictFlowMaker:
-    """The makers of a prediction. Arguments as of `predict`, checkpoints, library and device settled."""
+    """The makers of a prediction. Arguments as of `predict`, checkpoints, library and device settled, the judge not."""
     generate = GenerateMaker(
         checkpoint=checkpoint,
         candidates=n,
@@ -344,7 +358,15 @@ def prediction_maker(
         known=known,
         device=device,
     )
-    screen = ScreenMaker(predictor=predictor, rank_by=rank_by, top_k=top_k, device=device)
+    judge_name, ranking = chosen(judge, rank_by)
+    screen = ScreenMaker(
+        predictor=predictor,
+        judge=judge_name,
+        judge_steps=judge_steps,
+        rank_by=ranking,
+        top_k=top_k,
+        device=device,
+    )
     guided = generate.guided if guidance is None else guidance
     return PredictFlowMaker(
         generate=replace(generate, predictor=predictor if guided else None),

@@ -56,6 +56,8 @@ def title(candidate: CandidateDoc | ScreenedCandidate) -> str:
         f"{candidate.candidate_id} {candidate.formula} Z={candidate.z}, predicted energy above hull "
         f"{energy.value:.4f} {energy.unit} ({energy.model} {energy.model_sha256[:12]}), {_origin(candidate.origin)}"
     )
+    if candidate.judgement is not None:
+        told += f", total energy {candidate.judgement.told()}"
     return " ".join(told.split())  # no name in a document may begin a line of its own
 
 

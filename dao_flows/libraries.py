@@ -22,7 +22,7 @@ from .datasets import build_from_settings
 from .datasets import verify as verify_dataset
 from .errors import InputError
 
-__all__ = ["available", "build_library", "find", "open_library", "summary", "verify"]
+__all__ = ["available", "build_library", "find", "licences", "open_library", "summary", "verify"]
 
 
 def build_library(
@@ -82,6 +82,11 @@ def summary(library: Library) -> dict[str, Any]:
         "energies_known": len(known),
         "highest_energy": round(float(known.max()), 6) if len(known) else None,
         "sources": dict(zip(library.sources, crystals_of, strict=True)),
-        "licences": sorted({str(each.get("licence") or "not stated") for each in library.manifest.sources}),
+        "licences": licences(library),
         "volumes": {names[number]: float(library.volumes[number]) for number in elements},
     }
+
+
+def licences(library: Library) -> list[str]:
+    """Under which a library's crystals may be used; 'not stated' where a source does not say."""
+    return sorted({str(source.get("licence") or "not stated") for source in library.manifest.sources})

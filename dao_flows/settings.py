@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     )
     checkpoint: str = Field("dao-g-flow", description="DAO-G checkpoint: name, path or sha256.")
     predictor: str = Field("dao-p-flow", description="DAO-P checkpoint: name, path or sha256.")
+    judge: str = Field("auto", description="Force field that judges candidates, none, or auto: CHGNet if installed.")
     library: str = Field("known", description="Library of known crystals: name, path or sha256.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:0.")
     batch_candidates: int = Field(

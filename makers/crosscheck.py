@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +18,7 @@ from scipy.stats import rankdata
 
 from .. import __version__
 from .checkpoints import SettingError
+from .force_field import ForceField, ForceFieldError
 from .merge import dataset_folder
 from .places import PATH, Places
 from .progress import report
@@ -67,11 +67,12 @@ class CrossCheckMaker(Maker):
         before, after = (read_manifest(folder) for folder in folders)
         if after.parent != before.sha256:
             raise SettingError(f"{folders[1]} was not made from {folders[0]}: its manifest names another parent")
-        energy_of, version = _force_field(self.force_field)
+        judge = ForceField(self.force_field)
+        version = judge.version
         total, chosen = _sample(folders[1], after, self.sample, self.seed)
         crystals = []
         for done, (shard, row, old, new) in enumerate(_rows(folders, before, after, chosen), start=1):
-            crystals.append(_checked(shard, row, old, new, energy_of))
+            crystals.append(_checked(shard, row, old, new, judge))
             report(done, sum(map(len, chosen)), "cross-check")
         pairs = np.array(
             [
@@ -138,30 +139,6 @@ def compared(pairs: np.ndarray, seed: int) -> dict[str, Estimate]:
     return estimates
 
 
-def _force_field(name: str) -> tuple[Callable[[Any], float], str]:
-    """A function from a structure to its energy in eV/atom, and the version of what computes it."""
-    if find_spec("atomate2") is None:
-        raise SettingError("the cross-check needs atomate2: install dao-flows[forcefields]")
-    from atomate2.forcefields.jobs import ForceFieldStaticMaker
-    from atomate2.forcefields.utils import _get_pkg_version
-
-    try:
-        maker = ForceFieldStaticMaker(force_field_name=name)
-        calculator = maker.calculator
-    except (ImportError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise SettingError(
-            f"the force field {name!r} cannot be used here: {line}; CHGNet ships with atomate2"
-        ) from None
-
-    def energy(structure: Any) -> float:
-        atoms = structure.to_ase_atoms()
-        atoms.calc = calculator
-        return float(atoms.get_potential_energy()) / len(atoms)
-
-    return energy, str(_get_pkg_version(maker.calculator_meta or name))
-
-
 def _sample(folder: Path, manifest: Manifest, size: int, seed: int) -> tuple[int, list[list[int]]]:
     """How many rows were relaxed, and the row numbers drawn from each shard, ascending."""
     import pyarrow.parquet as pq
@@ -201,9 +178,7 @@ def _rows(
                 yield new_shard.file, number, old, new
 
 
-def _checked(
-    shard: str, row: int, old: dict[str, Any], new: dict[str, Any], energy_of: Callable[[Any], float]
-) -> CheckedCrystal:
+def _checked(shard: str, row: int, old: dict[str, Any], new: dict[str, Any], judge: ForceField) -> CheckedCrystal:
     """Both energies of one crystal. What the force field cannot compute is told, and harms no other."""
     from dao_flows.model.crystals import Crystal
 
@@ -212,14 +187,10 @@ def _checked(
     for version in (old, new):
         frac, lattice = (np.reshape(version[name], (-1, 3)) for name in ("frac", "lattice"))
         try:
-            energy = energy_of(to_structure(Crystal(np.asarray(version["numbers"]), frac, lattice)))
-            if not np.isfinite(energy):
-                raise FloatingPointError("the energy is not finite")
-        except Exception as error:
-            fault = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            energies.append(judge.energy(to_structure(Crystal(np.asarray(version["numbers"]), frac, lattice))))
+        except (ForceFieldError, FloatingPointError) as error:
+            fault = str(error)
             energies.append(None)
-        else:
-            energies.append(energy)
     return CheckedCrystal(
         material_id=new["material_id"],
         shard=shard,

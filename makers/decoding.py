@@ -322,13 +322,12 @@ def _force_field(name: str, settings: Mapping[str, Any]) -> Maker:
 
 def _force_field_named(name: Any) -> str:
     """A force field's name as atomate2's list has it: it takes others, too, and imports what they name."""
-    from atomate2.forcefields.utils import MLFF
+    from .force_field import names
 
     label = str(name).removeprefix("MLFF.")
-    known = {str(key): member for member in MLFF for key in (member.name, member.value)}
-    if label not in known or known[label] is MLFF.Forcefield:
+    if (known := names().get(label)) is None:
         raise DecodingError(f"atomate2 has no force field {_shown(label)}")
-    return str(known[label].value)
+    return known
 
 
 def _of_trusted(settings: Mapping[str, Any], trusted: Collection[str]) -> Maker:

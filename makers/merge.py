@@ -1,7 +1,8 @@
-"""MergeShardsMaker: relaxed shards become a dataset, whose manifest names the one that they were made from."""
+"""Shards that a maker made of a dataset's become a dataset, whose manifest names the one that they were made from."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,16 +15,19 @@ from jobflow.core.maker import Maker
 
 from .. import __version__
 from .checkpoints import SettingError
+from .files import write_whole
 from .places import PATH, Places
 from .provenance import digest, execution_record, provenance
 from .relax_schemas import Outcome, RelaxationDoc, RelaxedDatasetDoc
 from .schemas import Science
+from .shard_schemas import ShardDoc
+from .shards import WORK
 from .stage import stage
 
 if TYPE_CHECKING:
     from dao_flows.model.dataset import Manifest, Shard
 
-WORK = ".relaxing"  # in the folder of the results: chunks of shards that are not finished
+REJECTS = "rejects.jsonl"
 MEANING = {
     "e_above_hull": "null where relaxed: the label is the original's, which the parent keeps; so are all other figures",
     "energy_before": "eV/atom above hull, predicted for the original; of every crystal that was tried",
@@ -73,62 +77,93 @@ class MergeShardsMaker(Maker):
         dataset: the original, by its folder or a document with its path. Raises SettingError if a shard is missing, or
         is of another dataset, or was relaxed otherwise than its fellows; DataError for a damaged file.
         """
-        from dao_flows.model.dataset import MANIFEST, Manifest, read_manifest, write_manifest
+        from dao_flows.model.dataset import read_manifest
 
         started = datetime.now(UTC)
         folder, target = dataset_folder(dataset), in_full(out)
-        parent = read_manifest(folder)
-        ordered = sorted((RelaxationDoc.model_validate(shard) for shard in shards), key=lambda shard: shard.shard)
-        _check_complete(parent, ordered)
-        if target.resolve() == folder.resolve():
-            raise SettingError(f"{target} is the original dataset: merge into another folder")
-        first = ordered[0].provenance.science
+        name = self.dataset_name or f"{read_manifest(folder).name}-relaxed"
+        documents = [RelaxationDoc.model_validate(shard) for shard in shards]
         outcomes: Counter[Outcome] = Counter()
-        splits: Counter[str] = Counter()
-        for shard in ordered:
-            outcomes.update(shard.outcomes)
-            splits.update(shard.splits)
-        target.mkdir(parents=True, exist_ok=True)
-        manifest = Manifest(
-            name=self.dataset_name or f"{parent.name}-relaxed",
-            columns=ordered[0].columns,
-            shards=tuple(_placed(shard, target) for shard in ordered),
-            counts=dict(sorted(splits.items())),
-            code_version=__version__,
-            sources=parent.sources,
-            filters=parent.filters,
-            parent=parent.sha256,
-            made_by={
-                "maker": first.maker,
-                "parameters": first.parameters,
-                "checkpoints": first.checkpoints,
-                "outcomes": dict(sorted(outcomes.items())),
-                "columns": MEANING,
-            },
-        )
-        if (target / MANIFEST).exists() and read_manifest(target).sha256 != manifest.sha256:
-            raise SettingError(f"{target} holds another dataset: merge into another folder")
-        write_manifest(target, manifest)
-        shutil.rmtree(target / WORK, ignore_errors=True)
-        science = Science(
-            maker=type(self).__name__,
-            parameters={"dataset_name": manifest.name},
-            inputs={"dataset": parent.sha256, "shards": [shard.sha256 for shard in manifest.shards]},
-            checkpoints={},
-            code_version=__version__,
-        )
+        for document in documents:
+            outcomes.update(document.outcomes)
+        told = {"outcomes": dict(sorted(outcomes.items())), "columns": MEANING}
+        manifest = merge(folder, documents, target, name, told)
         return RelaxedDatasetDoc(
             path=str(target),
             sha256=manifest.sha256,
-            parent=parent.sha256,
+            parent=str(manifest.parent),
             rows=manifest.rows,
             outcomes=dict(sorted(outcomes.items())),
-            provenance=provenance(science, execution_record(started, "cpu", {})),
+            provenance=provenance(merge_science(type(self).__name__, manifest), execution_record(started, "cpu", {})),
         )
 
 
-def _check_complete(parent: Manifest, shards: Sequence[RelaxationDoc]) -> None:
-    """Raises SettingError unless these are the shards of the dataset, each once, relaxed alike."""
+def merge(
+    folder: Path,
+    documents: Sequence[ShardDoc],
+    target: Path,
+    name: str,
+    told: Mapping[str, Any],
+    rejects: str | None = None,
+) -> Manifest:
+    """Make a dataset of what was made of another one's shards; its manifest.
+
+    told: for the manifest, beside the settings. rejects: lines that tell what was left out, for a file beside the
+    manifest. Raises SettingError for shards that are missing, of another dataset or made otherwise than their fellows,
+    DataError for a damaged file.
+    """
+    from dao_flows.model.dataset import MANIFEST, Manifest, read_manifest, write_manifest
+
+    parent = read_manifest(folder)
+    if target.resolve() == folder.resolve():
+        raise SettingError(f"{target} is the original dataset: merge into another folder")
+    ordered = sorted(documents, key=lambda shard: shard.shard)
+    _check_complete(parent, ordered)
+    if (target / MANIFEST).exists() and read_manifest(target).parent != parent.sha256:
+        raise SettingError(f"{target} holds another dataset: merge into another folder")
+    first = ordered[0].provenance.science
+    splits: Counter[str] = Counter()
+    for shard in ordered:
+        splits.update(shard.splits)
+    target.mkdir(parents=True, exist_ok=True)
+    shards = tuple(_placed(shard, target) for shard in ordered)
+    made_by = {"maker": first.maker, "parameters": first.parameters, "checkpoints": first.checkpoints, **told}
+    if rejects is not None:
+        sha256 = hashlib.sha256(rejects.encode()).hexdigest()
+        made_by["rejects"] = {"file": REJECTS, "sha256": sha256, "rows": rejects.count("\n")}
+    manifest = Manifest(
+        name=name,
+        columns=ordered[0].columns,
+        shards=shards,
+        counts=dict(sorted(splits.items())),
+        code_version=__version__,
+        sources=parent.sources,
+        filters=parent.filters,
+        parent=parent.sha256,
+        made_by=made_by,
+    )
+    if (target / MANIFEST).exists() and read_manifest(target).sha256 != manifest.sha256:
+        raise SettingError(f"{target} holds another dataset: merge into another folder")
+    if rejects is not None:
+        write_whole(target / REJECTS, rejects)
+    write_manifest(target, manifest)
+    shutil.rmtree(target / WORK, ignore_errors=True)
+    return manifest
+
+
+def merge_science(maker: str, manifest: Manifest) -> Science:
+    """What decided a merged dataset."""
+    return Science(
+        maker=maker,
+        parameters={"dataset_name": manifest.name},
+        inputs={"dataset": manifest.parent, "shards": [shard.sha256 for shard in manifest.shards]},
+        checkpoints={},
+        code_version=__version__,
+    )
+
+
+def _check_complete(parent: Manifest, shards: Sequence[ShardDoc]) -> None:
+    """Raises SettingError unless these are the shards of the dataset, each once, made alike."""
     if not parent.shards:
         raise SettingError("the original dataset holds no crystals: there is nothing to merge")
     numbers = [shard.shard for shard in shards]
@@ -141,22 +176,22 @@ def _check_complete(parent: Manifest, shards: Sequence[RelaxationDoc]) -> None:
             raise SettingError(f"shard {shard.shard} was made of another dataset, {shard.dataset[:12]}…")
         if _how(shard) != _how(shards[0]):
             raise SettingError(
-                f"shards {shards[0].shard} and {shard.shard} were relaxed with different settings, checkpoints or "
-                "versions: relax one of them again"
+                f"shards {shards[0].shard} and {shard.shard} were made with different settings, checkpoints or "
+                "versions: make one of them again"
             )
 
 
-def _how(shard: RelaxationDoc) -> str:
-    """Hash of all that decided the relaxation, apart from the shard."""
+def _how(shard: ShardDoc) -> str:
+    """Hash of all that decided what was made, apart from the shard."""
     return digest([shard.provenance.science.model_dump(exclude={"inputs"}), list(shard.columns.items())])
 
 
-def _placed(document: RelaxationDoc, target: Path) -> Shard:
-    """The relaxed shard in the folder, checked; copied if it lies elsewhere."""
+def _placed(document: ShardDoc, target: Path) -> Shard:
+    """The shard that was made, in the folder, checked; copied if it lies elsewhere."""
     from dao_flows.model.dataset import Shard, shard_path
 
     source = Path(document.path)
-    shard = Shard(source.name, document.relaxed.sha256, document.relaxed.rows)
+    shard = Shard(source.name, document.result.sha256, document.result.rows)
     shard_path(source.parent, shard)
     if source.parent.resolve() != target.resolve():
         partial = target / f".{source.name}.partial"

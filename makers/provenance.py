@@ -119,11 +119,17 @@ def library_versions() -> dict[str, str]:
 def _installed() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
-        try:
-            versions[name.replace("-", "_")] = version(name)
-        except PackageNotFoundError:
-            continue  # an in-place run has no metadata of its own
+        if (found := installed_version(name)) is not None:  # an in-place run has no metadata of its own
+            versions[name.replace("-", "_")] = found
     return versions
+
+
+def installed_version(name: str) -> str | None:
+    """The version of an installed package; None where it is not."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 @cache

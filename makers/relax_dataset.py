@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import fcntl
-import shutil
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from jobflow.core.flow import Flow
 from jobflow.core.job import Response
 from jobflow.core.maker import Maker
-from jobflow.core.state import CURRENT_JOB
-from pydantic import ValidationError
 
 from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
-from .files import write_whole
-from .merge import WORK, MergeShardsMaker, dataset_folder, in_full
+from .merge import MergeShardsMaker, dataset_folder, in_full
 from .places import CHECKPOINT, PATH, Places
-from .progress import report
-from .provenance import execution_record, provenance, science_hash
-from .relax_schemas import Computation, RelaxationDoc, RelaxedDatasetDoc, ShardFile, Spread
-from .reuse import reusable
+from .provenance import execution_record, provenance
+from .relax_schemas import RelaxationDoc, RelaxedDatasetDoc
 from .schemas import Science
+from .shard_schemas import ShardFile
+from .shards import (
+    NO_CRYSTAL,
+    Chunk,
+    Row,
+    at_work,
+    crystal_of,
+    of_the_original,
+    shard_flow,
+    shard_inputs,
+    spread,
+)
 from .stage import stage
 
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint import Card
-    from dao_flows.model.crystals import Crystal
     from dao_flows.model.dao_p import DaoP
-    from dao_flows.model.dataset import Manifest, Shard
+    from dao_flows.model.dataset import Manifest
 
 COLUMNS = {
     "energy_before": "double",
@@ -50,9 +50,6 @@ COLUMNS = {
 }
 
 RATIOS = ("min_volume_ratio", "max_volume_ratio", "min_distance_ratio")
-MIN_VOLUME = 1e-3  # Å³
-
-Row = dict[str, Any]
 
 
 @dataclass
@@ -97,41 +94,32 @@ class RelaxDatasetMaker(Maker):
         A killed job goes on after the last finished chunk, and a finished shard is not computed again. Raises
         SettingError for a setting or folder, DataError for a damaged dataset, CheckpointError.
         """
-        from dao_flows.model.dataset import join_shards, read_manifest, shard_path
+        from dao_flows.model.dataset import read_manifest
 
         started, device = datetime.now(UTC), pick_device(self.device)
         folder, target = dataset_folder(dataset), in_full(out)
         self.check()
         manifest = read_manifest(folder)
         science = self.science(manifest, shard)
-        _refuse_other_results(target, folder, manifest)
-        original = manifest.shards[shard]
-        result = target / original.file
-        with _alone(target / WORK / f"{result.stem}.lock"):
-            if finished := _finished(result, science) or _taken(science):
-                return finished
-            source = shard_path(folder, original)
+        with at_work(RelaxationDoc, (folder, manifest), target, science) as work:
+            if isinstance(work, RelaxationDoc):
+                return work
             model, found = load_model(self.predictor, "dao-p", device)
-            work = target / WORK / result.stem
-            chunks = work / science_hash(science)[:16]
             names = manifest.columns | COLUMNS
-            labels = {name for name, kind in manifest.columns.items() if kind == "double"} - set(COLUMNS)
-            relaxation = _Relaxation(self, model, found, frozenset(labels | {"e_above_hull_kind"}))
-            computation = self._relax_chunks(source, original, chunks, names, relaxation)
-            pieces = [_chunk(chunks, number) for number in range(computation.chunks)]
+            relaxation = _Relaxation(self, model, found, frozenset(of_the_original(manifest.columns) - set(COLUMNS)))
+            computation = work.compute(names, self.chunk_rows, relaxation.of, "relax")
             document = RelaxationDoc(
                 dataset=manifest.sha256,
                 shard=shard,
-                path=str(result),
-                original=ShardFile(**asdict(original)),
-                relaxed=ShardFile(**asdict(join_shards(result, pieces, names))),
+                path=str(work.result),
+                original=ShardFile(**asdict(work.original)),
+                relaxed=work.join(names, computation),
                 columns=names,
-                **_summary(result),
+                **_summary(work.result),
                 computation=computation,
                 provenance=provenance(science, execution_record(started, device, {"predictor": found.name})),
             )
-            write_whole(result.with_suffix(".json"), document.model_dump_json(indent=1) + "\n")
-            shutil.rmtree(work)
+            work.finish(document)
         return document
 
     def check(self) -> Card:
@@ -152,45 +140,16 @@ class RelaxDatasetMaker(Maker):
 
     def science(self, manifest: Manifest, shard: int) -> Science:
         """All that decides the result, known before the run. Raises SettingError if there is no such shard."""
-        if not 0 <= shard < len(manifest.shards):
-            raise SettingError(f"there is no shard {shard}: the dataset has {len(manifest.shards)}, the first is 0")
         settings = {name: value for name, value in asdict(self).items() if name not in ("name", "predictor", "device")}
         for name in ("low", "high", "max_displacement", "max_strain", *RATIOS):
             settings[name] = float(settings[name])  # 0 and 0.0 are one setting
         return Science(
             maker=type(self).__name__,
             parameters=settings,
-            inputs={"dataset": manifest.sha256, "shard": shard, "shard_sha256": manifest.shards[shard].sha256},
+            inputs=shard_inputs(manifest, shard),
             checkpoints={"predictor": card(self.predictor, "dao-p").sha256},
             code_version=__version__,
         )
-
-    def _relax_chunks(
-        self, source: Path, original: Shard, folder: Path, names: Mapping[str, str], relaxation: _Relaxation
-    ) -> Computation:
-        """Relax the chunks that are not in the folder yet."""
-        import pyarrow.parquet as pq
-
-        from dao_flows.model.dataset import write_shard
-
-        folder.mkdir(parents=True, exist_ok=True)
-        computation = Computation(rows=0, tried=0, seconds=0, chunks=0, chunks_taken_over=0)
-        done = 0
-        with pq.ParquetFile(source) as opened:
-            for number, batch in enumerate(opened.iter_batches(self.chunk_rows)):
-                done += batch.num_rows
-                computation.chunks += 1
-                if _chunk(folder, number).exists():  # it was put there whole
-                    computation.chunks_taken_over += 1
-                    continue
-                begun = time.monotonic()
-                rows = relaxation.of(batch.to_pylist())
-                write_shard(_chunk(folder, number), rows, names)
-                computation.seconds += time.monotonic() - begun
-                computation.rows += len(rows)
-                computation.tried += sum(row["energy_before"] is not None for row in rows)
-                report(done, original.rows, "relax")
-        return computation
 
 
 @dataclass(frozen=True)
@@ -202,7 +161,7 @@ class _Relaxation:
     card: Card
     labels: frozenset[str]
 
-    def of(self, rows: Sequence[Row]) -> list[Row]:
+    def of(self, rows: Sequence[Row]) -> Chunk:
         """The rows with the relaxation's columns, relaxed where accepted."""
         from dao_flows.model.dao_p import predict_energy
         from dao_flows.model.relax import RelaxConfig, relax
@@ -212,7 +171,7 @@ class _Relaxation:
         maker = self.maker
         out = [row | dict.fromkeys(COLUMNS) | {"relaxed": False, "relax_outcome": self.fate(row)} for row in rows]
         trying = [index for index, row in enumerate(out) if row["relax_outcome"] is None]
-        originals = [crystal for index in trying if (crystal := _crystal(rows[index])) is not None]
+        originals = [crystal for index in trying if (crystal := crystal_of(rows[index])) is not None]
         config = RelaxConfig(maker.iterations, max_displacement=maker.max_displacement, max_strain=maker.max_strain)
         bounds = Bounds(maker.min_volume_ratio, maker.max_volume_ratio, maker.min_distance_ratio)
         accepted: dict[int, Judged] = {}
@@ -244,7 +203,7 @@ class _Relaxation:
                 "relaxed": True,
                 "relax_outcome": "relaxed",
             }
-        return out
+        return Chunk(out, sum(row["energy_before"] is not None for row in out))
 
     def fate(self, row: Row) -> str | None:
         """Why a row is not tried, or None."""
@@ -260,26 +219,9 @@ class _Relaxation:
             return f"not covered: {len(numbers)} atoms, {self.card.name} covers {self.card.max_atoms}"
         if unknown := sorted(set(numbers) - set(self.card.elements)):
             return f"not covered: {self.card.name} does not know the atomic number {unknown[0]}"
-        if _crystal(row) is None:
-            return "no crystal: the figures are not those of a cell with atoms"
+        if crystal_of(row) is None:
+            return NO_CRYSTAL
         return None
-
-
-def _crystal(row: Row) -> Crystal | None:
-    """The crystal of a row, if it is one."""
-    from dao_flows.model.crystals import Crystal
-
-    numbers, frac, lattice = (np.asarray(row[name]) for name in ("numbers", "frac", "lattice"))
-    if not len(numbers) or frac.shape != (3 * len(numbers),) or lattice.shape != (9,):
-        return None
-    lattice = lattice.astype(float).reshape(3, 3)
-    if not (np.isfinite(lattice).all() and np.isfinite(frac.astype(float)).all()):
-        return None
-    return Crystal(numbers, frac.reshape(-1, 3), lattice) if abs(np.linalg.det(lattice)) > MIN_VOLUME else None
-
-
-def _chunk(folder: Path, number: int) -> Path:
-    return folder / f"chunk-{number:06d}.parquet"
 
 
 def _summary(shard: Path) -> dict[str, Any]:
@@ -295,63 +237,8 @@ def _summary(shard: Path) -> dict[str, Any]:
     return {
         "splits": dict(sorted(Counter(table["split"].to_pylist()).items())),
         "outcomes": dict(sorted(outcomes.items())),
-        **{name: _spread(values) for name, values in figures.items()},
+        **{name: spread(values) for name, values in figures.items()},
     }
-
-
-def _spread(values: np.ndarray) -> Spread | None:
-    if not len(values):
-        return None
-    lowest, *quartiles, highest = np.percentile(values, [0, 25, 50, 75, 100]).tolist()
-    return Spread(mean=float(values.mean()), minimum=lowest, quartiles=tuple(quartiles), maximum=highest)
-
-
-def _refuse_other_results(target: Path, folder: Path, manifest: Manifest) -> None:
-    """Raises SettingError if the folder for the results is the dataset's own, or holds another dataset."""
-    from dao_flows.model.dataset import MANIFEST, read_manifest
-
-    if target.resolve() == folder.resolve():
-        raise SettingError(f"{target} is the dataset itself: relax it into another folder")
-    if (target / MANIFEST).exists() and read_manifest(target).parent != manifest.sha256:
-        raise SettingError(f"{target} holds another dataset: relax this one into another folder")
-
-
-def _finished(result: Path, science: Science) -> RelaxationDoc | None:
-    """The document of the shard if it lies there whole. Raises SettingError if it was relaxed otherwise."""
-    from dao_flows.model.dataset import file_sha256
-
-    record = result.with_suffix(".json")
-    if not record.exists():
-        return None
-    try:
-        document = RelaxationDoc.model_validate_json(record.read_bytes())
-    except ValidationError:
-        raise SettingError(f"{record} cannot be read: delete it, or relax into another folder") from None
-    if document.provenance.science_hash != science_hash(science):
-        raise SettingError(
-            f"{result} was relaxed from other data, with other settings or another version: take another folder"
-        )
-    whole = result.is_file() and file_sha256(result) == document.relaxed.sha256
-    return document.model_copy(update={"path": str(result)}) if whole else None
-
-
-def _taken(science: Science) -> RelaxationDoc | None:
-    """A stored shard of the same science that still lies where it was written, if this job is to take one."""
-    from dao_flows.model.dataset import file_sha256
-
-    found = reusable(RelaxationDoc, science)
-    if found is None or not (path := Path(found.path)).is_file() or file_sha256(path) != found.relaxed.sha256:
-        return None
-    return found
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Wait until no other process is at work here: a job that a queue believes lost may still run."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 @stage(
@@ -370,19 +257,8 @@ def relax_jobs(
     output is the merged dataset's document. predictor: in place of the maker's, as the output of a training job.
     Raises SettingError and DataError as the makers do.
     """
-    from dao_flows.model.dataset import read_manifest
-
-    maker, merge = maker or RelaxDatasetMaker(), merge or MergeShardsMaker()
+    maker = maker or RelaxDatasetMaker()
     if predictor is not None:
         maker = replace(maker, predictor=predictor)
-    folder, target = dataset_folder(dataset), in_full(out)
     maker.check()
-    shards = []
-    for number in range(len(read_manifest(folder).shards)):
-        shards.append(maker.make(str(folder), number, str(target)))
-        shards[-1].name = f"{maker.name} {number}"
-    merged = merge.make(str(folder), [shard.output for shard in shards], str(target))
-    flow = Flow([*shards, merged], output=merged.output)
-    if (parent := CURRENT_JOB.job) is not None:
-        flow.update_metadata(dict(parent.metadata))
-    return Response(replace=flow)
+    return shard_flow(maker, merge or MergeShardsMaker(), dataset_folder(dataset), in_full(out))

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from .schemas import Provenance
-
-SCHEMA_VERSION = 1
+from .shard_schemas import SCHEMA_VERSION, ShardDoc, ShardFile, Spread
 
 Outcome = Literal[
     "relaxed",
@@ -24,55 +23,21 @@ Outcome = Literal[
 ]
 
 
-class ShardFile(BaseModel):
-    """One parquet file and its identity."""
-
-    file: str
-    sha256: str
-    rows: int
-
-
-class Spread(BaseModel):
-    """How a figure is distributed over the relaxed crystals."""
-
-    mean: float
-    minimum: float
-    quartiles: tuple[float, float, float]
-    maximum: float
-
-
-class Computation(BaseModel):
-    """What was computed by the attempt that finished the shard; the rest lay there already."""
-
-    rows: int
-    tried: int = Field(description="crystals that the predictor relaxed, accepted or not")
-    seconds: float = Field(description="s, without loading the model and joining the chunks")
-    chunks: int
-    chunks_taken_over: int = Field(description="finished by an earlier attempt")
-
-
-class RelaxationDoc(BaseModel):
+class RelaxationDoc(ShardDoc):
     """What RelaxDatasetMaker writes: one shard of a dataset. Energies are DAO-P's, above hull, in eV/atom.
 
     energy_fall, displacement (Å), volume_ratio: over the relaxed rows; None where there are none.
     """
 
-    schema_version: int = SCHEMA_VERSION
-    dataset: str = Field(description="sha256 of the dataset that the shard belongs to")
-    shard: int = Field(description="its number in the dataset, the first is 0")
-    path: str = Field(description="the relaxed shard's file")
-    original: ShardFile
+    RESULT: ClassVar = "relaxed"
+
     relaxed: ShardFile
-    columns: dict[str, str] = Field(description="name -> type, in order")
-    splits: dict[str, int] = Field(description="rows of each split")
     outcomes: dict[Outcome, int] = Field(description="rows of each outcome")
     energy_before: Spread | None
     energy_after: Spread | None
     energy_fall: Spread | None
     displacement: Spread | None
     volume_ratio: Spread | None
-    computation: Computation
-    provenance: Provenance
 
 
 class RelaxedDatasetDoc(BaseModel):

@@ -62,6 +62,14 @@ class PrecisionChoice(BaseModel):
     batch: tuple[int, int] = Field(description="[crystals, atoms of each] that were timed")
 
 
+class JudgeCost(BaseModel):
+    """What a judge took. calls: of the force field; seconds: s, opening it included."""
+
+    structures: int
+    calls: int
+    seconds: float
+
+
 class Execution(BaseModel):
     """How the result came about: nothing here decides it."""
 
@@ -79,6 +87,7 @@ class Execution(BaseModel):
     batches: list[tuple[int, int]] | None = Field(None, description="[crystals, atoms of each] of each batch, in order")
     memory_splits: int | None = Field(None, description="how often a batch was halved because memory ran out")
     precision: PrecisionChoice | None = Field(None, description="what was measured where bf16 was 'auto'")
+    judge: JudgeCost | None = Field(None, description="of the force field that judged, where one did")
 
 
 class Provenance(BaseModel):
@@ -119,6 +128,27 @@ class Grown(BaseModel):
             n for n in self.LATER & written.keys() if written[n] == fields[n].get_default(call_default_factory=True)
         }
         return {name: value for name, value in written.items() if name not in silent}
+
+
+class Judgement(BaseModel):
+    """A force field's energy that says what it is: total, on its own scale, so that one composition's compare.
+
+    model: the force field; model_version: of the package that computes it; steps: of relaxation that were taken before;
+    lowest_of: candidates that are this structure and were judged, as they are.
+    """
+
+    value: float
+    quantity: Literal["energy_per_atom"] = "energy_per_atom"
+    unit: Literal["eV/atom"] = "eV/atom"
+    model: str
+    model_version: str
+    steps: int = 0
+    lowest_of: int = 1
+
+    def told(self) -> str:
+        """In a few words."""
+        relaxed = f", L-BFGS steps: {self.steps}" if self.steps else ""
+        return f"{self.value:.4f} {self.unit} by {self.model} {self.model_version}{relaxed}"
 
 
 class Origin(Grown):
@@ -260,7 +290,7 @@ class Relaxation(BaseModel):
 class ScreenedCandidate(Grown):
     """A candidate that passed. rank: 1 is the best of its composition, as ScreenMaker's rank_by says."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"origin"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"origin", "judgement", "unjudged"})
 
     candidate_id: str
     formula: str
@@ -277,6 +307,8 @@ class ScreenedCandidate(Grown):
     prototype: str | None = Field(default=None, description="AFLOW label of the known prototype it matches")
     duplicates: list[str] = Field(default_factory=list, description="ids of candidates that are the same structure")
     origin: Origin | None = Field(None, description="None: drawn")
+    judgement: Judgement | None = Field(None, description="energy of `structure` by a force field, where one judged")
+    unjudged: str | None = Field(None, description="why the force field has none")
 
 
 class RejectedCandidate(BaseModel):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
@@ -18,18 +18,32 @@ from .. import __version__
 from .checkpoints import SettingError, card, load_model, pick_device
 from .chemistry import CompositionError, check_coverage
 from .dedup import Tolerance, find_duplicates
-from .generate import formula_key
+from .force_field import known_name, package_version
+from .judge import check as check_judge
+from .judge import judged
 from .parallel import parallel_map
+from .passing import (
+    NOT_FINITE,
+    Passing,
+    Pricing,
+    crystals_of,
+    distinct_of,
+    kind_of,
+    moved_to,
+    precedence,
+    rejection,
+    slots_of,
+)
 from .places import CHECKPOINT, Places
 from .progress import report
-from .provenance import execution_record, provenance
+from .provenance import execution_record, installed_version, provenance
+from .ranking import SOFTNESS, Made, order
 from .reuse import reusable
 from .schemas import (
-    Cause,
     CompositionPlan,
-    Energy,
     GeneratedCandidate,
     GenerationDoc,
+    JudgeCost,
     RejectedCandidate,
     Relaxation,
     Science,
@@ -39,31 +53,12 @@ from .schemas import (
     Validity,
 )
 from .stage import stage
-from .structures import to_crystal, to_structure
+from .structures import to_structure
 from .symmetry import prototype, space_group
-from .validity import NEUTRALITY, Contacts, Rules, charge_neutral, contact_fault, contacts, volume_fault
+from .validity import NEUTRALITY, Rules, charge_neutral, contact_fault, contacts, volume_fault
 
 if TYPE_CHECKING:
-    from dao_flows.model.batching import BatchLog
-
-RANKINGS = ("agreement", "energy")
-
-
-@dataclass(frozen=True)
-class Passing:
-    """A candidate on its way through the screen: its structure so far, and what is known of it."""
-
-    candidate: GeneratedCandidate
-    structure: Structure
-    contacts: Contacts
-    energy: Energy | None = None
-    relaxation: Relaxation | None = None
-
-    @property
-    def value(self) -> float:
-        """Predicted energy above hull, eV/atom."""
-        assert self.energy is not None
-        return self.energy.value
+    pass
 
 
 @dataclass
@@ -75,9 +70,15 @@ class ScreenMaker(Maker):
     min_distance_ratio of the sum of the covalent radii, and that the volume per atom (Å³) lies between the two bounds;
     among 4,000 crystals within 0.08 eV/atom of the hull the smallest ratio was 0.603, the volumes were 6 to 117 Å³.
     Charge neutrality (SMACT) is a flag, and a filter with require_neutral. Space groups are found at symprec_tight and
-    symprec_loose (Å). ltol, stol and angle_tol are StructureMatcher's, for duplicates. rank_by: 'agreement',
-    first what was drawn most often, and the lower energy between equals, or 'energy', the lowest first. top_k: best of
-    each composition to keep; None: all. prototypes: name the known prototype that a structure realises.
+    symprec_loose (Å). ltol, stol and angle_tol are StructureMatcher's, for duplicates. top_k: best of each composition
+    to keep; None: all. prototypes: name the known prototype that a structure realises.
+
+    judge: a force field as atomate2.forcefields calls it (CHGNet ships with the extra `forcefields`), which gives each
+    distinct structure its energy, the lowest of its candidates as they are or, of one of them, after at most
+    judge_steps steps of relaxation; None: none. rank_by:
+    'agreement', first what came most often, and the lower energy between equals; 'energy', the lowest by DAO-P;
+    'judge', the lowest by the judge; 'both', by how often it came and the judge's energy, where softness (eV/atom) less
+    counts as much as coming e times as often.
     """
 
     PLACES: ClassVar[Places] = {"predictor": CHECKPOINT}
@@ -97,6 +98,9 @@ class ScreenMaker(Maker):
     stol: float = 0.3
     angle_tol: float = 5.0
     rank_by: str = "agreement"
+    judge: str | None = None
+    judge_steps: int = 0
+    softness: float = SOFTNESS
     top_k: int | None = None
     prototypes: bool = True
     device: str = "auto"
@@ -123,21 +127,29 @@ class ScreenMaker(Maker):
         valid = self._valid([(c, c.structure) for c in generation.candidates], rejected)
         report(1, 4, "screen")
         log = BatchLog()
-        priced, name = self._priced(valid, device, rejected, log)
+        predictor, predictor_card = load_model(self.predictor, "dao-p", device)
+        pricing = Pricing(predictor, predictor_card, log)
+        priced = pricing.energies(valid, rejected) if not self.relax else self._relaxed(valid, pricing, rejected)
         report(2, 4, "screen")
-        ranked = self._ranked(self._distinct(priced, rejected), rejected, generation.compositions)
+        distinct, cost = self._judged(self._distinct(priced, rejected), device, pricing, rejected)
+        ranked = self._ranked(distinct, rejected, generation)
         report(3, 4, "screen")
         accepted = self._described(ranked, rejected)
         report(4, 4, "screen")
+        execution = execution_record(started, device, {"predictor": predictor_card.name}, log)
+        execution.judge = cost
         return ScreeningDoc(
             accepted=accepted,
             rejected=rejected,
             generation=generation.provenance,
-            provenance=provenance(science, execution_record(started, device, {"predictor": name}, log)),
+            provenance=provenance(science, execution),
         )
 
     def check(self, plan: Sequence[CompositionPlan]) -> None:
-        """Raises CompositionError for all that the predictor does not cover, SettingError for a bad setting."""
+        """Raises CompositionError for all that the predictor does not cover, SettingError for a bad setting.
+
+        A judge that is not installed is a bad setting, too.
+        """
         for setting in ("min_distance_ratio", "min_distance", "min_volume_per_atom"):
             if getattr(self, setting) < 0:
                 raise SettingError(f"{setting} must not be negative")
@@ -146,8 +158,7 @@ class ScreenMaker(Maker):
                 raise SettingError(f"{setting} must be above 0, not {getattr(self, setting)}")
         if self.max_volume_per_atom <= self.min_volume_per_atom:
             raise SettingError("max_volume_per_atom must be above min_volume_per_atom")
-        if self.rank_by not in RANKINGS:
-            raise SettingError(f"rank_by must be {' or '.join(RANKINGS)}, not {self.rank_by!r}")
+        check_judge(self.judge, self.judge_steps, self.rank_by, self.softness)
         if self.top_k is not None and self.top_k < 1:
             raise SettingError(f"top_k must be at least 1, not {self.top_k}")
         found = card(self.predictor, "dao-p")
@@ -165,7 +176,16 @@ class ScreenMaker(Maker):
         """All that decides the result, known before the run; generation: science hash of the generation document."""
         names = ["min_distance_ratio", "min_distance", "min_volume_per_atom", "max_volume_per_atom"]
         names += ["symprec_tight", "symprec_loose", "ltol", "stol", "angle_tol"]
-        parameters = {name: float(getattr(self, name)) for name in names}
+        parameters: dict[str, Any] = {name: float(getattr(self, name)) for name in names}
+        if self.judge is not None:
+            parameters |= {
+                "judge": known_name(self.judge),
+                "judge_steps": self.judge_steps,
+                "judge_version": package_version(self.judge),
+                "atomate2": installed_version("atomate2"),
+            }
+        if self.rank_by == "both":
+            parameters["softness"] = float(self.softness)
         return Science(
             maker=type(self).__name__,
             parameters={
@@ -197,113 +217,124 @@ class ScreenMaker(Maker):
                 found = contacts(structure)
                 fault = contact_fault(found, rules)
             if fault is not None or found is None:
-                rejected.append(_rejection(candidate, "geometry", f"{when}{fault}"))
+                rejected.append(rejection(candidate, "geometry", f"{when}{fault}"))
             elif self.require_neutral and not charge_neutral(candidate.formula):
-                rejected.append(_rejection(candidate, "charge", _charge_reason(candidate.formula)))
+                rejected.append(rejection(candidate, "charge", _charge_reason(candidate.formula)))
             else:
                 passing.append(Passing(candidate, structure, found))
         return passing
 
-    def _priced(
-        self, passing: Sequence[Passing], device: str, rejected: list[RejectedCandidate], log: BatchLog
-    ) -> tuple[list[Passing], str]:
-        """With predicted energies, after relaxation if asked for; and the predictor's name."""
-        from dao_flows.model.dao_p import predict_energy
+    def _relaxed(
+        self, passing: Sequence[Passing], pricing: Pricing, rejected: list[RejectedCandidate]
+    ) -> list[Passing]:
+        """Relaxed in DAO-P's energy, those that are valid still."""
         from dao_flows.model.relax import RelaxConfig, relax
 
-        predictor, predictor_card = load_model(self.predictor, "dao-p", device)
-        crystals = [to_crystal(p.structure) for p in passing]
-        slots = [formula_key(p.candidate.formula) + p.candidate.z + p.candidate.index for p in passing]
+        settings = RelaxConfig(iterations=self.relax_iterations)
+        results = relax(pricing.predictor, crystals_of(passing), settings, slots=slots_of(passing), log=pricing.log)
+        moved, priced = [], {}
+        for p, result in zip(passing, results, strict=True):
+            if not (isfinite(result.energy_before) and isfinite(result.energy_after)):
+                rejected.append(rejection(p.candidate, "energy", NOT_FINITE))
+                continue
+            relaxation = Relaxation(
+                iterations=result.iterations,
+                converged=result.converged,
+                energy_before=pricing.energy(result.energy_before),
+            )
+            moved.append((p.candidate, to_structure(result.crystal)))
+            priced[p.candidate.candidate_id] = replace(
+                p, energy=pricing.energy(result.energy_after), relaxation=relaxation
+            )
+        return moved_to(self._valid(moved, rejected, when="after relaxation: "), priced)
 
-        def energy(value: float) -> Energy:
-            return Energy(value=value, model=predictor_card.name, model_sha256=predictor_card.sha256)
+    def _judged(
+        self,
+        distinct: Sequence[Passing],
+        device: str,
+        pricing: Pricing,
+        rejected: list[RejectedCandidate],
+    ) -> tuple[list[Passing], JudgeCost | None]:
+        """With the judge's energies, if there is one. What it relaxes is checked, priced and compared once more."""
+        if self.judge is None:
+            return list(distinct), None
+        alike = [[p.structure, *self._as_drawn(p)] for p in distinct]
+        found, cost = judged(alike, self.judge, self.judge_steps, device)
+        passing = [
+            replace(p, structure=each.structure, judgement=each.judgement, unjudged=each.why)
+            for p, each in zip(distinct, found, strict=True)
+        ]
+        if not self.judge_steps:
+            return passing, cost
+        moved = [(p.candidate, p.structure) for p in passing]
+        held = {p.candidate.candidate_id: p for p in passing}
+        still = moved_to(self._valid(moved, rejected, when="after relaxation: "), held)
+        return self._distinct(pricing.energies(still, rejected), rejected), cost
 
-        priced: dict[str, Passing] = {}
-        if self.relax and crystals:
-            settings = RelaxConfig(iterations=self.relax_iterations)
-            relaxed = relax(predictor, crystals, settings, slots=slots, log=log)
-            moved = []
-            for p, result in zip(passing, relaxed, strict=True):
-                if not (isfinite(result.energy_before) and isfinite(result.energy_after)):
-                    rejected.append(_rejection(p.candidate, "energy", "the predicted energy is not finite"))
-                    continue
-                relaxation = Relaxation(
-                    iterations=result.iterations,
-                    converged=result.converged,
-                    energy_before=energy(result.energy_before),
-                )
-                moved.append((p.candidate, to_structure(result.crystal)))
-                priced[p.candidate.candidate_id] = replace(p, energy=energy(result.energy_after), relaxation=relaxation)
-            still = self._valid(moved, rejected, when="after relaxation: ")
-            return [
-                replace(priced[p.candidate.candidate_id], structure=p.structure, contacts=p.contacts) for p in still
-            ], predictor_card.name
-        values = predict_energy(predictor, crystals, slots=slots, log=log).tolist()
-        for p, value in zip(passing, values, strict=True):
-            if isfinite(value):
-                priced[p.candidate.candidate_id] = replace(p, energy=energy(value))
-            else:
-                rejected.append(_rejection(p.candidate, "energy", "the predicted energy is not finite"))
-        return list(priced.values()), predictor_card.name
+    def _as_drawn(self, passing: Passing) -> list[Structure]:
+        """The duplicates of a structure where nothing is relaxed: one of them may be nearer to its minimum."""
+        return [] if self.relax or self.judge_steps else [candidate.structure for candidate in passing.same]
 
-    def _distinct(
-        self, priced: Sequence[Passing], rejected: list[RejectedCandidate]
-    ) -> list[tuple[Passing, list[str]]]:
-        """The lowest in energy of each structure, with the ids of its duplicates; ascending in energy."""
-        ordered = sorted(priced, key=lambda p: (p.value, p.candidate.candidate_id))
+    def _distinct(self, priced: Sequence[Passing], rejected: list[RejectedCandidate]) -> list[Passing]:
+        """One of each structure, with those that are the same: the known crystal or the best template, else the lowest.
+
+        Ascending in that order.
+        """
+        ordered = sorted(priced, key=precedence)
         same = find_duplicates(
             [p.structure for p in ordered],
             [p.candidate.formula for p in ordered],
             Tolerance(self.ltol, self.stol, self.angle_tol),
         )
-        duplicates: dict[int, list[str]] = {index: [] for index, kept in enumerate(same) if kept is None}
+        members: dict[int, list[GeneratedCandidate]] = {
+            i: list(ordered[i].same) for i, kept in enumerate(same) if kept is None
+        }
         for p, kept in zip(ordered, same, strict=True):
             if kept is None:
                 continue
             original = ordered[kept]
-            duplicates[kept].append(p.candidate.candidate_id)
+            members[kept] += [p.candidate, *p.same]
+            higher = p.value - original.value
             rejected.append(
-                _rejection(
+                rejection(
                     p.candidate,
                     "duplicate",
                     f"same structure as {original.candidate.candidate_id}, which is predicted "
-                    f"{p.value - original.value:.4f} eV/atom lower",
+                    f"{abs(higher):.4f} eV/atom {'lower' if higher >= 0 else 'higher'}",
                     energy=p.energy,
                     duplicate_of=original.candidate.candidate_id,
                 )
             )
-        return [(ordered[index], ids) for index, ids in duplicates.items()]
+        return [replace(ordered[index], same=tuple(same)) for index, same in members.items()]
 
     def _ranked(
-        self,
-        distinct: Sequence[tuple[Passing, list[str]]],
-        rejected: list[RejectedCandidate],
-        plan: Sequence[CompositionPlan],
-    ) -> list[tuple[int, Passing, list[str]]]:
+        self, distinct: Sequence[Passing], rejected: list[RejectedCandidate], generation: GenerationDoc
+    ) -> list[tuple[int, Passing]]:
         """With ranks within each composition, the best top_k only; compositions in the plan's order."""
-        by_formula: dict[str, list[tuple[Passing, list[str]]]] = defaultdict(list)
-        for entry in distinct:
-            by_formula[entry[0].candidate.formula].append(entry)
+        kinds = Counter((c.formula, kind_of(c)) for c in generation.candidates)
+        by_formula: dict[str, list[Passing]] = defaultdict(list)
+        for p in distinct:
+            by_formula[p.candidate.formula].append(p)
         ranked = []
-        for formula in (entry.formula for entry in plan):
+        for formula in (entry.formula for entry in generation.compositions):
             members = by_formula[formula]
-            if self.rank_by == "agreement":
-                members = sorted(members, key=lambda entry: -len(entry[1]))  # stable: by energy between equals
-            for rank, (p, ids) in enumerate(members, start=1):
+            made = Made(kinds[formula, "drawn"], bool(kinds[formula, "template"] or kinds[formula, "known"]))
+            places = order([distinct_of(p) for p in members], made, self.rank_by, self.softness)
+            for rank, p in enumerate((members[place] for place in places), start=1):
                 if self.top_k is None or rank <= self.top_k:
-                    ranked.append((rank, p, ids))
+                    ranked.append((rank, p))
                     continue
                 reason = f"rank {rank} of {len(members)} for {formula}; the best {self.top_k} are kept"
-                rejected.append(_rejection(p.candidate, "rank", reason, energy=p.energy))
+                rejected.append(rejection(p.candidate, "rank", reason, energy=p.energy))
         return ranked
 
     def _described(
-        self, ranked: Sequence[tuple[int, Passing, list[str]]], rejected: list[RejectedCandidate]
+        self, ranked: Sequence[tuple[int, Passing]], rejected: list[RejectedCandidate]
     ) -> list[ScreenedCandidate]:
         """Symmetry and prototype of those that passed, as documents."""
         look = partial(_look, tight=self.symprec_tight, loose=self.symprec_loose, prototypes=self.prototypes)
         accepted = []
-        for (rank, p, ids), seen in zip(ranked, parallel_map(look, [p.structure for _, p, _ in ranked]), strict=True):
+        for (rank, p), seen in zip(ranked, parallel_map(look, [p.structure for _, p in ranked]), strict=True):
             tight, loose, refined, known = seen
             assert p.energy is not None
             accepted.append(
@@ -313,7 +344,7 @@ class ScreenMaker(Maker):
                     z=p.candidate.z,
                     rank=rank,
                     structure=p.structure,
-                    generated_structure=p.candidate.structure if self.relax else None,
+                    generated_structure=p.candidate.structure if self.relax or self.judge_steps else None,
                     refined_structure=refined,
                     energy=p.energy,
                     relaxation=p.relaxation,
@@ -327,8 +358,10 @@ class ScreenMaker(Maker):
                     symmetry_tight=tight,
                     symmetry_loose=loose,
                     prototype=known,
-                    duplicates=ids,
+                    duplicates=[c.candidate_id for c in p.same],
                     origin=p.candidate.origin,
+                    judgement=p.judgement,
+                    unjudged=p.unjudged,
                 )
             )
         return accepted
@@ -341,24 +374,6 @@ def _look(
     strict, _ = space_group(structure, tight)
     lenient, refined = space_group(structure, loose)
     return strict, lenient, refined, prototype(structure) if prototypes else None
-
-
-def _rejection(
-    candidate: GeneratedCandidate,
-    cause: Cause,
-    reason: str,
-    energy: Energy | None = None,
-    duplicate_of: str | None = None,
-) -> RejectedCandidate:
-    return RejectedCandidate(
-        candidate_id=candidate.candidate_id,
-        formula=candidate.formula,
-        z=candidate.z,
-        cause=cause,
-        reason=reason,
-        energy=energy,
-        duplicate_of=duplicate_of,
-    )
 
 
 def _charge_reason(formula: str) -> str:

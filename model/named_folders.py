@@ -36,10 +36,8 @@ class NamedFolders:
     def available(self) -> dict[str, Path]:
         """All folders by name; the user's own come before shipped ones of the same name."""
         found: dict[str, Path] = {}
-        for root in (self.user_folder(), self.shipped):
-            for card in sorted(root.glob(f"*/{self.card}")):
-                if not card.parent.name.startswith("."):  # one that is being built
-                    found.setdefault(card.parent.name, card.parent)
+        for folder in self._folders():
+            found.setdefault(folder.name, folder)
         return found
 
     def find(self, reference: str | os.PathLike[str]) -> Path:
@@ -55,13 +53,18 @@ class NamedFolders:
         if reference in folders:
             return folders[reference]
         if len(reference) >= 8 and set(reference) <= set("0123456789abcdef"):
-            named = {
-                sha256: each for each in folders.values() if (sha256 := self._identity(each)).startswith(reference)
-            }
-            if len(named) == 1:  # under several names, perhaps
-                return next(iter(named.values()))
+            matches: dict[str, Path] = {}
+            for folder in self._folders():  # one that another hides by its name, too
+                if (sha256 := self._identity(folder)).startswith(reference):
+                    matches.setdefault(sha256, folder)
+            if len(matches) == 1:  # under several names, perhaps
+                return next(iter(matches.values()))
         names = ", ".join(sorted(folders)) or "none"
         raise self.error(f"no {self.kind} called {reference!r}; there are: {names} (`dao-flows {self.kind} list`)")
+
+    def _folders(self) -> list[Path]:
+        cards = [card for root in (self.user_folder(), self.shipped) for card in sorted(root.glob(f"*/{self.card}"))]
+        return [card.parent for card in cards if not card.parent.name.startswith(".")]  # one that is being built
 
     def _identity(self, folder: Path) -> str:
         try:

@@ -19,7 +19,7 @@ Quantity = Literal["position", "lattice", "energy", "force", "relative"]
 NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?")
 ENERGIES = (
     *("*energy_per_atom", "*energy_above_hull", "*.energy.value", "energy_before.*", "energy_after.*", "energy_fall.*"),
-    *("*.predicted_change", "*.force_field_before", "*.force_field_after", "*.mean_error.*"),
+    *("*.judgement.value", "*.predicted_change", "*.force_field_before", "*.force_field_after", "*.mean_error.*"),
 )
 EXECUTION = ("provenance.execution.*", "provenance.content_hash", "provenance.files.*")
 GONE = "(nothing)"

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.attempts import BEGAN, ENDED
 
-from .documents import Document, Node, Stored, claims, job_node, kind_of, listed, made, named, part, source_node, string
+from .documents import (
+    MERGED,
+    SHARDS,
+    Document,
+    Node,
+    Stored,
+    claims,
+    job_node,
+    kind_of,
+    listed,
+    made,
+    named,
+    part,
+    source_node,
+    string,
+)
 from .graph import Attempt, Edge, Facts, Graph, State, without_circles
 
 if TYPE_CHECKING:
@@ -111,7 +126,7 @@ class _Assembly:
                 self.by_science[facts.science_hash].append(node)
             if isinstance(output, dict) and (kind := kind_of(output)):
                 self.claimed.append((node, kind, output))
-                if kind == "relaxation" and (shard := string(part(output, "relaxed").get("sha256"))):
+                if kind in SHARDS and (shard := string(part(output, SHARDS[kind]).get("sha256"))):
                     self.shards[shard].append(node)
 
     def _collections(self) -> None:
@@ -439,14 +454,14 @@ def _label(node: Node, document: Mapping[str, Any], science: Mapping[str, Any]) 
             return f"generation of {', '.join(formulas[:3])}{', …' if len(formulas) > 3 else ''}"
         case "calculation":
             return f"{document.get('backend')} {document.get('step')}"
-        case "relaxation":
-            return f"relaxed shard {document.get('shard')}"
+        case "relaxation" | "labelling":
+            return f"{SHARDS[node[0]]} shard {document.get('shard')}"
         case "training":
             return f"training of {document.get('name')}"
         case "evaluation":
             return f"evaluation of {document.get('checkpoint')} on {document.get('data')}"
-        case "relaxed_dataset" | "ingestion":
-            return f"{'merging' if node[0] == 'relaxed_dataset' else 'building'} of a dataset"
+        case "relaxed_dataset" | "labelled_dataset" | "ingestion":
+            return f"{'merging' if node[0] in MERGED else 'building'} of a dataset"
         case _:
             return kind
 

@@ -23,6 +23,8 @@ Document = dict[str, Any]
 
 COLLECTED = {"candidates": "candidate", "verifications": "verification", "comparisons": "comparison"}
 KINDS = {"DatasetDoc": "ingestion"}  # "dataset" is the dataset itself; other classes have their own name in snake words
+SHARDS = {"relaxation": "relaxed", "labelling": "labelled"}  # kind of a shard's document -> its field of the file made
+MERGED = ("relaxed_dataset", "labelled_dataset")  # of such shards
 STORING = "store_inputs"  # jobflow's job that stands for the output of a flow that took a job's place
 
 _EXECUTION = [f"execution.{name}" for name in ("host", "started_at", "ended_at", "job_uuid", "checkpoints")]
@@ -37,7 +39,8 @@ _OUTPUT = (
     *("@class", "candidate_id", "verification_id", "candidate_science_hash", "formula", "state", "error", "backend"),
     *("step", "calculations", "hull.reference", "hull.reference_sha256", "generation.execution.job_uuid"),
     *("generation.science_hash", "name", "path", "rows", "sha256", "sources", "filters.held_out", "parent", "dataset"),
-    *("shard", "relaxed.sha256", "kind", "stage", "registered_as", "checkpoint_sha256", "parent_sha256"),
+    *("shard", "kind", "stage", "registered_as", "checkpoint_sha256", "parent_sha256"),
+    *(f"{made}.sha256" for made in SHARDS.values()),
     *("dataset_sha256", "dataset_rows", "checkpoint", "data", "data_sha256", "split", "force_field", "energy_per_atom"),
 )
 JOB_FIELDS = [
@@ -140,7 +143,7 @@ def made(kind: str, document: Mapping[str, Any]) -> Iterator[tuple[Node, dict[st
             "registered": document.get("registered_as"),
         }
         yield ("checkpoint", sha256), told
-    if kind in ("ingestion", "relaxed_dataset") and (sha256 := string(document.get("sha256"))):
+    if kind in ("ingestion", *MERGED) and (sha256 := string(document.get("sha256"))):
         told = {name: document.get(name) for name in ("name", "rows", "path")}
         told["name"] = told["name"] or part(document, "provenance", "science", "parameters").get("dataset_name")
         yield ("dataset", sha256), told

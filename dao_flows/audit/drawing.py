@@ -24,6 +24,8 @@ COLOURS = {  # of a kind: what is given, learned, drawn, computed
     "ingestion": "#c9a227",
     "relaxation": "#d98c3f",
     "relaxed_dataset": "#c9a227",
+    "labelling": "#d98c3f",
+    "labelled_dataset": "#c9a227",
     "checkpoint": "#6a4fb3",
     "training": "#8e7cc3",
     "generation": "#2f7ed8",

@@ -138,11 +138,12 @@ def document_kind(output: Any) -> str:
 def newest_versions() -> dict[str, int]:
     """The newest schema version of each document that this version of dao_flows knows."""
     from dao_flows.makers import compare_stages, dataset_schemas, evaluate, relax_schemas, schemas, train_schemas
+    from dao_flows.makers import label_schemas as labels
     from dao_flows.makers import verification_schemas as verification
 
     from .. import comparison_schemas
 
-    modules = (compare_stages, dataset_schemas, evaluate, relax_schemas, schemas, train_schemas, verification)
+    modules = (compare_stages, dataset_schemas, evaluate, relax_schemas, schemas, train_schemas, verification, labels)
     return {
         name: found.model_fields["schema_version"].default
         for module in (*modules, comparison_schemas)

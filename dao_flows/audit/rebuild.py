@@ -18,11 +18,14 @@ from dao_flows.makers.evaluate import EvaluateMaker, EvaluationDoc
 from dao_flows.makers.from_templates import candidate_id, template_id
 from dao_flows.makers.generate import GenerateMaker, told
 from dao_flows.makers.ingest import IngestMaker
+from dao_flows.makers.label import LabelMaker, MergeLabelsMaker
+from dao_flows.makers.label_schemas import LabellingDoc
 from dao_flows.makers.merge import MergeShardsMaker
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker
 from dao_flows.makers.relax_schemas import RelaxationDoc
 from dao_flows.makers.schemas import CompositionPlan, GenerationDoc, Origin, Science
 from dao_flows.makers.screen import ScreenMaker
+from dao_flows.makers.shard_schemas import ShardDoc
 from dao_flows.makers.train import TrainMaker
 from dao_flows.model.dataset import read_manifest
 from dao_flows.model.file_names import file_name
@@ -94,7 +97,7 @@ def _screening(recorded: Recorded, materials: Materials, place: Place) -> Rebuil
     job = recorded.document["generation"]["execution"].get("job_uuid")
     generation = GenerationDoc.model_validate(materials.of_science(science.inputs["generation"], "generation", job))
     rebuilt = maker.science(generation.provenance.science_hash)
-    return Rebuilt(maker.make(generation), Terms(ignored=("*.energy.model",)), rebuilt)
+    return Rebuilt(maker.make(generation), Terms(ignored=("*.energy.model", "*.judgement.model_version")), rebuilt)
 
 
 def _relaxation(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
@@ -107,21 +110,42 @@ def _relaxation(recorded: Recorded, materials: Materials, place: Place) -> Rebui
     return Rebuilt(maker.make(folder, shard, str(place.folder / "relaxed")), terms, rebuilt)
 
 
-def _merge(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+def _labelling(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
     science = recorded.science
+    maker = LabelMaker(device=place.device, **_settings(LabelMaker, science))
+    folder, shard = materials.dataset(science.inputs["dataset"]), int(science.inputs["shard"])
+    terms = Terms(ignored=("path", "computation.*"), soft=("labelled.sha256",))
+    rebuilt = maker.science(read_manifest(Path(folder)), shard)
+    return Rebuilt(maker.make(folder, shard, str(place.folder / "labelled")), terms, rebuilt)
+
+
+def _merge(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+    job = MergeShardsMaker(dataset_name=recorded.science.parameters["dataset_name"]).make(
+        *_shards(recorded.science, materials, RelaxationDoc), str(place.folder / "merged")
+    )
+    return Rebuilt(job, Terms(ignored=("path",)))
+
+
+def _label_merge(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+    job = MergeLabelsMaker(dataset_name=recorded.science.parameters["dataset_name"]).make(
+        *_shards(recorded.science, materials, LabellingDoc), str(place.folder / "merged")
+    )
+    return Rebuilt(job, Terms(ignored=("path", "rejects")))
+
+
+def _shards(science: Science, materials: Materials, kind: type[ShardDoc]) -> tuple[str, list[ShardDoc]]:
+    """The folder of the dataset that was merged anew, and the documents of what was made of its shards."""
     shards = []
     for sha256 in science.inputs["shards"]:
-        found = materials.jobs.query_one({"output.relaxed.sha256": sha256}, properties=["output"], load=True)
+        found = materials.jobs.query_one({f"output.{kind.RESULT}.sha256": sha256}, properties=["output"], load=True)
         if found is None:
             raise ReplayError(f"the shard with sha256 {sha256[:12]}… is in no document of the store any more")
-        document = RelaxationDoc.model_validate(found["output"])
+        document = kind.model_validate(found["output"])
         where = materials.file(document.path, sha256)
         if where is None:
             raise ReplayError(f"the shard {document.path} is not here: name its folder with --from")
         shards.append(document.model_copy(update={"path": where}))
-    maker = MergeShardsMaker(dataset_name=science.parameters["dataset_name"])
-    job = maker.make(materials.dataset(science.inputs["dataset"]), shards, str(place.folder / "merged"))
-    return Rebuilt(job, Terms(ignored=("path",)))
+    return materials.dataset(science.inputs["dataset"]), shards
 
 
 def _training(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
@@ -220,6 +244,8 @@ MAKERS: dict[str, Rebuild] = {
     "ScreenMaker": _screening,
     "RelaxDatasetMaker": _relaxation,
     "MergeShardsMaker": _merge,
+    "LabelMaker": _labelling,
+    "MergeLabelsMaker": _label_merge,
     "TrainMaker": _training,
     "EvaluateMaker": _evaluation,
     "CompareStagesMaker": _stages,

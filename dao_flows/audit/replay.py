@@ -29,6 +29,7 @@ from ..local import run_here
 from ..stores import collection, describe
 from . import calculations, identify, own
 from .agreement import Agreement, Difference, agree
+from .documents import MERGED, SHARDS
 from .graph import Graph, build, text
 from .materials import Materials, ReplayError
 from .rebuild import rebuild
@@ -42,8 +43,11 @@ ORDER: tuple[Outcome, ...] = ("identical", "equal", "different", "not replayed")
 LONG = 300.0  # s of recorded time, beyond which a replay must be confirmed
 CALCULATION = "CalculateMaker"
 SAME = "software and machine are as recorded, so nothing should differ: `audit verify` tells whether it was altered"
-# versions of programs, which stand in the science of a calculation for they decide its result
-VERSIONS = ("code_version", "parameters.program_version", "parameters.atomate2", "parameters.force_field_version")
+# versions of programs, which stand in the science for they decide the result
+VERSIONS = (
+    *("code_version", "parameters.program_version", "parameters.atomate2", "parameters.force_field_version"),
+    "parameters.judge_version",
+)
 
 
 class Change(BaseModel):
@@ -222,8 +226,8 @@ def _steps_of(graph: Graph, node: Node, jobs: JobStore) -> list[tuple[Node, str]
         makers = [parent for parent in graph.parents(node) if graph.nodes[parent].job]
         latest = max(makers, key=lambda each: graph.nodes[each].when or "", default=None)
         wanted = {latest} if latest else set()
-        if latest is not None and latest[0] == "relaxed_dataset":
-            wanted |= {parent for parent in graph.parents(latest) if parent[0] == "relaxation"}
+        if latest is not None and latest[0] in MERGED:
+            wanted |= {parent for parent in graph.parents(latest) if parent[0] in SHARDS}
     else:
         wanted = {node}
     order = [each for each in graph.order() if each in wanted]
@@ -301,6 +305,7 @@ def _run(step: Step, recorded: Recorded, materials: Materials, device: str, list
     if step.replayed_science_hash != step.science_hash:  # another version, told among the changes
         versions = ("provenance.science_hash", *(f"provenance.science.{name}" for name in VERSIONS))
         rebuilt.terms.ignored += versions
+    step.changes += _versions(recorded.science, fresh.science)
     batches = [str(each) if each else None for each in (r.execution.get("batches") for r in (recorded, fresh))]
     if batches[0] is not None and batches[0] != batches[1]:
         step.changes.append(Change(what="batches", recorded=batches[0], here=batches[1]))
@@ -309,6 +314,16 @@ def _run(step: Step, recorded: Recorded, materials: Materials, device: str, list
         setattr(step, name, getattr(found, name))
     same = None if step.changes or found.outcome == "identical" or device != "cpu" else SAME
     step.note = "; ".join(filter(None, (step.note, rebuilt.note, same))) or None
+
+
+def _versions(recorded: Science, fresh: Science) -> list[Change]:
+    """Programs among what decides a result that are of another version here."""
+    found = []
+    for name in (path.removeprefix("parameters.") for path in VERSIONS if path.startswith("parameters.")):
+        was, here = recorded.parameters.get(name), fresh.parameters.get(name)
+        if was != here:
+            found.append(Change(what=name, recorded=was, here=here))
+    return found
 
 
 def _same_science(recorded: Science, rebuilt: Rebuilt) -> None:

@@ -13,6 +13,7 @@ from dao_flows.makers.provenance import content_hash
 
 from ..stores import KEYS, collection, describe
 from .comparisons import verify_comparisons
+from .documents import MERGED, SHARDS
 from .faults import (
     SCREENED,
     altered_part,
@@ -397,10 +398,10 @@ class _Verifier:
                     ledger.manifests[found.path] = found
             else:
                 ledger.files.append(found)
-        if kind in ("dataset", "relaxed_dataset"):
+        if kind in ("dataset", *MERGED):
             ledger.datasets.setdefault(str(output.get("sha256")), []).append(claim(output.get("path"), ""))
-        if kind == "relaxation":
-            ledger.files.append(claim(output.get("path"), value_at(output, "relaxed", "sha256")))
+        if kind in SHARDS:
+            ledger.files.append(claim(output.get("path"), value_at(output, SHARDS[kind], "sha256")))
         if kind == "training":
             weights = str(output.get("checkpoint_sha256"))
             ledger.checkpoints.setdefault(weights, []).append(claim(output.get("path"), weights))

@@ -36,7 +36,8 @@ dao-flows export dao-0123 dao-4567 --out structures
 
 dao-flows export dao-0123 --out - > structure.cif
 """
-FIELDS = ["candidate_id", "formula", "z", "n_atoms", "rank", "energy", "symmetry_loose", "prototype", "seed", "origin"]
+FIELDS = ["candidate_id", "formula", "z", "n_atoms", "rank", "energy", "judgement", "symmetry_loose"]
+FIELDS += ["prototype", "seed", "origin"]
 WHEN = "screening.execution.ended_at"
 VOLUME_FIELD = "validity.volume_per_atom"
 
@@ -239,6 +240,7 @@ def _figures(candidate: CandidateDoc) -> Table:
         "rank in its run": str(candidate.rank),
         "from": _origin(candidate.origin),
         "energy above hull": f"{energy.value:.4f} {energy.unit}, predicted by {energy.model}",
+        **_judgement(candidate),
         "space group": "; ".join(groups) or "none found",
         "prototype": candidate.prototype or "none known",
         "volume": f"{validity.volume_per_atom:.2f} Å³/atom",
@@ -251,6 +253,13 @@ def _figures(candidate: CandidateDoc) -> Table:
         before = f"{relaxation.energy_before.value:.4f} {relaxation.energy_before.unit} before"
         lines["relaxation"] = f"L-BFGS steps: {relaxation.iterations}, {before}"
     return _pairs(candidate.candidate_id, lines)
+
+
+def _judgement(candidate: CandidateDoc) -> dict[str, str]:
+    """What the judge says, where there was one."""
+    if candidate.judgement is not None:
+        return {"total energy": candidate.judgement.told()}
+    return {"total energy": f"none: {candidate.unjudged}"} if candidate.unjudged else {}
 
 
 def _origin(origin: Origin | None) -> str:

@@ -58,17 +58,21 @@ def list_libraries(as_json: Annotated[bool, typer.Option("--json", help="Print J
     """List the libraries that ship with the package, and your own."""
     from dao_flows.model.dataset import DataError
 
-    from ..libraries import available, open_library, summary
+    from ..libraries import available, licences, open_library
 
-    rows, problems = [], []
+    rows: list[dict[str, Any]] = []
+    problems = []
     for name, folder in sorted(available().items()):
         try:
-            rows.append({**summary(open_library(folder)), "name": name})
+            library = open_library(folder)
         except DataError as error:
             problems.append(str(error))
+            continue
+        counts = {"crystals": len(library), "groups": len(library.groups)}
+        told = {"sha256": library.sha256, "licences": licences(library), "folder": str(folder)}
+        rows.append({"name": name, **counts, **told})
     if as_json:
-        keys = ("name", "crystals", "groups", "sha256", "licences", "folder")
-        print(json.dumps([{key: row[key] for key in keys} for row in rows], indent=1, ensure_ascii=False))
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
         from .tables import new_table, plain, stdout
 
@@ -76,9 +80,8 @@ def list_libraries(as_json: Annotated[bool, typer.Option("--json", help="Print J
         for title in ("name", "crystals", "groups", "sha256", "licences", "folder"):
             table.add_column(title, overflow="fold")
         for row in rows:
-            counts = (str(row["crystals"]), str(row["groups"]))
-            told = (plain("; ".join(row["licences"])), plain(row["folder"]))
-            table.add_row(plain(row["name"]), *counts, row["sha256"][:12], *told)
+            words = (row["name"], str(row["crystals"]), str(row["groups"]), row["sha256"][:12])
+            table.add_row(*map(plain, (*words, "; ".join(row["licences"]), row["folder"])))
         stdout().print(table if rows else "no libraries; `dao-flows library build NAME SOURCE…` makes one")
     for problem in problems:
         typer.echo(f"dao-flows: {problem}", err=True)

@@ -30,6 +30,11 @@ LIBRARY = typer.Option("--library", help="Library of known crystals: name, path 
 KNOWN = typer.Option("--known/--no-known", help="Offer crystals of the very composition, too.")
 REUSE_HELP = "Take results of the same science from the store, whichever run made them, in place of computing."
 STEPS_HELP = "Steps of the sampler (otherwise 50, or 100 if the checkpoint learned by diffusion)."
+JUDGE_HELP = "Force field of atomate2 whose energies judge candidates; auto: CHGNet, if installed."
+RANK_HELP = (
+    "What comes first: what came most often (agreement), the lowest energy by DAO-P (energy) or by the judge (judge), "
+    "or both agreement and the judge, which is the default with a judge; without one it is agreement."
+)
 SAMPLER = typer.Option("--sampler", help="Way from noise to a crystal; the default finds most in fewest steps.")
 BF16 = typer.Option("--bf16", help="Matrix products in bfloat16.")
 AUTO_BF16 = typer.Option("--auto-bf16", help="In bfloat16 if the job measures that to be faster where it runs.")
@@ -58,10 +63,11 @@ def predict(
     relax: Annotated[
         bool | None, typer.Option("--relax/--no-relax", help="Relax in DAO-P's energy.", show_default=False)
     ] = None,
+    judge: Annotated[str | None, typer.Option(metavar="NAME|none|auto", help=JUDGE_HELP)] = None,
+    judge_steps: Annotated[int, typer.Option(min=0, help="Steps of relaxation before the judge's energy.")] = 0,
     rank_by: Annotated[
-        Literal["agreement", "energy"],
-        typer.Option(help="What comes first: what was drawn most often, or the lowest energy by DAO-P."),
-    ] = "agreement",
+        Literal["agreement", "energy", "judge", "both"] | None, typer.Option(help=RANK_HELP, show_default=False)
+    ] = None,
     top: Annotated[
         int | None,
         typer.Option("--top", min=1, help="Structures to keep for each formula; with --verify, to verify (3)."),
@@ -131,6 +137,8 @@ def predict(
                 steps=steps,
                 sampler=sampler,
                 relax=relax,
+                judge=judge,
+                judge_steps=judge_steps,
                 rank_by=rank_by,
                 top_k=None if verify_with else top,
                 verify_with=verify_with,

@@ -44,17 +44,19 @@ def ranking(compositions: Sequence[CompositionResult], run_id: str) -> Table:
     table = new_table(f"Run {run_id}")
     for name in ("rank", "formula", "Z", "space group"):
         table.add_column(name, justify="right" if name in ("rank", "Z") else "left")
-    for name in (ENERGY, "found", VOLUME, "shortest\nÅ"):
+    shown = [row for c in compositions for row in (c.ranked if len(compositions) <= FEW else c.ranked[:BEST])]
+    judges = sorted({row.judgement.model for row in shown if row.judgement is not None})
+    judged = [f"{', '.join(judges)}\neV/atom"] if judges else []
+    for name in (ENERGY, *judged, "found", VOLUME, "shortest\nÅ"):
         table.add_column(name, justify="right")
     table.add_column("from")
-    shown = [row for c in compositions for row in (c.ranked if len(compositions) <= FEW else c.ranked[:BEST])]
     named = any(row.prototype for row in shown)
     if named:
         table.add_column("prototype")
     table.add_column("id", no_wrap=True)
     for row, following in zip(shown, [*shown[1:], None], strict=True):
         last = following is None or following.formula != row.formula
-        table.add_row(*cells(row, named), end_section=last)
+        table.add_row(*cells(row, named, bool(judges)), end_section=last)
     return table
 
 
@@ -63,14 +65,16 @@ def new_table(title: str | None = None) -> Table:
     return Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
 
 
-def cells(row: Row, prototype: bool) -> list[str]:
-    """The cells of a ranked structure."""
+def cells(row: Row, prototype: bool, judged: bool) -> list[str]:
+    """The cells of a ranked structure; those of prototype and judge where there are such columns."""
+    judgement = "–" if row.judgement is None else f"{row.judgement.value:.3f}"
     return [
         str(row.rank),
         row.formula,
         str(row.z),
         f"{row.space_group.symbol} ({row.space_group.number})" if row.space_group else "–",
         f"{row.energy.value:.3f}",
+        *([judgement] if judged else []),
         str(1 + row.duplicates),
         f"{row.volume_per_atom:.2f}",
         f"{row.shortest_distance:.2f}",

@@ -32,6 +32,7 @@ DOCUMENTS: dict[str, tuple[str, ...]] = {
     "dao_flows.makers.schemas": ("GenerationDoc", "ScreeningDoc", "CandidateDoc"),
     "dao_flows.makers.verification_schemas": ("CalculationDoc", "VerificationDoc"),
     "dao_flows.makers.relax_schemas": ("RelaxationDoc", "RelaxedDatasetDoc", "CrossCheckDoc"),
+    "dao_flows.makers.label_schemas": ("LabellingDoc", "LabelledDatasetDoc"),
     "dao_flows.makers.train_schemas": ("TrainingDoc",),
     "dao_flows.makers.dataset_schemas": ("DatasetDoc",),
     "dao_flows.makers.evaluate": ("EvaluationDoc",),

@@ -242,6 +242,8 @@ def _environment(project: Project) -> str:
     for name, in_full in NAMED.items():
         if name in os.environ:
             variables[name] = in_full(os.environ[name])
+    if "DAO_FLOWS_JUDGE" in os.environ:
+        variables["DAO_FLOWS_JUDGE"] = os.environ["DAO_FLOWS_JUDGE"]
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     places = ":".join(dict.fromkeys(str(Path(program(name)).parent) for name in ("dao-flows", "rlaunch")))
     lines.append(f'export PATH={shlex.quote(places)}:"$PATH"')

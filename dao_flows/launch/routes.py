@@ -76,6 +76,7 @@ DEFAULTS: Routes = {
     "ingest": CPU.model_copy(update={"walltime": "12:00:00"}),
     "train": GPU.model_copy(update={"walltime": "24:00:00"}),
     "relax": GPU.model_copy(update={"walltime": "12:00:00"}),
+    "label": GPU.model_copy(update={"walltime": "12:00:00"}),
     "merge": GPU,
     "evaluate": GPU,
     "compare": CPU,
@@ -90,7 +91,10 @@ STAGE_OF = {  # a job's function, by its maker's class or its own name -> its st
     "TrainMaker": "train",
     "relax_jobs": "relax",
     "RelaxDatasetMaker": "relax",
+    "label_jobs": "label",
+    "LabelMaker": "label",
     "MergeShardsMaker": "merge",
+    "MergeLabelsMaker": "merge",
     "EvaluateMaker": "evaluate",
     "CompareStagesMaker": "compare",
     "verify_candidates": "verify",
@@ -164,8 +168,8 @@ def _changed(routes: Routes, stage: str, entry: Mapping[str, Any]) -> Route:
 def apply_routes(flow: Flow, routes: Routes, queue: Queue) -> None:
     """Send every job of a flow, and those that its jobs will start, to its workers.
 
-    What relaxation jobs start inherits their route. What verification jobs start has a route of its own, its category
-    set by the maker; what it asks of the queue goes along by the names of the calculations.
+    What relaxation and labelling jobs start inherits their route. What verification jobs start has a route of its own,
+    its category set by the maker; what it asks of the queue goes along by the names of the calculations.
     """
     for job, _ in flow.iterflow():  # type: ignore[no-untyped-call]
         stage = stage_of(function_of(job))

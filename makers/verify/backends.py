@@ -10,10 +10,11 @@ from typing import Any
 from jobflow.core.maker import Maker
 
 from ..checkpoints import SettingError
+from ..force_field import CHGNET, known_name
+from ..force_field import INSTALL as OF_FORCE_FIELDS
 
 DENSITY = 64  # k-points per Å⁻³ of the reciprocal cell: the Materials Project's for PBE
 CP2K_DENSITY = 20  # CP2K uses no symmetry but inversion: 32 k-points for diamond, where the above would be 172
-FORCE_FIELD = "CHGNet"
 
 
 @dataclass
@@ -121,20 +122,16 @@ def cp2k(basis: str = "DZVP-MOLOPT-SR-GTH", cutoff: float = 400, density: int = 
     return Backend("cp2k", "cp2k", steps)
 
 
-def forcefield(name: str = FORCE_FIELD) -> Backend:
+def forcefield(name: str = CHGNET) -> Backend:
     """A force field in DFT's place: the cheap rehearsal. name: as atomate2 calls it."""
     from atomate2.forcefields.jobs import ForceFieldRelaxMaker, ForceFieldStaticMaker
-    from atomate2.forcefields.utils import MLFF
 
-    known = {str(key): member.value for member in MLFF for key in (member.name, member.value)}
-    if name not in known or known[name] == MLFF.Forcefield.value:
-        names = ", ".join(sorted(member.value for member in MLFF if member is not MLFF.Forcefield))
-        raise SettingError(f"atomate2 has no force field {name!r}: take one of {names}")
+    known = known_name(name)
     steps: dict[str, Maker] = {
-        "relax": ForceFieldRelaxMaker(force_field_name=known[name]),
-        "static": ForceFieldStaticMaker(force_field_name=known[name]),
+        "relax": ForceFieldRelaxMaker(force_field_name=known),
+        "static": ForceFieldStaticMaker(force_field_name=known),
     }
-    label = "forcefield" if known[name] == FORCE_FIELD else f"forcefield:{known[name]}"
+    label = "forcefield" if known == CHGNET else f"forcefield:{known}"
     return Backend(label, "forcefield", steps)
 
 
@@ -149,5 +146,5 @@ INSTALL = {
     "abinit": "pip install 'dao-flows[dft]'",
     "cp2k": "pip install 'dao-flows[dft]'",
     "vasp": "pip install 'dao-flows[dft]'",
-    "forcefield": "pip install 'dao-flows[forcefields]'",
+    "forcefield": OF_FORCE_FIELDS,
 }

@@ -12,7 +12,6 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +29,7 @@ from ..decoding import CALLS
 from ..folder_hashes import PREFIX, folder_hashes
 from ..masking import mask
 from ..places import Places
-from ..provenance import canonical_json, digest, execution_record, provenance, science_hash
+from ..provenance import canonical_json, digest, execution_record, installed_version, provenance, science_hash
 from ..reuse import stored
 from ..run_folder import run_folder
 from ..schemas import Science
@@ -156,7 +155,7 @@ class CalculateMaker(Maker):
                 "program_version": program_version(self.code) or _force_field_version(calculator),
                 "calculator": f"{type(calculator).__module__}.{type(calculator).__qualname__}",
                 "settings": settings_of(calculator),
-                "atomate2": _installed("atomate2"),
+                "atomate2": installed_version("atomate2"),
             },
             inputs={
                 "structure": digest(geometry(structure)),
@@ -295,13 +294,6 @@ def _force_field_version(calculator: Maker) -> str | None:
     from atomate2.forcefields.utils import _get_pkg_version
 
     return str(_get_pkg_version(meta))
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _new_folder(base: Path) -> Path:

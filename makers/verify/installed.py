@@ -10,12 +10,13 @@ import subprocess
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import SettingError
+from ..force_field import package_version
+from ..provenance import installed_version
 from . import abinit, cp2k
 from .backends import INSTALL, Backend
 
@@ -40,19 +41,19 @@ class Requirement:
 def requirements(code: str) -> Iterator[Requirement]:
     """All that a code needs, whatever the elements: 'abinit', 'cp2k', 'vasp' or 'forcefield'."""
     if code == "forcefield":
-        yield Requirement("forcefield: atomate2", _package("atomate2"), INSTALL[code])
-        yield Requirement("forcefield: CHGNet", _package("chgnet"), INSTALL[code])
+        yield Requirement("forcefield: atomate2", installed_version("atomate2"), INSTALL[code])
+        yield Requirement("forcefield: CHGNet", installed_version("chgnet"), INSTALL[code])
         return
     yield Requirement(code, _program(code), FIXES[code])
-    yield Requirement(f"{code}: atomate2", _package("atomate2"), INSTALL[code])
+    yield Requirement(f"{code}: atomate2", installed_version("atomate2"), INSTALL[code])
     if code == "abinit":
-        yield Requirement("abinit: abipy", _package("abipy"), INSTALL[code])
+        yield Requirement("abinit: abipy", installed_version("abipy"), INSTALL[code])
         yield _abinit_pseudos()
     elif code == "cp2k":
-        yield Requirement("cp2k: custodian", _package("custodian"), INSTALL[code])
+        yield Requirement("cp2k: custodian", installed_version("custodian"), INSTALL[code])
         yield _cp2k_data()
     elif code == "vasp":
-        yield Requirement("vasp: custodian", _package("custodian"), INSTALL[code])
+        yield Requirement("vasp: custodian", installed_version("custodian"), INSTALL[code])
         yield Requirement("vasp: POTCARs", _potcars(), POTCARS)
 
 
@@ -81,13 +82,12 @@ def check(backend: Backend, elements: Collection[str]) -> None:
 
 def _check_force_field(backend: Backend) -> None:
     """Raises SettingError if the package of a force field is not installed."""
-    from atomate2.forcefields.utils import MLFF, _get_pkg_name, _get_pkg_version
+    from atomate2.forcefields.utils import MLFF
 
     for maker in backend.steps.values():
         meta = getattr(maker, "calculator_meta", None)  # of a class of the user's own, nothing is known
-        if isinstance(meta, MLFF) and _get_pkg_version(meta) is None:
-            fix = INSTALL["forcefield"] if meta is MLFF.CHGNet else f"install {_get_pkg_name(meta) or meta.value}"
-            raise SettingError(f"the package of the force field {meta.value} is not installed: {fix}")
+        if isinstance(meta, MLFF):
+            package_version(meta.value)
 
 
 def command(code: str) -> str:
@@ -160,10 +160,3 @@ def _potcars() -> str | None:
 
     folder = SETTINGS.get("PMG_VASP_PSP_DIR")
     return str(folder) if folder and Path(str(folder)).expanduser().is_dir() else None
-
-
-def _package(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..crystals import Crystal
 from ..dataset import DataError, parts
+from .fingerprints import NEIGHBOURS, fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +26,8 @@ REBUILD = "build it again with `dao-flows library build`"
 BATCH = 10_000  # rows of a dataset laid out together
 PAIR = 1 << 16  # a row and an element as one number
 
-# name: (type, rows, columns); n crystals and n + 1 ends, a atoms, c characters of ids, g groups and g + 1 ends
+# name: (type, rows, columns); n crystals and n + 1 ends, a atoms, c characters of ids, f numbers of
+# fingerprints, g groups and g + 1 ends
 COLUMNS: dict[str, tuple[Any, str, int | None]] = {
     "row": (np.int32, "n", None),
     "elements": (np.uint8, "n", MAX_ELEMENTS),
@@ -37,9 +41,11 @@ COLUMNS: dict[str, tuple[Any, str, int | None]] = {
     "ids": (np.uint8, "c", None),
     "group_multiplicities": (np.int32, "g", MAX_ELEMENTS),
     "group_ends": (np.int64, "g + 1", None),
+    "fingerprint_ends": (np.int64, "n + 1", None),
+    "fingerprints": (np.float16, "f", None),
     "volumes": (np.float64, "v", None),
 }
-TYPES = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F32": np.float32, "F64": np.float64}
+TYPES = {"U8": np.uint8, "F16": np.float16, "I32": np.int32, "I64": np.int64, "F32": np.float32, "F64": np.float64}
 
 Columns = dict[str, np.ndarray]
 
@@ -73,6 +79,7 @@ def index_columns(folder: Path) -> tuple[Columns, list[str]]:
         "group_multiplicities": groups,
         "group_ends": _ends(counts),
     }
+    columns["fingerprint_ends"], columns["fingerprints"] = _fingerprints(columns)
     columns["volumes"] = element_volumes(columns["numbers"], columns["atom_ends"], columns["lattice"])
     return columns, list(sources)
 
@@ -137,6 +144,22 @@ def _laid_out(rows: Mapping[str, Any], first: int, sources: dict[str, int], part
         "id_sizes": np.array([len(text) for text in ids], np.int64),
         "ids": np.frombuffer(b"".join(ids), np.uint8),
     }
+
+
+def _fingerprints(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """Where each crystal's fingerprint begins, and all of them, flat."""
+    counts = (columns["elements"] > 0).sum(1)
+    ends = _ends(counts**2 * NEIGHBOURS)
+    found = np.empty(ends[-1], np.float16)
+    for place, (start, end) in enumerate(pairwise(columns["atom_ends"])):
+        crystal = Crystal(
+            columns["numbers"][start:end],
+            columns["frac"][start:end].astype(float),
+            columns["lattice"][place].astype(float).reshape(3, 3),
+        )
+        elements = columns["elements"][place, : counts[place]]
+        found[ends[place] : ends[place + 1]] = fingerprint(crystal, elements).ravel()
+    return ends, found
 
 
 def _ends(lengths: np.ndarray) -> np.ndarray:
@@ -208,7 +231,7 @@ def map_index(path: Path) -> Columns:
 def _wrong(columns: Columns) -> str | None:
     """The first column that is not what the others make of it; None if all are."""
     sizes = {"n": len(columns["row"]), "v": LARGEST_ELEMENT + 1, "g": len(columns["group_multiplicities"])}
-    sizes |= {"a": len(columns["numbers"]), "c": len(columns["ids"])}
+    sizes |= {"a": len(columns["numbers"]), "c": len(columns["ids"]), "f": len(columns["fingerprints"])}
     sizes |= {"n + 1": sizes["n"] + 1, "g + 1": sizes["g"] + 1}
     for name, (kind, rows, width) in COLUMNS.items():
         shape = (sizes[rows],) if width is None else (sizes[rows], width)
@@ -217,10 +240,12 @@ def _wrong(columns: Columns) -> str | None:
     groups = columns["group_multiplicities"]
     if not sizes["n"] or (groups < 0).any() or (groups[:, 0] < 1).any():
         return "group_multiplicities"
-    for name, last in (("atom_ends", "a"), ("id_ends", "c"), ("group_ends", "n")):
+    for name, last in (("atom_ends", "a"), ("id_ends", "c"), ("fingerprint_ends", "f"), ("group_ends", "n")):
         ends = columns[name]
         if ends[0] != 0 or ends[-1] != sizes[last] or (np.diff(ends) < 0).any():
             return name
+    if (np.diff(columns["fingerprint_ends"]) != (columns["elements"] > 0).sum(1) ** 2 * NEIGHBOURS).any():
+        return "fingerprint_ends"
     for name in ("elements", "numbers"):
         if (columns[name] > LARGEST_ELEMENT).any():
             return name

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd
+from math import gcd, isqrt
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..crystals import Crystal
 from ..dataset import DataError, file_sha256, read_manifest
 from ..elements import symbols
 from ..places import INDEX_CARD as INDEX_CARD
-from .fingerprints import fingerprint
+from .fingerprints import NEIGHBOURS
 from .index import LARGEST_ELEMENT as LARGEST_ELEMENT
 from .index import REBUILD, index_columns, map_index, write_index
 
@@ -129,9 +129,10 @@ class Library:
         )
 
     def fingerprint(self, place: int) -> np.ndarray:
-        """(e, e, 6) of the crystal at a place, in the order of its elements."""
-        crystal = self.crystal(place)
-        return fingerprint(crystal, Cell.of(crystal.numbers).elements)
+        """(e, e, 6) of the crystal at a place, in the order of its elements, see `fingerprints`."""
+        start, end = (int(x) for x in self.columns["fingerprint_ends"][place : place + 2])
+        count = isqrt((end - start) // NEIGHBOURS)
+        return self.columns["fingerprints"][start:end].astype(np.float32).reshape(count, count, NEIGHBOURS)
 
     def material_id(self, place: int) -> str:
         """The crystal's id at its source."""

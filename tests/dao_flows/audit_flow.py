@@ -1,5 +1,5 @@
-"""A small flow of every stage for the tests of the audit: a dataset is built and relaxed, a DAO-P and a DAO-G are
-trained on it, and the DAO-G's structures are screened and verified with a force field. One job fails.
+"""A small flow of every stage for the tests of the audit: a dataset is built, relaxed and labelled, a DAO-P and a DAO-G
+are trained on it, and the DAO-G's structures are screened and verified with a force field. One job fails.
 
 Run as a script it makes the flow in the workplace that the environment describes: a process of its own, so that it
 can be made while other tests run.
@@ -19,6 +19,7 @@ from dao_flows.makers.compare_stages import CompareStagesMaker
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.ingest import IngestMaker
+from dao_flows.makers.label import LabelMaker, label_jobs
 from dao_flows.makers.provenance import library_versions
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker, relax_jobs
 from dao_flows.makers.screen import ScreenMaker
@@ -31,6 +32,7 @@ from dao_flows.verifications import VerificationBuilder
 CRYSTALS = Path(__file__).parent.parent.parent / "examples" / "data" / "crystals_small.parquet"
 NETWORK = {"hidden": 8, "layers": 1, "heads": 2, "frequencies": 2, "time_width": 8, "volume_scaling": True}
 TRAINING = {"batch_size": 16, "rate": 2e-3, "warm_up": 4, "save_every_s": 0, "threads": 1, "steps": 10}
+LABEL = LabelMaker(steps=(0, 1), chunk_rows=20, device="cpu")
 
 
 def make(folder: Path) -> None:
@@ -67,16 +69,19 @@ def training(folder: Path) -> list[Job]:
     evaluate = EvaluateMaker(split="val", limit=2, samples=1, steps=2, device="cpu")
     evaluation = evaluate.make(artist.output.path, dataset.output.path, judge.output.path)
     compared = CompareStagesMaker().make(["stage-1"], [evaluation.output], str(folder / "figures"))
-    return [dataset, judge, relaxed, artist, evaluation, compared]
+    labelled = [label_jobs(dataset.output, str(folder / "labelled"), LABEL)] if find_spec("chgnet") else []
+    return [dataset, judge, relaxed, artist, evaluation, compared, *labelled]
 
 
 def prediction() -> list[Job]:
-    """From a formula to a verification, where a force field is installed."""
+    """From a formula to a verification, where a force field is installed, which judges, too."""
+    there = find_spec("chgnet") is not None
+    judged = {"judge": "CHGNet", "rank_by": "both"} if there else {}
     generated = GenerateMaker(checkpoint="artist", predictor="judge", candidates=6, z=2, steps=4, device="cpu").make(
         "NaCl"
     )
-    screened = ScreenMaker(predictor="judge", top_k=2, device="cpu").make(generated.output)
-    if find_spec("chgnet") is None:
+    screened = ScreenMaker(predictor="judge", top_k=2, device="cpu", **judged).make(generated.output)
+    if not there:
         return [generated, screened]
     from atomate2.forcefields.jobs import ForceFieldRelaxMaker
 

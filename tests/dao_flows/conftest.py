@@ -70,6 +70,7 @@ def environment(home: Path, checkpoints: Path) -> dict[str, str]:
         "DAO_FLOWS_DATA_DIR": str(home / "data"),
         "DAO_FLOWS_CHECKPOINT": "dao-g-tiny",
         "DAO_FLOWS_PREDICTOR": "dao-p-tiny",
+        "DAO_FLOWS_JUDGE": "none",  # opening one takes seconds
         "OMP_NUM_THREADS": "1",
     }
 

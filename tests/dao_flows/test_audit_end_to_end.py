@@ -56,12 +56,17 @@ def kind_of(name, document):
     return name, output.get("@class") if isinstance(output, dict) else document.get("event")
 
 
+PREDICTION = ("GenerationDoc", "ScreeningDoc", "VerificationDoc")
+
+
 @pytest.mark.skipif(find_spec("rocrate") is None, reason="exporting needs the extra `crates`")
 @pytest.mark.skipif(find_spec("chgnet") is None, reason="the flow ends with CHGNet, which is not installed")
 def test_a_flow_is_whole_elsewhere(audited, audited_home, call, tmp_path, monkeypatch):
     jobs = job_store()
     wanted = [f"comparison:{d['comparison_id']}" for d in collection(jobs, "comparisons").query({})]
     wanted += [job["uuid"] for job in jobs.query({"output.@class": "EvaluationDoc"}, properties=["uuid"])]
+    labelled = jobs.query_one({"output.@class": "LabelledDatasetDoc"}, properties=["output.sha256"])
+    wanted.append(f"dataset:{labelled['output']['sha256']}")
     crate = str(tmp_path / "flow.zip")
     code, _, err = call("export-crate", *wanted, crate, "--weights", "--shards")
     assert code == 0, err
@@ -93,7 +98,7 @@ def arrives(call, crate, wanted, home):
         code, out, err = call("audit", "replay", wanted_id, "--dft", "--yes", "--json")
         assert code == 0, out + err
         makers |= {step["maker"] for step in json.loads(out)["steps"]}
-    for kind in ("DatasetDoc", "TrainingDoc", "RelaxationDoc", "GenerationDoc", "ScreeningDoc", "VerificationDoc"):
+    for kind in ("DatasetDoc", "TrainingDoc", "RelaxationDoc", "LabellingDoc", *PREDICTION):
         for job in jobs.query({"output.@class": kind}, properties=["uuid"]):
             code, out, err = call("audit", "replay", job["uuid"], "--dft", "--yes", "--json")
             assert code == 0, out + err
@@ -101,7 +106,7 @@ def arrives(call, crate, wanted, home):
             assert found["outcome"] == "identical", out
             makers |= {step["maker"] for step in found["steps"]}
     assert makers >= {"IngestMaker", "TrainMaker", "RelaxDatasetMaker", "GenerateMaker", "ScreenMaker", "VerifyMaker"}
-    assert makers >= {"CalculateMaker", "EvaluateMaker"}
+    assert makers >= {"CalculateMaker", "EvaluateMaker", "LabelMaker", "MergeLabelsMaker"}
 
     flip_documents(jobs)
     flip_files(jobs, home)

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -91,6 +92,17 @@ def test_a_replaced_job_leads_to_the_jobs_that_took_its_place(graph):
     assert first[0] == "calculation" and graph.edges[started["verify"], first] == "started"
     merged = only(graph, "relaxed_dataset")  # the training named the replaced job's output
     assert kinds(graph.parents(merged)) == {"dataset": 1, "relaxation": 2}
+
+
+@pytest.mark.skipif(find_spec("chgnet") is None, reason="nothing is labelled without CHGNet")
+def test_a_labelled_dataset_leads_back_to_its_shards_and_their_data(graph):
+    merged = only(graph, "labelled_dataset")
+    assert kinds(graph.parents(merged)) == {"dataset": 1, "labelling": 2}
+    assert kinds(graph.children(merged)) == {"dataset": 1}
+    source = only(graph, "ingestion")
+    for shard in graph.parents(merged):
+        assert shard[0] == "dataset" or source in graph.ancestors(shard)
+        assert graph.nodes[shard].state == "stored"
 
 
 def test_failed_attempts_are_there(graph):

@@ -20,7 +20,7 @@ FORCE_FIELD = find_spec("chgnet") is not None
 STAGES = {
     *("IngestMaker", "TrainMaker", "RelaxDatasetMaker", "MergeShardsMaker", "EvaluateMaker", "CompareStagesMaker"),
     *("GenerateMaker", "ScreenMaker"),
-    *({"CalculateMaker", "VerifyMaker"} if FORCE_FIELD else ()),
+    *({"CalculateMaker", "VerifyMaker", "LabelMaker", "MergeLabelsMaker"} if FORCE_FIELD else ()),
 }
 
 

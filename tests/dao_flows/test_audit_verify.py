@@ -8,6 +8,7 @@ import struct
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,12 @@ def test_a_flow_of_every_stage_is_whole(jobs):
     kinds = {job["output"]["@class"] for job in jobs.query() if isinstance(job["output"], dict)}
     assert kinds >= {"DatasetDoc", "TrainingDoc", "RelaxationDoc", "RelaxedDatasetDoc", "EvaluationDoc", "StagesDoc"}
     assert kinds >= {"GenerationDoc", "ScreeningDoc"}
+    labelled = "LabelledDatasetDoc" in kinds
+    assert labelled == ("LabellingDoc" in kinds) == (find_spec("chgnet") is not None)
     counted = {name: raw(jobs, name).count() for name in COLLECTIONS}
     assert {name: report.checked[name] for name in COLLECTIONS} == counted
-    assert report.checked["datasets"] == 3 and report.checked["checkpoints"] == 2 and report.checked["files"] >= 8
+    assert (report.checked["datasets"], report.checked["checkpoints"]) == (3 + labelled, 2)
+    assert report.checked["files"] >= 8
 
 
 def test_no_secret_of_the_environment_is_in_any_document_file_or_output(jobs, audited_home):

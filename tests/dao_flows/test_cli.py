@@ -279,7 +279,7 @@ def test_doctor_is_content_where_predict_can_run_and_names_what_is_missing(workp
     (workplace / "known" / "index.json").write_text("{")
     code, out, _ = call("doctor", "--json")
     (library,) = (check for check in json.loads(out) if check["name"] == "library known")
-    assert (code, library["status"]) == (1, "broken") and "index.json cannot be read" in library["detail"]
+    assert (code, library["status"]) == (1, "broken") and "is no dataset" in library["detail"]
 
 
 def test_a_setting_that_cannot_be_used_is_named(workplace, monkeypatch, call):

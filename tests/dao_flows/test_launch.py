@@ -3,13 +3,14 @@
 import json
 import os
 import stat
+from importlib.util import find_spec
 from pathlib import Path
 
 import mongomock
 import mongomock.gridfs
 import pytest
 import yaml
-from jobflow import JobStore
+from jobflow import Flow, JobStore
 from maggma.stores import MemoryStore
 from typer.testing import CliRunner
 
@@ -27,9 +28,11 @@ from dao_flows.launch.progress import status
 from dao_flows.launch.routes import CATEGORIES, DEFAULTS, Route, apply_routes, function_of, read_routes, stage_of
 from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.label import label_jobs
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker
+from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
 from dao_flows.pretrain import PretrainConfig, read_config
 from dao_flows.settings import settings
 
@@ -100,6 +103,26 @@ def test_calculations_go_to_their_own_workers_though_another_job_starts_them(wor
         assert config["_category"] == "dft"
         assert config["_queueadapter"] == {"nodes": 1, "walltime": "01:30:00", "ntasks": 3}
     assert {config["_category"] for config in configs.values()} == {"cpu"}
+
+
+@pytest.mark.skipif(find_spec("chgnet") is None, reason="nothing is labelled without CHGNet")
+def test_labelling_jobs_go_where_the_job_that_starts_them_went(workplace):
+    """One a shard and their merge, as a worker makes them."""
+    folder = workplace / "crystals"
+    shards, counts = write_shards(folder, [{"split": "train"}] * 3, columns(), 1)
+    write_manifest(folder, Manifest("three", columns(), shards, dict(counts), "0"))
+    flow = Flow([label_jobs(str(folder), str(workplace / "labels"))])
+    apply_routes(flow, read_routes(None, ["label.walltime=02:00:00"]), "slurm")
+    assert {stage_of(function_of(job)) for job, _ in flow.iterflow()} == {"label"}
+    store = JobStore(MemoryStore())
+    store.connect()
+    (starting,) = (job for job, _ in flow.iterflow())
+    started = [job for job, _ in starting.run(store).replace.iterflow() if job.uuid != starting.uuid]
+    assert [job.name for job in started] == ["label shard 0", "label shard 1", "label shard 2", "merge labels"]
+    for job in started:
+        assert stage_of(function_of(job)) in ("label", "merge")
+        assert job.config.manager_config["_category"] == "gpu"
+        assert job.config.manager_config["_queueadapter"]["walltime"] == "02:00:00"
 
 
 def test_routes_can_be_changed_by_file_and_by_flow(tmp_path):

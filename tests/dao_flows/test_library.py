@@ -68,6 +68,13 @@ def test_a_dataset_gives_the_same_library_and_another_name_the_same_identity(cal
     assert call("library", "build", "three", source)[0] == call("library", "verify", "three")[0] == 0
 
 
+def test_ones_own_come_before_the_one_that_ships(call, source):
+    shipped = open_library("known")
+    assert call("library", "build", "known", source)[0] == 0
+    assert open_library("known").folder == user_folder() / "known" != shipped.folder
+    assert open_library(shipped.sha256).folder == shipped.folder
+
+
 def test_a_killed_build_goes_on(call, source, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("dao_flows.libraries.build_index", lambda folder: 1 / 0)

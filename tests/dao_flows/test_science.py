@@ -41,6 +41,10 @@ TABLE = {
         parameters.iterations parameters.low parameters.max_displacement parameters.max_strain
         parameters.max_volume_ratio parameters.min_distance_ratio parameters.min_volume_ratio parameters.unlabelled""",
     "MergeShardsMaker": "inputs.dataset inputs.shards parameters.dataset_name",
+    "LabelMaker": """
+        inputs.dataset inputs.shard inputs.shard_sha256 parameters.chunk_rows parameters.force_field
+        parameters.force_field_version parameters.steps""",
+    "MergeLabelsMaker": "inputs.dataset inputs.shards parameters.dataset_name",
     "EvaluateMaker": """
         checkpoints.generator checkpoints.predictor inputs.data parameters.bf16 parameters.chunk parameters.churn
         parameters.double parameters.guidance_coordinates parameters.guidance_lattice parameters.limit
@@ -64,7 +68,9 @@ TABLE = {
     "VerifyMaker": """
         inputs.calculations inputs.candidate inputs.fault inputs.screening parameters.backend parameters.reference""",
 }
-OF_A_PROGRAM = {"CalculateMaker", "VerifyMaker"}  # where a force field is installed
+JUDGED = {"parameters.atomate2", "parameters.judge", "parameters.judge_steps", "parameters.judge_version"}
+JUDGED |= {"parameters.softness"}  # of ScreenMaker with a judge, where a force field is installed
+OF_A_PROGRAM = {"CalculateMaker", "VerifyMaker", "LabelMaker", "MergeLabelsMaker"}  # where a force field is installed
 
 
 def fields(value, path=()):
@@ -91,7 +97,8 @@ def test_what_enters_the_science_hash(audited):
     wanted = {maker for maker in TABLE if maker not in OF_A_PROGRAM or find_spec("chgnet")}
     assert set(found) == wanted
     for maker in wanted:
-        assert sorted(found[maker]) == sorted({*TABLE[maker].split(), *ALWAYS.split()}), maker
+        more = JUDGED if maker == "ScreenMaker" and find_spec("chgnet") else set()
+        assert sorted(found[maker]) == sorted({*TABLE[maker].split(), *ALWAYS.split(), *more}), maker
 
 
 def test_science_and_execution_share_no_field():

@@ -24,7 +24,7 @@ UNTRAINED_STEPS = "4"  # an untrained network's cells explode when it takes more
 @pytest.fixture
 def shell(workplace, tmp_path, tiny_checkpoints, monkeypatch):
     """Run a command in the workplace with the shipped checkpoints, or tiny ones of the same names where none ship."""
-    for variable in ("DAO_FLOWS_CHECKPOINT", "DAO_FLOWS_PREDICTOR"):
+    for variable in ("DAO_FLOWS_CHECKPOINT", "DAO_FLOWS_PREDICTOR", "DAO_FLOWS_JUDGE"):
         monkeypatch.delenv(variable)
     library = tmp_path / "checkpoints"
     library.mkdir()

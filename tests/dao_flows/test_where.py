@@ -143,12 +143,14 @@ def test_a_projects_files_name_folders_in_full(tmp_path, monkeypatch, tiny_check
     monkeypatch.setenv("DAO_FLOWS_LIBRARY_DIR", "crystals")
     monkeypatch.setenv("DAO_FLOWS_CHECKPOINT", "./mine")
     monkeypatch.setenv("DAO_FLOWS_PREDICTOR", "dao-p-flow")
+    monkeypatch.setenv("DAO_FLOWS_JUDGE", "none")
     monkeypatch.setenv("DAO_FLOWS_LIBRARY", "./ours")
     files = contents(Project(Path("project"), "mongodb://host/db"))
     env = files["env.sh"][1]
     assert f"DAO_FLOWS_CHECKPOINT_DIR={tmp_path}/lib\n" in env and f"DAO_FLOWS_CHECKPOINT={tmp_path}/mine\n" in env
     assert f"DAO_FLOWS_LIBRARY_DIR={tmp_path}/crystals\n" in env and f"DAO_FLOWS_LIBRARY={tmp_path}/ours\n" in env
-    assert "DAO_FLOWS_PREDICTOR=dao-p-flow\n" in env and f"JOBFLOW_CONFIG_FILE={tmp_path}/project/jobflow.yaml" in env
+    assert "DAO_FLOWS_PREDICTOR=dao-p-flow\n" in env and "DAO_FLOWS_JUDGE=none\n" in env
+    assert f"JOBFLOW_CONFIG_FILE={tmp_path}/project/jobflow.yaml" in env
     assert f"LAUNCHPAD_LOC: {tmp_path}/project/my_launchpad.yaml" in files["FW_config.yaml"][1]
     exported = project_document("p", "mongodb://host/db", "/work")["exec_config"]["gpu"]["export"]
     assert exported["DAO_FLOWS_CHECKPOINT_DIR"] == f"{tmp_path}/lib"

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from dao_flows.makers import crosscheck
 from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.crosscheck import CrossCheckMaker, _spearman, compared
+from dao_flows.makers.force_field import ForceFieldError
 from dao_flows.makers.merge import MergeShardsMaker
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker
 from dao_flows.makers.relax_schemas import CrossCheckDoc
@@ -65,17 +66,20 @@ def test_the_energies_are_those_of_chgnet(relaxed):
 
 @needs_chgnet
 def test_a_force_field_that_is_not_there_is_refused(relaxed):
-    with pytest.raises(SettingError, match="'Nonsense' cannot be used here"):
+    with pytest.raises(SettingError, match="no force field 'Nonsense'"):
         check(relaxed, force_field="Nonsense")
 
 
 def test_the_sample_is_drawn_by_the_seed_and_a_fault_harms_no_other(relaxed, monkeypatch):
-    def energy(structure: Structure) -> float:
-        if len(structure) == 1:
-            raise RuntimeError("no neighbours")
-        return float(structure.volume)
+    class OfVolume:
+        version = "1"
 
-    monkeypatch.setattr(crosscheck, "_force_field", lambda name: (energy, "1"))
+        def energy(self, structure: Structure) -> float:
+            if len(structure) == 1:
+                raise ForceFieldError("no neighbours")
+            return float(structure.volume)
+
+    monkeypatch.setattr(crosscheck, "ForceField", lambda name: OfVolume())
     document = check(relaxed, sample=10_000)
     assert len(document.crystals) == document.relaxed_rows
     alone = [crystal for crystal in document.crystals if crystal.fault]

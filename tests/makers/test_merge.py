@@ -66,7 +66,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(random_dataset, tm
         ("1 of 3 shards are missing, number 1 first", lambda: merge(dataset, [shards[0], shards[2]], out)),
         ("too many", lambda: merge(dataset, [*shards, shards[0]], out)),
         ("shard 0 was made of another dataset", lambda: merge(other, shards, out)),
-        ("shards 0 and 2 were relaxed with different", lambda: merge(dataset, [*shards[:2], otherwise[2]], out)),
+        ("shards 0 and 2 were made with different", lambda: merge(dataset, [*shards[:2], otherwise[2]], out)),
         ("the original dataset", lambda: merge(dataset, shards, dataset)),
         ("another dataset", lambda: merge(dataset, shards, other)),
         ("in full", lambda: merge(dataset, shards, Path("out"))),

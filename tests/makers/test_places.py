@@ -15,6 +15,7 @@ from dao_flows.makers.environment import FOLDERS, check_environment, environment
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.ingest import IngestMaker
+from dao_flows.makers.label import LabelMaker, MergeLabelsMaker, label_jobs
 from dao_flows.makers.merge import MergeShardsMaker
 from dao_flows.makers.places import LIBRARY, maker_in_full, reference, source, told
 from dao_flows.makers.predict import PredictFlowMaker
@@ -57,6 +58,9 @@ JOBS = {
     "relax": lambda: RelaxDatasetMaker(predictor="~/judge").make("data/x", 0, "out"),
     "relax all": lambda: relax_jobs("data/x", "out", RelaxDatasetMaker(predictor="./mine"), predictor="~/judge"),
     "merge": lambda: MergeShardsMaker().make("data/x", [], "out"),
+    "label": lambda: LabelMaker().make("data/x", 0, "out"),
+    "label all": lambda: label_jobs("data/x", "out", LabelMaker()),
+    "merge labels": lambda: MergeLabelsMaker().make("data/x", [], "out"),
     "cross-check": lambda: CrossCheckMaker().make("data/x", {"path": "/data/y"}),
     "compare": lambda: CompareStagesMaker().make([], [], "out"),
     "verify": lambda: verify_screening(None, VerifyMaker(reference="entries.json?code=abinit")),

@@ -15,8 +15,9 @@ from jobflow import run_locally
 from monty.json import jsanitize
 
 from dao_flows.makers.checkpoints import SettingError, load_model
-from dao_flows.makers.relax_dataset import COLUMNS, WORK, RelaxDatasetMaker, relax_jobs
+from dao_flows.makers.relax_dataset import COLUMNS, RelaxDatasetMaker, relax_jobs
 from dao_flows.makers.relax_schemas import RelaxationDoc, RelaxedDatasetDoc
+from dao_flows.makers.shards import WORK
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_p import predict_energy
 from dao_flows.model.data import read_crystals

@@ -219,7 +219,7 @@ def test_the_document_survives_a_store(screen, generation, crystals):
     ("settings", "wrong"),
     [
         ({"top_k": 0}, "top_k must be at least 1"),
-        ({"rank_by": "beauty"}, "rank_by must be agreement or energy, not 'beauty'"),
+        ({"rank_by": "beauty"}, "rank_by must be one of agreement, energy, judge, both, not 'beauty'"),
         ({"symprec_loose": 0}, "symprec_loose must be above 0"),
         ({"min_distance": -1}, "min_distance must not be negative"),
         ({"min_volume_per_atom": 300.0}, "max_volume_per_atom must be above"),
