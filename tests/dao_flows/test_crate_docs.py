@@ -33,7 +33,7 @@ def test_the_page_runs_as_it_is_printed(workplace, monkeypatch):
     for words in ("sha256 of its contents", "generate GenerateMaker", "whole: ['candidate:dao-", "records of PROV"):
         assert words in done.stdout
     assert "nothing to do: all" in done.stdout
-    assert re.search(r"\d+ runs, 2 jobs, 2 candidates added to .*theirs", done.stdout)
+    assert re.search(r"\d+ runs, 2 jobs, 3 candidates added to .*theirs", done.stdout)
     with zipfile.ZipFile(workplace / "NaCl.zip") as archive:
         for name in archive.namelist():
             assert name.split("/")[0].rstrip("/") in PAGE

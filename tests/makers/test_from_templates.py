@@ -243,3 +243,15 @@ def test_cells_are_scaled_and_right_handed(job_store):
     for c in templates(generate(job_store, ["Cr3Os", "NaCl", "TiO2"])):
         assert np.linalg.det(c.structure.lattice.matrix) > 0
         assert c.structure.composition.get_reduced_formula_and_factor() == (c.formula, c.z)
+
+
+def test_two_elements_may_share_a_sublattice_of_a_template(job_store):
+    document = generate(job_store, "Na2ClBr", templates=6)
+    found = templates(document)
+    assert len(found) > 1
+    assert len({c.candidate_id for c in document.candidates}) == len(document.candidates)
+    for c in found:
+        assert sorted(new for taken in c.origin.exchange.values() for new in taken) == ["Br", "Cl", "Na"]
+        assert len(c.origin.exchange) == 2  # of a crystal of two elements
+    again = templates(generate(job_store, "Na2ClBr", templates=6, seed=1))
+    assert [c.structure for c in again] == [c.structure for c in found]
