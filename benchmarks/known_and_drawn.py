@@ -1,14 +1,15 @@
 """Predictions from known crystals, from drawing and from both, on a test file.
 
     python benchmarks/drawings.py DATA --out DRAWINGS
-    python benchmarks/known_and_drawn.py measure DATA DRAWINGS RESULTS
+    python benchmarks/known_and_drawn.py measure DATA RESULTS --drawings DRAWINGS
     python benchmarks/known_and_drawn.py table RESULTS...
 
 `measure` looks every row's composition up in a library, without crystals of that composition, takes the kept drawings,
 and notes of each candidate its RMSE to the reference (protocol of dao_flows.makers.match_rate), what it is a duplicate
 of, and its energies by DAO-P and by a judge. Shards of rows are written whole or not at all: the same command goes on
-where it stopped, and `--part 0/2` and `--part 1/2` share the work. `table` ranks the candidates as ScreenMaker does and
-prints match rates. A library that holds a formula of the file is refused.
+where it stopped, and `--part 0/2` and `--part 1/2` share the work. Without drawings templates alone are measured.
+`table` ranks the candidates as ScreenMaker does and prints match rates. A library that holds a formula of the file is
+refused.
 """
 
 from __future__ import annotations
@@ -97,24 +98,29 @@ def measure(args: argparse.Namespace) -> None:
     """Write the shards that are missing."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    about = json.loads((args.drawings / IDENTITY).read_text())
+    about: Record = {"split": None, "max_atoms": None}
+    if args.drawings:
+        about = json.loads((args.drawings / IDENTITY).read_text())
     table = read_crystals(args.data, about["split"], about["max_atoms"])
-    if table.sha256 != about["data"]:
+    if table.sha256 != about.get("data", table.sha256):
         raise DataError(f"{args.drawings} holds drawings of another file than {args.data}")
     library = open_library(args.library)
     if about["split"] is None:  # rows of a training file are looked up without their own compositions
         refuse_held_out(library, [crystal.numbers for crystal in table.crystals])
-    kept = read_drawings(args.drawings)
-    chosen = [row for row in rows_of(len(table), args.limit).tolist() if row in kept]
+    kept = read_drawings(args.drawings) if args.drawings else {}
+    chosen = rows_of(len(table), args.limit).tolist()
     predictor, judge = load(find("dao-p-flow"))[0], ForceField(args.judge)
     assert isinstance(predictor, DaoP)
     args.results.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, args.part.split("/"))
     shards = [s for s in range(0, len(chosen), ROWS) if s // ROWS % parts == part]
+    if args.drawings:  # those that are not drawn yet wait for the next call
+        least = {s: min(len(kept.get(row, [])) for row in chosen[s : s + ROWS]) for s in shards}
+        shards = [s for s in shards if least[s] >= args.draws]
     for start in track([s for s in shards if not _file(args.results, s).exists()], "shards"):
         records = [
             {"row": row}
-            | measured(table.crystals[row], kept[row][: args.draws], library, predictor, judge, args.templates)
+            | measured(table.crystals[row], kept.get(row, [])[: args.draws], library, predictor, judge, args.templates)
             for row in chosen[start : start + ROWS]
         ]
         partial = _file(args.results, start).with_suffix(".partial")
@@ -126,11 +132,17 @@ def _file(folder: Path, start: int) -> Path:
     return folder / f"rows-{start:05d}.jsonl"
 
 
+def mixed(record: Record, templates: int, draws: int) -> tuple[int, int]:
+    """How many templates and drawings a row gets: what the library lacks is drawn, unless nothing is."""
+    taken = min(templates, record["templates"])
+    wanted = draws + templates - taken if draws else 0
+    return taken, min(wanted, len(record["rms"]) - record["templates"])
+
+
 def ranked(record: Record, templates: int, draws: int, rank_by: str) -> list[int]:
     """Candidates of a row, one of each structure, the best first: so many templates, the rest of 20 drawn."""
     count = record["templates"]
-    taken = min(templates, count)
-    draws = min(draws + templates - taken, len(record["rms"]) - count)
+    taken, draws = mixed(record, templates, draws)
     # of more templates than were priced, those take part that were
     within = [c for c in record["candidates"] if c["k"] < taken or count <= c["k"] < count + draws]
     groups: dict[int, list[Record]] = {}
@@ -164,7 +176,9 @@ def table(args: argparse.Namespace) -> None:
                 f"\n{name} rows, n = {len(rows)}\n\n| candidates | one answer | RMSE | first | RMSE | with a judge "
                 "| RMSE | any | RMSE |\n|---|---|---|---|---|---|---|---|---|"
             )
-            for source, templates, draws in (("lookup", CANDIDATES, 0), ("drawing", 0, CANDIDATES), ("both", 10, 10)):
+            drawn = any(len(r["rms"]) > r["templates"] for r in rows)
+            kinds = [("lookup", CANDIDATES, 0), ("drawing", 0, CANDIDATES), ("both", 10, 10)]
+            for source, templates, draws in kinds if drawn else kinds[:1]:
                 print(f"| {source} | " + " | ".join(_columns(rows, templates, draws)) + " |")
 
 
@@ -173,9 +187,8 @@ def _columns(rows: Sequence[Record], templates: int, draws: int) -> list[str]:
     for record in rows:
         count = record["templates"]
         rms = [np.nan if each is None else each for each in record["rms"]]
-        taken = min(templates, count)
-        drawn = rms[count : count + (draws + templates - taken if draws else 0)]
-        every = [*rms[:taken], *drawn]
+        taken, drawn = mixed(record, templates, draws)
+        every = [*rms[:taken], *rms[count : count + drawn]]
         one.append(every[0] if every else np.nan)
         anything.append(min((each for each in every if not np.isnan(each)), default=np.nan))
         for found, rank_by in ((agreed, "agreement"), (judged, "both")):
@@ -196,8 +209,8 @@ def main() -> int:
     command = commands.add_parser("measure")
     command.set_defaults(run=measure)
     command.add_argument("data", type=Path)
-    command.add_argument("drawings", type=Path)
     command.add_argument("results", type=Path)
+    command.add_argument("--drawings", type=Path, help="folder of benchmarks/drawings.py")
     command.add_argument("--library", default="known")
     command.add_argument("--judge", default="CHGNet")
     command.add_argument("--templates", type=int, default=10, help="that are priced and ranked beside drawings")

@@ -9,7 +9,7 @@ from math import fsum, log
 RANKINGS = ("agreement", "energy", "judge", "both")
 OF_A_JUDGE = ("judge", "both")
 SOFTNESS = 0.05  # eV/atom: a judge's energy that much lower counts as much as coming e times as often
-TEMPLATE_SHARE = 0.8  # of agreement is the templates' where a composition has drawings, too
+TEMPLATE_SHARE = 0.7  # of agreement is the templates' where a composition has drawings, too
 LEAST_AGREEMENT = 1e-4  # of what came, even with no weight
 
 

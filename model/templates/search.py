@@ -23,7 +23,7 @@ from .nearest import Nearest, nearest, parts, rescaled, with_elements
 from .similarity import element_distances
 
 SOFTNESS = 0.1  # of the distance: a template that much further is less likely by a factor e
-LOOKED_AT = 60  # of the nearest templates, to find those that are alike
+LOOKED_AT = 100  # of the nearest crystals: those that are alike are one template
 PARENTS = 4  # of ordered derivatives
 LARGEST_SUPERCELL = 4  # of a crystal whose sublattice is shared
 SHARED = 0  # stands for the element of the shared sublattice
@@ -55,7 +55,7 @@ class Template:
 def find_templates(
     library: Library, cells: Sequence[np.ndarray], count: int, *, known: bool = True
 ) -> list[tuple[int, Template]]:
-    """The `count` best templates for cells of one composition, best first, each with the number of its cell.
+    """At most `count` templates for cells of one composition, best first, each with the number of its cell.
 
     cells: (n,) atomic numbers of each cell that may be asked for, as of 1, 2, … formula units. A crystal whose cell is
     a part of one that is asked for is a template in a supercell, if the part is not asked for itself. known: crystals
@@ -70,7 +70,7 @@ def find_templates(
     total = np.concatenate([each.total for each in found])
     owner = np.repeat(np.arange(len(found)), [len(each.places) for each in found])
     within = np.concatenate([np.arange(len(each.places)) for each in found])
-    best = np.argsort(total, kind="stable")[: max(LOOKED_AT, 3 * count)]
+    best = np.argsort(total, kind="stable")[:LOOKED_AT]
     same = groups(
         [
             exchanged(library.fingerprint(int(found[i].places[k])), found[i].new[k])
