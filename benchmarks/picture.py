@@ -1,28 +1,27 @@
 """Draw predicted beside reference structures: `python benchmarks/picture.py --help`.
 
 Reads a parquet file of reference crystals (the benchmarks' columns), predicts each composition at the reference's cell
-size, takes the candidate that was drawn most often, as `predict` ranks, and draws both with their match and RMSE.
+size, as `predict` does by default, and draws the first candidate with its origin and RMSE.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from match_rate import most_agreed
 from matplotlib.axes import Axes
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from pymatgen.vis.structure_vtk import EL_COLORS
 
-from dao_flows.model.checkpoint import load
-from dao_flows.model.dao_p import predict_energy
+from dao_flows import predict
+from dao_flows.makers.schemas import told_origin
 from dao_flows.model.data import read_crystals
-from dao_flows.model.library import find
-from dao_flows.model.sample import Request, sample
 
 VIEW = np.array([[0.94, 0.34, 0.0], [-0.13, 0.36, 0.92]])  # orthographic, seen from slightly above
 DEPTH = np.array([0.31, -0.87, 0.38])
@@ -66,8 +65,6 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", type=Path)
     p.add_argument("formulas", nargs="+", help="reduced formulas that occur in the file")
-    p.add_argument("--checkpoint", default="dao-g-flow")
-    p.add_argument("--predictor", default="dao-p-flow")
     p.add_argument("--samples", type=int, default=20)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--quick", action="store_true", help="the first formula, 2 samples: to see that it runs")
@@ -75,24 +72,21 @@ def main() -> None:
     args = p.parse_args()
     if args.quick:
         args.formulas, args.samples = args.formulas[:1], 2
-    generator, predictor = load(find(args.checkpoint))[0], load(find(args.predictor))[0]
-    table = read_crystals(args.data)
-    references = [Structure(c.lattice, c.numbers.tolist(), c.frac) for c in table.crystals]
+    references = [Structure(c.lattice, c.numbers.tolist(), c.frac) for c in read_crystals(args.data).crystals]
     names = [r.composition.reduced_formula for r in references]
     matcher = StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3)
     figure, axes = plt.subplots(2, len(args.formulas), figsize=(1.9 * len(args.formulas), 4.4), squeeze=False)
-    for column, formula in enumerate(args.formulas):
-        row = names.index(formula)
-        reference, numbers = references[row], table.crystals[row].numbers
-        requests = [Request(numbers, (row, k)) for k in range(args.samples)]
-        drawn = sample(generator, requests, args.seed)
-        best = drawn[int(most_agreed(drawn, predict_energy(predictor, drawn)[None])[0])]
-        predicted = Structure(best.lattice, best.numbers.tolist(), best.frac)
-        distance = matcher.get_rms_dist(reference, predicted)
-        verdict = f"match, RMSE {distance[0]:.3f}" if distance else "no match"
-        draw(axes[0][column], standard(reference), f"{formula}\nreference")
-        draw(axes[1][column], standard(predicted), f"predicted first of {args.samples}\n{verdict}")
-        print(formula, verdict, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DAO_FLOWS_DATA_DIR"] = folder
+        for column, formula in enumerate(args.formulas):
+            reference = references[names.index(formula)]
+            units = round(reference.composition.get_reduced_composition_and_factor()[1])
+            first = next(predict(formula, n=args.samples, z=units, seed=args.seed).candidates())
+            distance = matcher.get_rms_dist(reference, first.structure)
+            verdict = f"match, RMSE {distance[0]:.3f}" if distance else "no match"
+            draw(axes[0][column], standard(reference), f"{formula}\nreference")
+            draw(axes[1][column], standard(first.structure), f"{verdict}\n{told_origin(first.origin)}")
+            print(formula, verdict, told_origin(first.origin), flush=True)
     figure.tight_layout()
     figure.savefig(args.out, dpi=160)
 
