@@ -41,6 +41,7 @@ from dao_flows.crate.documents import DocumentError, check, written
 from dao_flows.makers import decoding, reuse
 from dao_flows.makers.dataset_schemas import DatasetDoc
 from dao_flows.makers.provenance import content_hash, digest, execution_record, provenance
+from dao_flows.makers.reference import entry_decoding
 from dao_flows.makers.reference.entry_files import read_file
 from dao_flows.makers.reference.sets import ReferenceSetError
 from dao_flows.makers.schemas import (
@@ -229,7 +230,7 @@ def readers(kind: str, value: Any, wanted: str, folder: Path) -> Iterator[tuple[
     wanted: the science hash that a running job would look for.
     """
     yield "structure", lambda: decoding.structure(value)
-    yield "entry", lambda: decoding.entry(value)
+    yield "entry", lambda: entry_decoding.entry(value)
     yield "maker", lambda: decoding.maker(value)
     if kind == "settings":
         yield "trusted maker", lambda: decoding.maker(value, ["dao_flows.makers.screen"])

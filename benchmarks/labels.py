@@ -43,6 +43,7 @@ from dao_flows.model.library import find
 from dao_flows.model.sample import Request, sample
 from dao_flows.model.templates.places import DEFAULT, open_library
 from dao_flows.model.templates.search import find_templates
+from dao_flows.stores import output
 
 Row = dict[str, Any]
 
@@ -120,7 +121,7 @@ def label_part(crystals: Path, out: Path, maker: LabelMaker, what: str) -> Label
     with Progress() as progress:
         task = progress.add_task(what)
         run_here(Flow([job]), store, lambda done, total, _: progress.update(task, completed=done, total=total))
-    return LabelledDatasetDoc.model_validate(store.get_output(job.uuid, load=True))
+    return LabelledDatasetDoc.model_validate(output(store, job.uuid))
 
 
 def main() -> int:

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Composition
 
 from dao_flows.libraries import build_in
 from dao_flows.makers.datasets import BuildConfig
+from dao_flows.makers.decoding import structure as structure_of
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dataset import file_sha256, read_rows
 from dao_flows.model.templates.library import Cell, Library, written
@@ -103,7 +104,7 @@ def held_out_rows(folder: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         yield Path(name).stem, [{key: row[key] for key in keys} for row in rows]
     found = []
     for name, each in json.loads((folder / SUPERCONDUCTORS).read_text()).items():
-        structure = Structure.from_dict(each["structure"])
+        structure = structure_of(each["structure"])
         arrays = (structure.atomic_numbers, structure.lattice.matrix.ravel(), structure.frac_coords.ravel())
         numbers, lattice, frac = (np.asarray(array).tolist() for array in arrays)
         found.append({"material_id": name, "numbers": numbers, "lattice": lattice, "frac": frac})

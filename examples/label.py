@@ -15,6 +15,7 @@ from dao_flows.makers.ingest import IngestMaker
 from dao_flows.makers.label import LabelMaker, label_jobs
 from dao_flows.makers.label_schemas import LabelledDatasetDoc
 from dao_flows.model.dataset import dataset_rows
+from dao_flows.stores import output
 
 CRYSTALS = Path(__file__).parent / "data" / "crystals_small.parquet"
 
@@ -26,7 +27,7 @@ def main(source: str, folder: str) -> None:
     store = JobStore(MemoryStore())
     flow = Flow([built, labelled])
     run_locally(flow, log=False, store=store, root_dir=folder, create_folders=True, ensure_success=True)
-    document = LabelledDatasetDoc.model_validate(store.get_output(labelled.uuid, load=True))
+    document = LabelledDatasetDoc.model_validate(output(store, labelled.uuid))
     print(f"{document.rows} frames of {document.crystals} crystals, {document.failed} without figures, by")
     print(f"{document.force_field} {document.force_field_version}; the dataset is {document.sha256[:12]}")
     for row, _ in zip(dataset_rows(Path(document.path)), range(6), strict=False):

@@ -2,8 +2,9 @@
 
 Documents of a shared database, crates, files of reference entries and datasets come from anybody. monty's decoder
 imports and calls whatever they name; nothing else here may use it. What becomes an object is on a closed list:
-pymatgen's structures (with their lattices and species), computed entries with their adjustments, and the makers of
-atomate2's force fields, each built from its fields. Everything else stays plain data, and names nothing any more.
+pymatgen's structures (with their lattices and species), computed entries with their adjustments
+(reference/entry_decoding.py), and the makers of atomate2's force fields, each built from its fields. Everything else
+stays plain data, and names nothing any more.
 
 jobflow decodes with monty what one job hands to the next. So a document that is taken from a store into a job must hold
 no names at all: the fields of our documents that may hold any content refuse them (`unnamed`).
@@ -13,33 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pymatgen.core.structure import Structure
-from pymatgen.entries.computed_entries import (
-    CompositionEnergyAdjustment,
-    ComputedEntry,
-    ComputedStructureEntry,
-    ConstantEnergyAdjustment,
-    EnergyAdjustment,
-    ManualEnergyAdjustment,
-    TemperatureEnergyAdjustment,
-)
 
 if TYPE_CHECKING:
     from jobflow.core.maker import Maker
 
-ADJUSTMENTS: dict[str, type[EnergyAdjustment]] = {
-    kind.__name__: kind
-    for kind in (
-        CompositionEnergyAdjustment,
-        ConstantEnergyAdjustment,
-        ManualEnergyAdjustment,
-        TemperatureEnergyAdjustment,
-    )
-}
 NUMBERS = {"array": "data", "Magmom": "moment"}  # field of the numbers of what is no more than these
 REFERENCE = "OutputReference"  # of jobflow, which knows it by this alone
 FORCE_FIELDS = "atomate2.forcefields.jobs"
@@ -58,9 +40,9 @@ class UntrustedError(DecodingError):
     """A maker names modules that nobody said to trust. options: what would say so."""
 
     def __init__(self, modules: Collection[str]) -> None:
-        shown = [_shown(module) for module in sorted(modules)]
-        super().__init__(f"its maker is made of {', '.join(shown)}, which is not known here")
-        self.options = " ".join(f"--trust {module}" for module in shown)
+        named = [shown(module) for module in sorted(modules)]
+        super().__init__(f"its maker is made of {', '.join(named)}, which is not known here")
+        self.options = " ".join(f"--trust {module}" for module in named)
 
 
 def objects(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -84,7 +66,7 @@ def named(value: Any) -> str | None:
         for key in held:
             if isinstance(key, str) and key.startswith("@"):
                 name = held.get("@class", held.get("@callable", ""))
-                return _shown(f"{held.get('@module')}.{name}")
+                return shown(f"{held.get('@module')}.{name}")
     return None
 
 
@@ -187,65 +169,12 @@ def unevaluated(cif: str) -> str:
     """
     for found in EVALUATED.finditer(cif):
         if PLAIN_AXES.fullmatch(found[1].strip()) is None:
-            raise DecodingError(f"its change of axes is none: {_shown(found[1].strip())}")
+            raise DecodingError(f"its change of axes is none: {shown(found[1].strip())}")
     return cif
 
 
 def _plain(properties: dict[str, Any] | None) -> dict[str, Any] | None:
     return properties and {name: inert(value) for name, value in properties.items() if not name.startswith("@")}
-
-
-def entry(data: Any) -> ComputedEntry:
-    """A ComputedEntry or ComputedStructureEntry from its dictionary; its parameters and data are plain data.
-
-    Raises DecodingError for what is neither, or cannot be read.
-    """
-    kind = data.get("@class") if isinstance(data, Mapping) else None
-    if kind not in (ComputedEntry.__name__, ComputedStructureEntry.__name__):
-        what = data.get("@class", "a plain object") if isinstance(data, Mapping) else type(data).__name__
-        raise DecodingError(f"it is no ComputedEntry but {_shown(str(what))}")
-    try:
-        adjustments = [_adjustment(each) for each in data.get("energy_adjustments") or []]
-        common: dict[str, Any] = {
-            "correction": 0.0 if adjustments else float(data.get("correction") or 0),
-            "energy_adjustments": adjustments,
-            "parameters": _fields(data, "parameters"),
-            "data": _fields(data, "data"),
-            "entry_id": inert(data.get("entry_id")),
-        }
-        energy, composition = float(data["energy"]), inert(data.get("composition"))
-        if kind == ComputedEntry.__name__:
-            return ComputedEntry(composition, energy, **common)
-        return ComputedStructureEntry(structure(data["structure"]), energy, composition=composition, **common)
-    except DecodingError:
-        raise
-    except Exception as error:  # pymatgen lets through whatever a broken entry causes
-        said = " ".join(f"{type(error).__name__} {error}".split())[:100]
-        raise DecodingError(f"it cannot be read: {said}") from None
-
-
-def _fields(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    held = inert(data.get(name) or {})
-    if not isinstance(held, dict):
-        raise DecodingError(f"its {name} are no fields with names")
-    return held
-
-
-def _adjustment(data: Any) -> EnergyAdjustment:
-    """An energy adjustment; the scheme that it is of stays a name."""
-    kind = ADJUSTMENTS.get(str(data.get("@class"))) if isinstance(data, Mapping) else None
-    if kind is None:
-        raise DecodingError("one of its energy adjustments is of no known kind")
-    fields = {key: inert(value) for key, value in data.items() if not key.startswith("@")}
-    if isinstance(scheme := data.get("cls"), Mapping):
-        name = scheme.get("@class")
-        if name == REFERENCE:
-            raise DecodingError("one of its energy adjustments is of a scheme that is none")
-        fields["cls"] = {"@class": str(name)} if name is not None else {}  # which pymatgen and we ask for
-    made = kind(**fields)
-    if not isfinite(made.value):  # a TypeError for what is no number
-        raise DecodingError("one of its energy adjustments is not finite")
-    return made
 
 
 Number = Annotated[float | int | bool | None, Field()]
@@ -326,7 +255,7 @@ def _force_field_named(name: Any) -> str:
 
     label = str(name).removeprefix("MLFF.")
     if (known := names().get(label)) is None:
-        raise DecodingError(f"atomate2 has no force field {_shown(label)}")
+        raise DecodingError(f"atomate2 has no force field {shown(label)}")
     return known
 
 
@@ -360,11 +289,12 @@ def _of_trusted(settings: Mapping[str, Any], trusted: Collection[str]) -> Maker:
     return built
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """The beginning of a text, for a message."""
     return "".join(c if c.isprintable() else "?" for c in text[:SHOWN])
 
 
 def _first(error: ValidationError) -> str:
     """The first thing that pydantic says, without the input."""
     said = error.errors(include_url=False, include_input=False)[0]
-    return f"{_shown('/'.join(str(part) for part in said['loc']))}: {' '.join(said['msg'].split())[:100]}"
+    return f"{shown('/'.join(str(part) for part in said['loc']))}: {' '.join(said['msg'].split())[:100]}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from .. import decoding
+from .entry_decoding import entry as decoded
 from .levels import functional_of, known
 from .sets import ReferenceSet, ReferenceSetError, agreeing
 
@@ -35,7 +35,7 @@ def read_file(path: Path, changed: int, size: int, code: str | None, functional:
 def _entry(item: Any, name: str, place: int) -> ComputedEntry:
     """An entry from its JSON. Raises ReferenceSetError."""
     try:
-        entry = decoding.entry(item)
+        entry = decoded(item)
         if not isfinite(entry.energy):
             raise ValueError("its energy is not finite")
         known(entry)

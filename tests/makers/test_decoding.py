@@ -33,6 +33,7 @@ from dao_flows.makers import decoding, schemas
 from dao_flows.makers.datasets.cleaning import Rejected, clean
 from dao_flows.makers.datasets.config import BuildConfig
 from dao_flows.makers.datasets.raw import Raw
+from dao_flows.makers.reference import entry_decoding
 from dao_flows.makers.schemas import GeneratedCandidate, Science
 from dao_flows.makers.verify.backends import backend
 from dao_flows.makers.verify.calculation import settings_of
@@ -201,7 +202,7 @@ def adjusted() -> list[ComputedEntry]:
 @pytest.mark.parametrize("number", range(5))
 def test_an_entry_comes_back_as_it_was(number):
     entry = adjusted()[number]
-    again = decoding.entry(told(entry))
+    again = entry_decoding.entry(told(entry))
     assert type(again) is type(entry)
     assert (again.energy, again.correction, again.composition) == (entry.energy, entry.correction, entry.composition)
     assert (again.parameters, again.data, again.entry_id) == (entry.parameters, entry.data, entry.entry_id)
@@ -215,15 +216,15 @@ def test_objects_in_an_entry_are_plain_data_or_refused(hostile):
     for planted in hostile:
         for entry in adjusted():
             data = told(entry) | {"parameters": {"run_type": planted, "deep": [[planted]]}, "data": {"oxide": planted}}
-            assert decoding.named([(again := decoding.entry(data)).parameters, again.data]) is None
+            assert decoding.named([(again := entry_decoding.entry(data)).parameters, again.data]) is None
             for name in ("composition", "energy", "energy_adjustments", "structure", "entry_id", "correction"):
                 broken = told(entry) | {name: [planted] if name == "energy_adjustments" else planted}
                 try:
-                    decoding.entry(broken)
+                    entry_decoding.entry(broken)
                 except decoding.DecodingError as refused:
                     assert "\n" not in str(refused)
             with pytest.raises(decoding.DecodingError):
-                decoding.entry(planted)
+                entry_decoding.entry(planted)
 
 
 def test_only_settings_of_a_calculator_name_classes(hostile):
