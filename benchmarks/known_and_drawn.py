@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace) -> None:
         refuse_held_out(library, [crystal.numbers for crystal in table.crystals])
     kept = read_drawings(args.drawings) if args.drawings else {}
     chosen = rows_of(len(table), args.limit).tolist()
-    predictor, judge = load(find("dao-p-flow"))[0], ForceField(args.judge)
+    predictor, judge = load(find(args.predictor))[0], ForceField(args.judge)
     assert isinstance(predictor, DaoP)
     args.results.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, args.part.split("/"))
@@ -212,7 +212,8 @@ def main() -> int:
     command.add_argument("results", type=Path)
     command.add_argument("--drawings", type=Path, help="folder of benchmarks/drawings.py")
     command.add_argument("--library", default="known")
-    command.add_argument("--judge", default="CHGNet")
+    command.add_argument("--predictor", default="dao-p-flow", help="DAO-P")
+    command.add_argument("--judge", default="CHGNet", help="a force field of atomate2")
     command.add_argument("--templates", type=int, default=10, help="that are priced and ranked beside drawings")
     command.add_argument("--draws", type=int, default=10)
     command.add_argument("--limit", type=int, help="a random subset of this many rows (always the same)")

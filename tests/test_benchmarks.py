@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -107,3 +108,49 @@ def test_labels_are_written_once(run, parquet, tmp_path):
     assert {len(frame["forces"]) == 3 * len(frame["numbers"]) for frame in frames} == {True}
     assert {len(frame["stress"]) for frame in frames} == {9}
     assert run("labels.py", *arguments) == "0 shards written, 1 in labels"
+
+
+def test_predictions_from_known_crystals_and_drawings_are_measured_shard_by_shard(run, parquet, tmp_path):
+    pytest.importorskip("chgnet")
+    crystals = parquet()
+    draw = ["--split", "val", "--checkpoint", "dao-g-tiny", "--steps", 2, "--draws", 2, "--block", 1, "--rows", 5]
+    run("drawings.py", crystals, *draw, "--out", "drawn")
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("drawn/*.npz")}
+    (lost := next(iter(kept))).unlink()
+    run("drawings.py", crystals, *draw, "--out", "drawn")
+    assert lost.exists() and all(p.stat().st_mtime_ns == t for p, t in kept.items() if p != lost)
+    measure = ["measure", crystals, "results", "--drawings", "drawn", "--predictor", "dao-p-tiny", "--draws", 2]
+    run("known_and_drawn.py", *measure, "--part", "0/1")
+    records = [json.loads(line) for file in tmp_path.glob("results/*.jsonl") for line in file.open()]
+    assert len(records) == 12 and all(len(r["rms"]) == r["templates"] + 2 for r in records)
+    assert "| both |" in run("known_and_drawn.py", "table", "results")
+
+
+def test_a_library_that_holds_what_is_measured_is_refused(tmp_path):
+    table = tmp_path / "cells.csv"
+    table.write_text("full_formula,spacegroup,category\nNa4Cl4,225,easy\n")
+    for script, data in (("cspbench.py", table), ("known_and_drawn.py", None)):
+        if data is None:
+            row = {"numbers": [11, 17], "lattice": [4.0, 0, 0, 0, 4, 0, 0, 0, 4], "frac": [0.0, 0, 0, 0.5, 0.5, 0.5]}
+            pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+        arguments = [data] if data else ["measure", tmp_path / "rows.parquet", tmp_path / "results"]
+        done = subprocess.run(
+            [sys.executable, str(BENCHMARKS / script), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("error: the library known holds 1 of the formulas")
+        assert not (tmp_path / "results").exists()
+
+
+def test_space_groups_of_cells_are_counted(run, monkeypatch, tmp_path):
+    for name, value in (("CHECKPOINT", "dao-g-tiny"), ("PREDICTOR", "dao-p-tiny"), ("JUDGE", "none")):
+        monkeypatch.setenv(f"DAO_FLOWS_{name}", value)
+    rows = ["full_formula,spacegroup,category", "Nb6Ge2,223,binary", "Nb6Sn2,1,binary"]
+    (tmp_path / "cells.csv").write_text("\n".join(rows) + "\n")
+    run("cspbench.py", "cells.csv", "-n", 1, "--judge", "none", "--out", "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["first"] == found["among_five"] == 0.5  # A15, from Cr3Si
+    assert found["space_groups"] == {"Nb6Ge2": [223], "Nb6Sn2": [223]}
