@@ -117,6 +117,7 @@ def measure(args: argparse.Namespace) -> None:
     if args.drawings:  # those that are not drawn yet wait for the next call
         least = {s: min(len(kept.get(row, [])) for row in chosen[s : s + ROWS]) for s in shards}
         shards = [s for s in shards if least[s] >= args.draws]
+    np.random.default_rng(0).shuffle(shards)  # so that a part of them is a fair sample
     for start in track([s for s in shards if not _file(args.results, s).exists()], "shards"):
         records = [
             {"row": row}

@@ -15,6 +15,7 @@ from .library import LARGEST_ELEMENT, Cell, Library
 
 UNKNOWN_ENERGY = 0.05  # eV/atom above hull, for the order, where the source gives none
 ENERGY_WEIGHT = 4.0  # of an eV/atom, in units of the distance of elements
+SUPERCELL = 0.8  # of the distance: a cell that is asked for is hardly ever a multiple of a smaller one
 MOST_ORDERS = 5040  # of elements of like multiplicity: of more, the first are tried
 
 
@@ -38,7 +39,7 @@ class Nearest:
     def total(self) -> np.ndarray:
         """(m,) what templates are ordered by: the smaller, the likelier."""
         energy = np.where(np.isnan(self.energy), UNKNOWN_ENERGY, self.energy)
-        return np.asarray(self.distance + ENERGY_WEIGHT * energy)
+        return np.asarray(self.distance + ENERGY_WEIGHT * energy + (SUPERCELL if self.size > 1 else 0.0))
 
     def exchange(self, k: int) -> dict[int, int]:
         """Of one of them the old elements and the new ones."""

@@ -58,8 +58,8 @@ def find_templates(
     """At most `count` templates for cells of one composition, best first, each with the number of its cell.
 
     cells: (n,) atomic numbers of each cell that may be asked for, as of 1, 2, … formula units. A crystal whose cell is
-    a part of one that is asked for is a template in a supercell, if the part is not asked for itself. known: crystals
-    of this very composition are templates too, and come first. Nothing here is random.
+    a part of one that is asked for is a template in a supercell, if the part is not asked for itself, but comes late.
+    known: crystals of this very composition are templates too, and come first. Nothing here is random.
     """
     asked = [Cell.of(np.asarray(numbers)) for numbers in cells]
     if count < 1 or any(int(cell.elements.max()) > LARGEST_ELEMENT for cell in asked):
