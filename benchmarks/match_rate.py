@@ -28,7 +28,6 @@ from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, predict_energy
 from dao_flows.model.data import CrystalTable, read_crystals
 from dao_flows.model.dataset import DataError
-from dao_flows.model.elements import read_elements
 from dao_flows.model.library import find
 from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
 from dao_flows.model.sampler_name import Sampler
@@ -40,23 +39,6 @@ SAMPLER = ("sampler", "steps", "churn", "bf16", "predictor", "guidance")
 
 class BenchmarkError(ValueError):
     """What was asked for cannot be measured; the message says why."""
-
-
-def random_crystals(references: list[Crystal], samples: int, seed: int) -> list[Crystal]:
-    """The baseline: atoms anywhere in a cell of random shape and of the sum of the elements' atomic volumes.
-
-    Atomic volumes are spheres of the Cordero covalent radius, packed at 0.4, which gives common densities.
-    """
-    radius = {int(row["number"]): float(row["covalent_radius_pm"] or 150) / 100 for row in read_elements()}
-    rng = np.random.default_rng(seed)
-    out = []
-    for reference in references:
-        volume = sum(4 / 3 * np.pi * radius[int(z)] ** 3 for z in reference.numbers) / 0.4
-        for _ in range(samples):
-            cell = np.eye(3) + rng.normal(0, 0.2, (3, 3))
-            cell *= (volume / abs(np.linalg.det(cell))) ** (1 / 3)
-            out.append(Crystal(reference.numbers, rng.random((len(reference), 3)), cell))
-    return out
 
 
 def known_crystals(known: list[Crystal], references: list[Crystal], samples: int, seed: int) -> list[Crystal]:
@@ -152,9 +134,7 @@ def draw(
             raise BenchmarkError(f"{kept} holds samples that differ in {' and '.join(differing)}: give another --out")
         return drawn, float(about["seconds"])
     started = time.monotonic()
-    if args.baseline == "random":
-        drawn = random_crystals(references, args.samples, args.seed)
-    elif args.baseline == "known":
+    if args.baseline == "known":
         known = read_crystals(args.data, None, args.max_atoms).crystals
         drawn = known_crystals(known, references, args.samples, args.seed)
     else:
@@ -263,8 +243,8 @@ def main() -> int:
     p.add_argument("--checkpoint", default="dao-g-flow")
     p.add_argument(
         "--baseline",
-        choices=["random", "known"],
-        help="measure random structures instead of a checkpoint, or the file's own of a composition, drawn evenly",
+        choices=["known"],
+        help="measure the file's own crystals of a composition, drawn evenly, instead of a checkpoint",
     )
     p.add_argument("--split", help="rows of this split alone")
     p.add_argument("--limit", type=positive, help="a random subset of this many rows (always the same)")
