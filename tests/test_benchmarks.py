@@ -154,3 +154,9 @@ def test_space_groups_of_cells_are_counted(run, monkeypatch, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["first"] == found["among_five"] == 0.5  # A15, from Cr3Si
     assert found["space_groups"] == {"Nb6Ge2": [223], "Nb6Sn2": [223]}
+
+
+def test_ways_to_predict_are_timed(run, monkeypatch):
+    for name, value in (("CHECKPOINT", "dao-g-tiny"), ("PREDICTOR", "dao-p-tiny")):
+        monkeypatch.setenv(f"DAO_FLOWS_{name}", value)
+    assert re.search(rf"1 compositions × 2: {NUMBER}× half from known crystals, ", run("predicting.py", "--quick"))
