@@ -193,7 +193,7 @@ def _columns(rows: Sequence[Record], templates: int, draws: int) -> list[str]:
         one.append(every[0] if every else np.nan)
         anything.append(min((each for each in every if not np.isnan(each)), default=np.nan))
         for found, rank_by in ((agreed, "agreement"), (judged, "both")):
-            best = ranked(record, templates, draws, rank_by)
+            best = ranked(record, templates, draws, rank_by) or list(range(taken))  # none was priced
             found.append(rms[best[0]] if best else np.nan)
     cells = []
     for column in (one, agreed, judged, anything):

@@ -70,21 +70,22 @@ class Sources:
             Request(np.array(sorted(row["numbers"])), (index, k)) for index, row in rows for k in range(self.drawings)
         ]
         drawn = iter(sample(self.model, requests, seed=0))
-        for _, row in rows:
+        for index, row in rows:
+            name = row.get("material_id") or f"row-{index}"
             numbers = np.array(sorted(row["numbers"]))
             found = find_templates(self.library, [numbers], self.templates, known=False)
             for k, (_, template) in enumerate(found):
-                yield as_row(template.crystal, row, "template", k)
+                yield as_row(template.crystal, row, name, "template", k)
             for k in range(self.drawings):
-                yield as_row(next(drawn), row, "drawing", k)
+                yield as_row(next(drawn), row, name, "drawing", k)
 
 
-def as_row(crystal: Crystal, row: Row, source: str, k: int) -> Row:
+def as_row(crystal: Crystal, row: Row, name: str, source: str, k: int) -> Row:
     """A crystal for the formula of a training row, as a row of a dataset."""
     return {
-        "material_id": f"{row['material_id']}-{source}-{k}",
+        "material_id": f"{name}-{source}-{k}",
         "source": source,
-        "reduced_formula": row["reduced_formula"],
+        "reduced_formula": row.get("reduced_formula"),
         "n_atoms": len(crystal),
         "numbers": crystal.numbers.tolist(),
         "lattice": crystal.lattice.ravel().tolist(),
@@ -152,7 +153,10 @@ def main() -> int:
             if number == args.parts:
                 break
             name, folder = f"part-{number:04d}", args.out / f"part-{number:04d}"
-            write_part(folder / "crystals", sources, rows[first : first + args.rows], args.rows_per_shard)
+            crystals = write_part(folder / "crystals", sources, rows[first : first + args.rows], args.rows_per_shard)
+            if not crystals.rows:
+                print(f"{name}: no template, and nothing drawn")
+                continue
             done = label_part(folder / "crystals", folder / "labels", maker, name)
             print(f"{name}: {done.rows} frames of {done.crystals} crystals, {done.failed} failed, {done.sha256[:12]}")
     except (CheckpointError, DataError, SettingError) as error:

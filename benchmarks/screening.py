@@ -27,11 +27,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import compositions
 
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.passing import Pricing
 from dao_flows.makers.schemas import GenerationDoc, ScreeningDoc
 from dao_flows.makers.screen import ScreenMaker
 
 EACH, BATCH = 20, 50  # candidates of a composition, compositions of a job
-STAGES = {"_valid": "validity", "_priced": "energy", "_distinct": "dedup", "_described": "symmetry and prototypes"}
+STAGES: dict[str, tuple[type, str]] = {
+    "validity": (ScreenMaker, "_valid"),
+    "energy": (Pricing, "energies"),
+    "dedup": (ScreenMaker, "_distinct"),
+    "symmetry and prototypes": (ScreenMaker, "_described"),
+}
 GROWTH = (20, 200, 2000)
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -104,8 +110,8 @@ def timed(took: dict[str, float]) -> Iterator[None]:
         return measured
 
     with ExitStack() as stack:
-        for method, name in STAGES.items():
-            stack.enter_context(mock.patch.object(ScreenMaker, method, clock(name, getattr(ScreenMaker, method))))
+        for name, (kind, method) in STAGES.items():
+            stack.enter_context(mock.patch.object(kind, method, clock(name, getattr(kind, method))))
         yield
 
 

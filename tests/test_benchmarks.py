@@ -100,14 +100,20 @@ def test_recorded_figures_tell_no_folders_of_the_machine(run, tiny_checkpoints, 
     }
 
 
-def test_labels_are_written_once(run, parquet, tmp_path):
+def test_labels_are_made_once_part_by_part(run, parquet, tmp_path):
     pytest.importorskip("chgnet")
-    arguments = [parquet(), "--checkpoint", "dao-g-tiny", "--out", "labels", "--quick"]
-    assert run("labels.py", *arguments) == "1 shards written, 1 in labels"
-    frames = pq.read_table(tmp_path / "labels/drawings-00000.parquet").to_pylist()
-    assert {len(frame["forces"]) == 3 * len(frame["numbers"]) for frame in frames} == {True}
+    salts = {"numbers": [[19, 35], [37, 53]], "frac": [[0.0] * 3 + [0.5] * 3] * 2, "lattice": [[4.0, 0, 0] * 3] * 2}
+    crystals = parquet(**salts, split=["train"] * 2, e_above_hull=None)
+    few = ["--checkpoint", "dao-g-tiny", "--templates", 2, "--drawings", 0, "--quick"]
+    arguments = [crystals, *few, "--out", "labels"]
+    told = run("labels.py", *arguments)
+    assert re.fullmatch(r"part-0000: \d+ frames of \d+ crystals, \d+ failed, [0-9a-f]{12}", told)
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("labels/part-0000/*/*.parquet")}
+    frames = [row for path in made if path.parent.name == "labels" for row in pq.read_table(path).to_pylist()]
+    assert frames and all(len(frame["forces"]) == 3 * len(frame["numbers"]) for frame in frames)
     assert {len(frame["stress"]) for frame in frames} == {9}
-    assert run("labels.py", *arguments) == "0 shards written, 1 in labels"
+    assert run("labels.py", *arguments) == told
+    assert all(path.stat().st_mtime_ns == when for path, when in made.items())
 
 
 def test_predictions_from_known_crystals_and_drawings_are_measured_shard_by_shard(run, parquet, tmp_path):
