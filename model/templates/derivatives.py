@@ -16,6 +16,7 @@ from .fingerprints import fingerprint, groups
 
 MOST_WAYS = 200  # to deal the sites of one sublattice: of more, the first are looked at
 MOST_DERIVATIVES = 4  # of one crystal
+ALL_SUPERLATTICES = 8  # of more cells there are hundreds: those along the cell's own vectors are looked at
 IMAGES = np.array(list(product((-1, 0, 1), repeat=3)), dtype=float)
 NEIGHBOURING = np.array(list(product((-1, 0, 1), repeat=2)), dtype=float)
 
@@ -40,12 +41,19 @@ def supercell(crystal: Crystal, matrix: np.ndarray) -> Crystal:
 
 
 def compact_supercell(crystal: Crystal, size: int) -> Crystal:
-    """The crystal in the supercell of this size whose vectors are shortest."""
+    """The crystal in a supercell of this size whose vectors are short."""
     if size == 1:
         return crystal
-    lattices = [matrix @ crystal.lattice for matrix in superlattices(size)]
+    matrices = superlattices(size) if size <= ALL_SUPERLATTICES else _diagonal(size)
+    lattices = [matrix @ crystal.lattice for matrix in matrices]
     lengths = [((reduction(lattice) @ lattice) ** 2).sum() for lattice in lattices]
-    return supercell(crystal, superlattices(size)[int(np.argmin(np.round(lengths, 6)))])
+    return supercell(crystal, matrices[int(np.argmin(np.round(lengths, 6)))])
+
+
+def _diagonal(size: int) -> np.ndarray:
+    """(m, 3, 3) the superlattices that repeat a cell along its own vectors."""
+    sizes = range(1, size + 1)
+    return np.array([np.diag(abc) for abc in product(sizes, repeat=3) if np.prod(abc) == size], dtype=float)
 
 
 def reduction(lattice: np.ndarray) -> np.ndarray:
