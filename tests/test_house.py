@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"dao_flows": ROOT / "dao_flows", "dao_flows.makers": ROOT / "makers", "dao_flows.model": ROOT / "model"}
 MODEL_MAY_IMPORT = {"torch", "numpy", "safetensors"}
+BINARY = {".npz", ".parquet", ".safetensors", ".png", ".xz"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -176,7 +177,7 @@ def test_no_file_names_a_registry_or_a_place_of_one_machine():
     forbidden = [half.replace(" ", "") for half in halves]
     for name in filter(None, listed.stdout.split("\0")):
         path = ROOT / name
-        if path.is_symlink() or not path.is_file() or path.suffix in (".npz", ".parquet", ".safetensors", ".png"):
+        if path.is_symlink() or not path.is_file() or path.suffix in BINARY:
             continue
         text = path.read_text(encoding="utf-8")
         found = [word for word in forbidden if word in text]
