@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from match_rate import chosen_rows
 from rich.progress import track
 
 from dao_flows.model.checkpoint import load
@@ -23,11 +24,6 @@ from dao_flows.model.library import find
 from dao_flows.model.sample import Request, SamplerConfig, sample
 
 IDENTITY = "drawings.json"
-
-
-def rows_of(total: int, limit: int | None) -> np.ndarray:
-    """A random subset of the rows of a file, ascending, always the same."""
-    return np.sort(np.random.default_rng(0).permutation(total)[:limit])
 
 
 def shard(folder: Path, first: int, draw: int) -> Path:
@@ -85,7 +81,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     table = read_crystals(args.data, args.split, args.max_atoms)
-    chosen = rows_of(len(table), args.limit)
+    chosen = chosen_rows(table, args.limit)
     model, card = load(find(args.checkpoint))
     assert isinstance(model, DaoG)
     about = {

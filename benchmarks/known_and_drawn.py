@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from drawings import IDENTITY, read_drawings, rows_of
+from drawings import IDENTITY, read_drawings
+from match_rate import chosen_rows
 from rich.progress import track
 
 from dao_flows.makers.dedup import Tolerance, find_duplicates
@@ -108,7 +109,7 @@ def measure(args: argparse.Namespace) -> None:
     if about["split"] is None:  # rows of a training file are looked up without their own compositions
         refuse_held_out(library, [crystal.numbers for crystal in table.crystals])
     kept = read_drawings(args.drawings) if args.drawings else {}
-    chosen = rows_of(len(table), args.limit).tolist()
+    chosen = chosen_rows(table, args.limit).tolist()
     predictor, judge = load(find(args.predictor))[0], ForceField(args.judge)
     assert isinstance(predictor, DaoP)
     args.results.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
@@ -56,9 +56,6 @@ from .stage import stage
 from .structures import to_structure
 from .symmetry import prototype, space_group
 from .validity import NEUTRALITY, Rules, charge_neutral, contact_fault, contacts, volume_fault
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

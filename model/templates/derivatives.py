@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import combinations, islice, product
+from math import prod
 
 import numpy as np
 
 from ..crystals import Crystal
-from .fingerprints import fingerprint, groups
+from .fingerprints import IMAGES, fingerprint, groups
 
 MOST_WAYS = 200  # to deal the sites of one sublattice: of more, the first are looked at
 MOST_DERIVATIVES = 4  # of one crystal
 ALL_SUPERLATTICES = 8  # of more cells there are hundreds: those along the cell's own vectors are looked at
-IMAGES = np.array(list(product((-1, 0, 1), repeat=3)), dtype=float)
 NEIGHBOURING = np.array(list(product((-1, 0, 1), repeat=2)), dtype=float)
 
 
@@ -53,7 +53,7 @@ def compact_supercell(crystal: Crystal, size: int) -> Crystal:
 def _diagonal(size: int) -> np.ndarray:
     """(m, 3, 3) the superlattices that repeat a cell along its own vectors."""
     sizes = range(1, size + 1)
-    return np.array([np.diag(abc) for abc in product(sizes, repeat=3) if np.prod(abc) == size], dtype=float)
+    return np.array([np.diag(abc) for abc in product(sizes, repeat=3) if prod(abc) == size], dtype=float)
 
 
 def reduction(lattice: np.ndarray) -> np.ndarray:
