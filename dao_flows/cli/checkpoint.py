@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from .readable import readable
 
 IMPORT_EXAMPLES = """[bold]Example[/bold]
 
@@ -30,14 +31,10 @@ def list_checkpoints(as_json: Annotated[bool, typer.Option("--json", help="Print
     from dao_flows.model.checkpoint import CheckpointError, read_card
     from dao_flows.model.library import available
 
-    rows, problems = [], []
-    for name, folder in sorted(available().items()):
-        try:
-            card = read_card(folder)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        rows.append((name, folder, card))
+    problems: list[str] = []
+    folders = available()
+    cards = readable(sorted(folders), lambda name: read_card(folders[name]), CheckpointError, problems)
+    rows = [(name, folders[name], card) for name, card in cards]
     if as_json:
         keys = ("kind", "sha256", "elements", "max_atoms", "code_version")
         print(
@@ -90,14 +87,10 @@ def verify(
     from dao_flows.model.checkpoint import verify as check
     from dao_flows.model.library import available, find
 
-    problems = []
-    for reference in references or sorted(available()):
-        try:
-            card = check(find(reference))
-        except CheckpointError as error:
-            problems.append(str(error))
-        else:
-            print(f"{reference}: intact, {card.kind}, sha256 {card.sha256}")
+    problems: list[str] = []
+    wanted = references or sorted(available())
+    for reference, card in readable(wanted, lambda name: check(find(name)), CheckpointError, problems):
+        print(f"{reference}: intact, {card.kind}, sha256 {card.sha256}")
     if problems:
         raise CheckpointError("\n".join(problems))
 

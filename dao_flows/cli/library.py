@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .build_settings import SOURCES, Sources, progress_bar, takes_settings
+from .readable import readable
 
 BUILD_EXAMPLES = f"""{SOURCES}
 [bold]Examples[/bold]
@@ -61,15 +62,11 @@ def list_libraries(as_json: Annotated[bool, typer.Option("--json", help="Print J
     from ..libraries import available, licences, open_library
 
     rows: list[dict[str, Any]] = []
-    problems = []
-    for name, folder in sorted(available().items()):
-        try:
-            library = open_library(folder)
-        except DataError as error:
-            problems.append(str(error))
-            continue
+    problems: list[str] = []
+    folders = available()
+    for name, library in readable(sorted(folders), lambda name: open_library(folders[name]), DataError, problems):
         counts = {"crystals": len(library), "groups": len(library.groups)}
-        told = {"sha256": library.sha256, "licences": licences(library), "folder": str(folder)}
+        told = {"sha256": library.sha256, "licences": licences(library), "folder": str(folders[name])}
         rows.append({"name": name, **counts, **told})
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -127,14 +124,9 @@ def verify(
     from ..libraries import available
     from ..libraries import verify as check
 
-    problems = []
-    for reference in references or sorted(available()):
-        try:
-            library = check(reference)
-        except DataError as error:
-            problems.append(str(error))
-        else:
-            told = f"{len(library)} crystals, and its index follows from them, {library.sha256}"
-            typer.echo(f"{reference} is whole: {told}")
+    problems: list[str] = []
+    for reference, library in readable(references or sorted(available()), check, DataError, problems):
+        told = f"{len(library)} crystals, and its index follows from them, {library.sha256}"
+        typer.echo(f"{reference} is whole: {told}")
     if problems:
         raise DataError("\n".join(problems))
