@@ -66,7 +66,7 @@ def renamed(text: str, copy: int) -> str:
 
 def parts(store: JobStore) -> dict[str, tuple[Any, Any]]:
     """The collections of a store with their keys."""
-    from dao_flows.stores import KEYS, collection
+    from dao_flows.store.stores import KEYS, collection
 
     return {"jobs": (store.docs_store, ["uuid", "index"])} | {n: (collection(store, n), k) for n, k in KEYS.items()}
 
@@ -102,11 +102,11 @@ def timed(what: str, times: dict[str, tuple[float, float]]) -> Iterator[None]:
 
 def measure(store: JobStore) -> tuple[int, float, float]:
     """Nodes of the graph of a store, and seconds by the clock and of CPU of all of `audit graph` but its imports."""
-    from dao_flows.audit.assembly import assemble, cards
-    from dao_flows.audit.collapse import collapse
-    from dao_flows.audit.documents import read
-    from dao_flows.audit.drawing import svg
-    from dao_flows.audit.identify import find
+    from dao_flows.audit.graph.assembly import assemble, cards
+    from dao_flows.audit.graph.collapse import collapse
+    from dao_flows.audit.graph.documents import read
+    from dao_flows.audit.graph.drawing import svg
+    from dao_flows.audit.graph.identify import find
 
     times: dict[str, tuple[float, float]] = {}
     with timed("importing torch, reading cards", times):
@@ -131,7 +131,7 @@ def graph(nodes: int) -> None:
     from jobflow.core.store import JobStore
     from maggma.stores import MongoStore
 
-    from dao_flows.stores import JOBS, EmbeddedStore
+    from dao_flows.store.stores import JOBS, EmbeddedStore
 
     figures = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -140,7 +140,7 @@ def graph(nodes: int) -> None:
         make_flow(folder)
         source = JobStore(EmbeddedStore(JOBS, str(folder / "data" / "store")))
         source.connect()
-        from dao_flows.audit.graph import build
+        from dao_flows.audit.graph.graph import build
 
         copies = -(-nodes // len(build(source).nodes))
         stores: dict[str, Callable[[], Any]] = {"embedded": lambda: EmbeddedStore(JOBS, str(folder / "large"))}

@@ -29,7 +29,7 @@ def made() -> JobStore:
     """A store with one prediction."""
     from dao_flows import predict
     from dao_flows.settings import settings
-    from dao_flows.stores import job_store
+    from dao_flows.store.stores import job_store
 
     predict("NaCl", n=4, z=2, steps=4, guidance=False)
     return job_store(settings())
@@ -37,12 +37,12 @@ def made() -> JobStore:
 
 def copies(source: JobStore, target: JobStore, documents: int) -> dict[str, int]:
     """Fill the target with as many documents as asked for, over all of its collections."""
-    from dao_flows.candidates import candidate_doc
-    from dao_flows.makers.attempts import envelope, parts
-    from dao_flows.makers.chain import advance, number_of
-    from dao_flows.makers.provenance import content_hash
-    from dao_flows.makers.schemas import ScreeningDoc
-    from dao_flows.stores import collection
+    from dao_flows.makers.jobs.attempts import envelope, parts
+    from dao_flows.makers.jobs.provenance import content_hash
+    from dao_flows.makers.jobs.record_chain import advance, number_of
+    from dao_flows.makers.schemas.prediction import ScreeningDoc
+    from dao_flows.store.candidates import candidate_doc
+    from dao_flows.store.stores import collection
 
     jobs = sorted(source.query(), key=lambda job: str(job["completed_at"]))
     records = list(collection(source, "runs").query({"event": {"$in": ["job-start", "job-end"]}}))
@@ -106,7 +106,7 @@ def copies(source: JobStore, target: JobStore, documents: int) -> dict[str, int]
 
 def size_of(target: JobStore) -> int:
     """Bytes of all documents."""
-    from dao_flows.stores import collection
+    from dao_flows.store.stores import collection
 
     stores = [target.docs_store, collection(target, "runs"), collection(target, "candidates")]
     return sum(len(bson.encode(document)) for store in stores for document in store.query())
@@ -122,8 +122,8 @@ def main() -> None:
     documents = 300 if asked.quick else asked.documents
     with tempfile.TemporaryDirectory(prefix="dao-audit-") as folder:
         os.environ |= {"DAO_FLOWS_DATA_DIR": folder, "DAO_FLOWS_CHECKPOINT_DIR": f"{folder}/checkpoints"}
-        from dao_flows.audit.verify import verify
-        from dao_flows.stores import EmbeddedStore
+        from dao_flows.audit.integrity.verify import verify
+        from dao_flows.store.stores import EmbeddedStore
 
         source = made()
         name = f"dao_flows_audit_{os.getpid()}"

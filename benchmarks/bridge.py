@@ -25,9 +25,9 @@ from pymatgen.core import Structure
 sys.path.insert(0, str(Path(__file__).parent))
 from templates import decorated, read_row
 
-from dao_flows.model.checkpoint import load
+from dao_flows.model.checkpoint.format import load
 from dao_flows.model.crystals import Crystal
-from dao_flows.model.mend import mend
+from dao_flows.model.sampling.bridge import mend
 
 MATCHER = StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3)
 

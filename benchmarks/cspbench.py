@@ -21,8 +21,8 @@ import numpy as np
 from pymatgen.core.composition import Composition
 from rich.progress import Progress, TimeElapsedColumn
 
-from dao_flows.makers.match_rate import wilson
-from dao_flows.model.dataset import DataError
+from dao_flows.makers.science.match_rate import wilson
+from dao_flows.model.data.shards import DataError
 from dao_flows.model.templates.library import refuse_held_out
 from dao_flows.model.templates.places import open_library
 
@@ -86,7 +86,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as bar:
         os.environ["DAO_FLOWS_DATA_DIR"] = folder
         from dao_flows import predict
-        from dao_flows.inputs import Entry
+        from dao_flows.api.inputs import Entry
 
         task = bar.add_task("batches", total=None)
         began = time.monotonic()

@@ -43,7 +43,7 @@ def synthetic(seed: int = 0) -> Iterator[dict[str, Any]]:
 
 def build(source: str, rows: int, held_out: list[str], keep_duplicates: bool) -> dict[str, Any]:
     """Build once in a temporary folder: seconds, rows per second, MiB."""
-    from dao_flows.datasets import BuildConfig, build_dataset
+    from dao_flows.api.datasets import BuildConfig, build_dataset
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -73,7 +73,7 @@ def write(path: Path, rows: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dao_flows.model.dataset import COLUMNS, arrow_schema
+    from dao_flows.model.data.shards import COLUMNS, arrow_schema
 
     schema, crystals = arrow_schema(COLUMNS), synthetic()
     with pq.ParquetWriter(path, schema) as writer:

@@ -20,15 +20,15 @@ from cluster import URI_VARIABLE, all_done, measured_on, project, save
 from compositions import spread
 from launching import clear, watch
 
-from dao_flows.candidates import CandidateBuilder
-from dao_flows.inputs import Entry
+from dao_flows.api.inputs import Entry
 from dao_flows.launch.flows import Planned, predict_flows, verify_flows
 from dao_flows.launch.routes import read_routes
 from dao_flows.launch.submit import submit
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.settings import settings
-from dao_flows.stores import collection, job_store
-from dao_flows.verifications import VerificationBuilder
+from dao_flows.store.candidates import CandidateBuilder
+from dao_flows.store.stores import collection, job_store
+from dao_flows.store.verifications import VerificationBuilder
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -195,7 +195,7 @@ def compare(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> dict[str,
 
 def structure_of(candidates: Any, candidate_id: str) -> Structure:
     """The structure of a stored candidate."""
-    from dao_flows.candidates import find
+    from dao_flows.store.candidates import find
 
     return find(candidates, candidate_id).structure
 

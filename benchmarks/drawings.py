@@ -16,12 +16,12 @@ import torch
 from match_rate import chosen_rows
 from rich.progress import track
 
-from dao_flows.model.checkpoint import load
+from dao_flows.model.checkpoint.format import load
+from dao_flows.model.checkpoint.library import find
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.data import read_crystals
-from dao_flows.model.library import find
-from dao_flows.model.sample import Request, SamplerConfig, sample
+from dao_flows.model.data.table import read_crystals
+from dao_flows.model.sampling.sample import Request, SamplerConfig, sample
 
 IDENTITY = "drawings.json"
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dao_flows.model.crysformer import Block, Crysformer, CrysformerOutput, PairAttention, time_embedding
 from dao_flows.model.crystals import Crystals
 from dao_flows.model.dao import Dao
+from dao_flows.model.network.crysformer import Block, Crysformer, CrysformerOutput, PairAttention, time_embedding
 
 AnyDao = TypeVar("AnyDao", bound=Dao)
 

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dao_flows.model.checkpoint import CheckpointError, load
+from dao_flows.model.checkpoint.format import CheckpointError, load
+from dao_flows.model.checkpoint.library import find
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_p import DaoP, predict_energy
-from dao_flows.model.dataset import dataset_rows, parts
-from dao_flows.model.library import find
+from dao_flows.model.data.shards import dataset_rows, parts
 
 RESAMPLES = 2000
 ENOUGH_TO_RESAMPLE = 10

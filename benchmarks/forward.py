@@ -1,9 +1,9 @@
 """Time of one pass through the network against the published form of it: `python benchmarks/forward.py --help`.
 
-Both hold the same weights and get the same crystals: `dao_flows.model.crysformer`, and every pair's 777 features times
-777 × 384 in every layer (`benchmarks/edge_list.py`). They take turns in one process, so that a busy machine slows both;
-figures are medians over the rounds of processor time (of wall time with more than one thread). Peak memory is that of a
-process of its own for each, as Linux tells it.
+Both hold the same weights and get the same crystals: `dao_flows.model.network.crysformer`, and every pair's 777
+features times 777 × 384 in every layer (`benchmarks/edge_list.py`). They take turns in one process, so that a busy
+machine slows both; figures are medians over the rounds of processor time (of wall time with more than one thread).
+Peak memory is that of a process of its own for each, as Linux tells it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import edge_list
 
-from dao_flows.model.crysformer import Crysformer, CrysformerConfig, CrysformerOutput
 from dao_flows.model.crystals import Crystals
-from dao_flows.model.memory import keep_freed_memory
+from dao_flows.model.network.crysformer import Crysformer, CrysformerConfig, CrysformerOutput
+from dao_flows.model.runtime.memory import keep_freed_memory
 
 VOLUME = 20.0  # Å³ an atom
 FORMS = ("ours", "published")

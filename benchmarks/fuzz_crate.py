@@ -37,7 +37,7 @@ from dao_flows.crate import CrateError, Limits
 from dao_flows.crate.documents import written
 from dao_flows.crate.layout import MANIFEST, member
 from dao_flows.crate.reader import Crate, open_crate
-from dao_flows.makers.provenance import canonical_json, content_hash, digest
+from dao_flows.makers.jobs.provenance import canonical_json, content_hash, digest
 
 SLOW = 2.0  # s; a small crate takes milliseconds
 MOMENT = (1980, 1, 1, 0, 0, 0)

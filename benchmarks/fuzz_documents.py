@@ -38,23 +38,24 @@ from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEn
 
 from dao_flows.crate import Limits
 from dao_flows.crate.documents import DocumentError, check, written
-from dao_flows.makers import decoding, reuse
-from dao_flows.makers.dataset_schemas import DatasetDoc
-from dao_flows.makers.provenance import content_hash, digest, execution_record, provenance
+from dao_flows.makers.jobs import reuse
+from dao_flows.makers.jobs.provenance import content_hash, digest, execution_record, provenance
 from dao_flows.makers.reference import entry_decoding
 from dao_flows.makers.reference.entry_files import read_file
 from dao_flows.makers.reference.sets import ReferenceSetError
-from dao_flows.makers.schemas import (
+from dao_flows.makers.schemas import decoding
+from dao_flows.makers.schemas.dataset import DatasetDoc
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.prediction import (
     CandidateDoc,
     Energy,
     GeneratedCandidate,
     GenerationDoc,
-    Science,
     ScreenedCandidate,
     ScreeningDoc,
     Validity,
 )
-from dao_flows.makers.verification_schemas import CalculationDoc, Level, VerificationDoc
+from dao_flows.makers.schemas.verification import CalculationDoc, Level, VerificationDoc
 
 CANARY = "hostile_canary"  # a module that is there to be imported
 STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.remove", "os.rename", "os.mkdir", "os.chmod")
@@ -94,7 +95,7 @@ HOSTILE: list[Any] = [
     {"@module": CALCULATOR["@module"], "@callable": "ForceFieldRelaxMaker.make", "@bound": CALCULATOR},
     {"@module": "pymatgen.core.structure", "@class": "Structure", "lattice": THING, "sites": [THING]},
     {"@module": "pymatgen.entries.computed_entries", "@class": "ComputedEntry", "energy": 1, "parameters": THING},
-    {"@module": "dao_flows.makers.schemas", "@class": "Science", "parameters": THING},
+    {"@module": "dao_flows.makers.schemas.prediction", "@class": "Science", "parameters": THING},
     {"@module": [CANARY], "@class": {"@module": CANARY, "@callable": "call"}},
     {"@module": CANARY, "@class": "Thing", "@callable": "call", "@bound": {"@class": "Thing"}},
 ]

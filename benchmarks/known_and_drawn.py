@@ -5,7 +5,7 @@
     python benchmarks/known_and_drawn.py table RESULTS...
 
 `measure` looks every row's composition up in a library, without crystals of that composition, takes the kept drawings,
-and notes of each candidate its RMSE to the reference (protocol of dao_flows.makers.match_rate), what it is a duplicate
+and notes of each candidate its RMSE to the reference (protocol of makers/science/match_rate.py), what it is a duplicate
 of, and its energies by DAO-P and by a judge. Shards of rows are written whole or not at all: the same command goes on
 where it stopped, and `--part 0/2` and `--part 1/2` share the work. Without drawings templates alone are measured.
 `table` ranks the candidates as ScreenMaker does and prints match rates. A library that holds a formula of the file is
@@ -29,18 +29,18 @@ from drawings import IDENTITY, read_drawings
 from match_rate import chosen_rows
 from rich.progress import track
 
-from dao_flows.makers.dedup import Tolerance, find_duplicates
-from dao_flows.makers.force_field import ForceField, ForceFieldError
-from dao_flows.makers.match_rate import compare, figures
-from dao_flows.makers.ranking import Distinct, Made, order
-from dao_flows.makers.structures import to_structure
-from dao_flows.makers.validity import Rules, contact_fault, contacts, volume_fault
-from dao_flows.model.checkpoint import load
+from dao_flows.makers.models.force_field import ForceField, ForceFieldError
+from dao_flows.makers.science.duplicates import Tolerance, find_duplicates
+from dao_flows.makers.science.match_rate import compare, figures
+from dao_flows.makers.science.structures import to_structure
+from dao_flows.makers.science.validity import Rules, contact_fault, contacts, volume_fault
+from dao_flows.makers.screening.ranking import Distinct, Made, order
+from dao_flows.model.checkpoint.format import load
+from dao_flows.model.checkpoint.library import find
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_p import DaoP, predict_energy
-from dao_flows.model.data import read_crystals
-from dao_flows.model.dataset import DataError
-from dao_flows.model.library import find
+from dao_flows.model.data.shards import DataError
+from dao_flows.model.data.table import read_crystals
 from dao_flows.model.templates.library import Library, refuse_held_out
 from dao_flows.model.templates.places import open_library
 from dao_flows.model.templates.search import Template, find_templates

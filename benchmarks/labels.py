@@ -21,14 +21,15 @@ from maggma.stores import MemoryStore
 from rich.progress import Progress
 
 from dao_flows import __version__
-from dao_flows.local import run_here
-from dao_flows.makers.checkpoints import SettingError
+from dao_flows.api.local import run_here
 from dao_flows.makers.label import LabelMaker, label_jobs
-from dao_flows.makers.label_schemas import LabelledDatasetDoc
-from dao_flows.model.checkpoint import CheckpointError, load
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.labels import LabelledDatasetDoc
+from dao_flows.model.checkpoint.format import CheckpointError, load
+from dao_flows.model.checkpoint.library import find
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.dataset import (
+from dao_flows.model.data.shards import (
     MANIFEST,
     DataError,
     Manifest,
@@ -39,11 +40,10 @@ from dao_flows.model.dataset import (
     write_manifest,
     write_shards,
 )
-from dao_flows.model.library import find
-from dao_flows.model.sample import Request, sample
+from dao_flows.model.sampling.sample import Request, sample
 from dao_flows.model.templates.places import DEFAULT, open_library
 from dao_flows.model.templates.search import find_templates
-from dao_flows.stores import output
+from dao_flows.store.stores import output
 
 Row = dict[str, Any]
 

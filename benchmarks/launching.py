@@ -27,7 +27,7 @@ from cluster import URI_VARIABLE, ClusterError, finish, measured_on, project, sa
 from idle import IdleMaker
 
 from dao_flows.launch.launchpad import CLAIM
-from dao_flows.makers import provenance
+from dao_flows.makers.jobs import provenance
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
@@ -166,7 +166,7 @@ def watched_worker(out: Path, modules: str, arguments: Sequence[str]) -> None:
     from pymongo import monitoring
 
     from dao_flows.launch.worker import main as work
-    from dao_flows.makers.attempts import Attempt
+    from dao_flows.makers.jobs.attempts import Attempt
 
     for module in modules.split(","):
         importlib.import_module(module)
@@ -290,8 +290,8 @@ def claims(pad: LaunchPad, waiting: int, others: int = 0, done: int = 0) -> dict
 
 def writes(pad: LaunchPad, stored: int) -> dict[str, Any]:
     """Time of storing one document among others, and of logging one attempt, with and without our indexes, ms."""
-    from dao_flows.makers.attempts import append
-    from dao_flows.stores import JOB_INDEXES, collection, index, job_store
+    from dao_flows.makers.jobs.attempts import append
+    from dao_flows.store.stores import JOB_INDEXES, collection, index, job_store
 
     clear(pad)
     store = job_store()

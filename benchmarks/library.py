@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from dao_flows.model.dataset import COLUMNS, Manifest, Shard, arrow_schema, file_sha256, write_manifest
-from dao_flows.model.templates.library import LARGEST_ELEMENT, Library, build_index
+from dao_flows.model.data.shards import COLUMNS, Manifest, Shard, arrow_schema, file_sha256, write_manifest
+from dao_flows.model.templates.index import LARGEST_ELEMENT
+from dao_flows.model.templates.library import Library, build_index
 from dao_flows.model.templates.places import find, open_library
 from dao_flows.model.templates.search import find_templates
 

@@ -1,6 +1,6 @@
 """Match rate and RMSE of a DAO-G checkpoint on a test file: `python benchmarks/match_rate.py --help`.
 
-The protocol is that of dao_flows.makers.match_rate. With --out the samples are kept as soon as they are drawn, and the
+The protocol is that of makers/science/match_rate.py. With --out the samples are kept as soon as they are drawn, and the
 same command measures them again without drawing anew. --draw-only ends there and needs no pymatgen: draw on one
 machine, measure on another.
 """
@@ -22,16 +22,16 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from dao_flows import __version__
-from dao_flows.model.checkpoint import CheckpointError, config_of, load, verify
+from dao_flows.model.checkpoint.format import CheckpointError, config_of, load, verify
+from dao_flows.model.checkpoint.library import find
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, predict_energy
-from dao_flows.model.data import CrystalTable, read_crystals
-from dao_flows.model.dataset import DataError
-from dao_flows.model.library import find
-from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
-from dao_flows.model.sampler_name import Sampler
-from dao_flows.model.samplers import STEPS
+from dao_flows.model.data.shards import DataError
+from dao_flows.model.data.table import CrystalTable, read_crystals
+from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.registry import STEPS
+from dao_flows.model.sampling.sample import Guidance, Request, SamplerConfig, SamplingError, sample
 
 GPU_BATCH_ATOMS = 16384
 SAMPLER = ("sampler", "steps", "churn", "bf16", "predictor", "guidance")
@@ -165,7 +165,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.draw_only:
         print(f"{len(drawn)} samples in {seconds} s")
         return None
-    from dao_flows.makers.match_rate import figures, match
+    from dao_flows.makers.science.match_rate import figures, match
 
     started = time.monotonic()
     with progress_bar() as bar:
@@ -203,8 +203,8 @@ def most_agreed(drawn: list[Crystal], energies: np.ndarray) -> np.ndarray:
 
     energies: (n, k), in the order of the samples; of duplicates, and between equals, the lowest comes first.
     """
-    from dao_flows.makers.dedup import Tolerance, find_duplicates
-    from dao_flows.makers.structures import to_structure
+    from dao_flows.makers.science.duplicates import Tolerance, find_duplicates
+    from dao_flows.makers.science.structures import to_structure
 
     rows, samples = energies.shape
     ranked = np.argsort(energies, axis=1, kind="stable")

@@ -60,9 +60,9 @@ class History:
     """A store whose documents can be changed and put back."""
 
     def __init__(self, jobs: JobStore) -> None:
-        from dao_flows.makers.chain import HEAD_KEY, HEADS
-        from dao_flows.makers.siblings import beside
-        from dao_flows.stores import collection
+        from dao_flows.makers.jobs.record_chain import HEAD_KEY, HEADS
+        from dao_flows.makers.jobs.siblings import beside
+        from dao_flows.store.stores import collection
 
         self.jobs = jobs
         self.stores: dict[str, Store] = {"jobs": jobs.docs_store}
@@ -155,7 +155,7 @@ def without(document: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
 
 def sealed(name: str, document: dict[str, Any]) -> dict[str, Any]:
     """A document with hashes that fit its content."""
-    from dao_flows.makers.provenance import content_hash, digest
+    from dao_flows.makers.jobs.provenance import content_hash, digest
 
     held = document["output"] if name == "jobs" else document
     if not isinstance(held, dict):
@@ -172,8 +172,8 @@ def sealed(name: str, document: dict[str, Any]) -> dict[str, Any]:
 
 def with_record(history: History, job: dict[str, Any]) -> None:
     """Write a job's document, and let the record of its attempt say that it was so."""
-    from dao_flows.makers.attempts import envelope, parts
-    from dao_flows.makers.provenance import content_hash
+    from dao_flows.makers.jobs.attempts import envelope, parts
+    from dao_flows.makers.jobs.provenance import content_hash
 
     history.put("jobs", job)
     for record in copy.deepcopy(history.documents["runs"]):
@@ -185,8 +185,8 @@ def with_record(history: History, job: dict[str, Any]) -> None:
 
 def chained_anew(history: History) -> None:
     """Let all records and the head fit each other, as one who may write everywhere can."""
-    from dao_flows.makers.attempts import envelope
-    from dao_flows.makers.chain import advance, number_of
+    from dao_flows.makers.jobs.attempts import envelope
+    from dao_flows.makers.jobs.record_chain import advance, number_of
 
     runs = history.stores["runs"]
     jobs = {(job["uuid"], job["index"]): job for job in history.stores["jobs"].query()}
@@ -319,7 +319,7 @@ class Outcome:
 
 def outcomes(history: History, every: int = 1, only: str | None = None) -> Iterator[Outcome]:
     """Make each change, verify, and take it back. The history must be whole."""
-    from dao_flows.audit.verify import verify
+    from dao_flows.audit.integrity.verify import verify
 
     def found() -> set[str]:
         return {f"{each.problem} {each.line()}" for each in verify(history.jobs).findings}
@@ -392,7 +392,7 @@ def main() -> None:
         os.environ |= {"DAO_FLOWS_DATA_DIR": f"{folder}/data", "DAO_FLOWS_CHECKPOINT_DIR": f"{folder}/checkpoints"}
         make(home)
         from dao_flows.settings import settings
-        from dao_flows.stores import job_store
+        from dao_flows.store.stores import job_store
 
         jobs = job_store(settings())
         server = None

@@ -20,8 +20,8 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from pymatgen.vis.structure_vtk import EL_COLORS
 
 from dao_flows import predict
-from dao_flows.makers.schemas import told_origin
-from dao_flows.model.data import read_crystals
+from dao_flows.makers.schemas.prediction import told_origin
+from dao_flows.model.data.table import read_crystals
 
 VIEW = np.array([[0.94, 0.34, 0.0], [-0.13, 0.36, 0.92]])  # orthographic, seen from slightly above
 DEPTH = np.array([0.31, -0.87, 0.38])

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dao_flows.model.checkpoint import verify, write_card
-from dao_flows.model.library import find
+from dao_flows.model.checkpoint.format import verify, write_card
+from dao_flows.model.checkpoint.library import find
 
 
 def without_folders(value: Any, key: str = "") -> Any:

@@ -1,7 +1,7 @@
 """Known structures among predictions: `python benchmarks/references.py reference_superconductors.json`.
 
 The file holds crystals by the formulas of their cells (a pymatgen structure each). Each is predicted as `predict` does
-by default; told is at which rank a candidate matches the reference (protocol of dao_flows.makers.match_rate), where it
+by default; told is at which rank a candidate matches the reference (protocol of makers/science/match_rate.py), where it
 comes from, and its RMSE. The library must hold none of the formulas.
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dao_flows.makers.decoding import structure as structure_of
-from dao_flows.makers.match_rate import compare
-from dao_flows.makers.schemas import told_origin
-from dao_flows.makers.structures import to_crystal
-from dao_flows.model.dataset import DataError
+from dao_flows.makers.schemas.decoding import structure as structure_of
+from dao_flows.makers.schemas.prediction import told_origin
+from dao_flows.makers.science.match_rate import compare
+from dao_flows.makers.science.structures import to_crystal
+from dao_flows.model.data.shards import DataError
 from dao_flows.model.templates.library import refuse_held_out
 from dao_flows.model.templates.places import open_library
 

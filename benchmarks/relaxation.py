@@ -31,7 +31,7 @@ from unittest import mock
 
 import numpy as np
 
-from dao_flows.model.dataset import (
+from dao_flows.model.data.shards import (
     DataError,
     Manifest,
     columns,
@@ -49,7 +49,7 @@ IDEAL_GAS = {"@module": "ase.calculators.idealgas", "@callable": "IdealGas"}  # 
 def in_window(data: Path, count: int, checkpoint: str, seed: int) -> list[dict[str, Any]]:
     """Rows of the data that the maker would relax, drawn at random."""
     from dao_flows.makers.relax_dataset import RelaxDatasetMaker
-    from dao_flows.model.library import card_of
+    from dao_flows.model.checkpoint.library import card_of
 
     maker, card = RelaxDatasetMaker(), card_of(checkpoint)
     rows = [
@@ -105,10 +105,10 @@ def tiny_checkpoint(folder: Path) -> Path:
     """An untrained DAO-P of hardly any arithmetic."""
     import torch
 
-    from dao_flows.model.checkpoint import save
-    from dao_flows.model.crysformer import CrysformerConfig
+    from dao_flows.model.checkpoint.format import save
     from dao_flows.model.dao import DaoConfig
     from dao_flows.model.dao_p import DaoP
+    from dao_flows.model.network.crysformer import CrysformerConfig
 
     torch.manual_seed(0)
     network = CrysformerConfig(hidden=8, layers=1, heads=1, frequencies=2, time_width=4, feed_forward=1)
@@ -129,7 +129,7 @@ def run(jobs: Any, folder: Path) -> dict[str, Any]:
     """Run jobs through a store in the folder: seconds, those of the processor, and bytes that the store then holds."""
     from jobflow import Flow, JobStore, run_locally
 
-    from dao_flows.stores import EmbeddedStore
+    from dao_flows.store.stores import EmbeddedStore
 
     path = folder / "store"
     (folder / "jobs").mkdir(parents=True)
@@ -148,7 +148,7 @@ def run(jobs: Any, folder: Path) -> dict[str, Any]:
 def batched(dataset: Path, folder: Path, predictor: str) -> dict[str, Any]:
     """One job for the only shard of a dataset."""
     from dao_flows.makers.relax_dataset import RelaxDatasetMaker
-    from dao_flows.makers.relax_schemas import RelaxationDoc
+    from dao_flows.makers.schemas.relaxation import RelaxationDoc
 
     out = folder / "out"
     measured = run([RelaxDatasetMaker(predictor=predictor, device="cpu").make(str(dataset), 0, str(out))], folder)
@@ -166,7 +166,7 @@ def one_job_each(rows: list[dict[str, Any]], folder: Path, force_field: Any) -> 
     """One job of atomate2 a crystal."""
     from atomate2.forcefields.jobs import ForceFieldRelaxMaker
 
-    from dao_flows.makers.structures import to_structure
+    from dao_flows.makers.science.structures import to_structure
     from dao_flows.model.crystals import Crystal
 
     crystals = [

@@ -27,9 +27,9 @@ def main() -> None:
         }
         flow = [sys.executable, "-W", "ignore", str(HERE / "tests/dao_flows/audit_flow.py"), str(home / "flow")]
         subprocess.run(flow, check=True, capture_output=True)
-        from dao_flows.audit.graph import build
-        from dao_flows.audit.replay import Options, replay
-        from dao_flows.stores import job_store
+        from dao_flows.audit.graph.graph import build
+        from dao_flows.audit.replay.replay import Options, replay
+        from dao_flows.store.stores import job_store
 
         jobs = job_store()
         run = next(name for kind, name in build(jobs).nodes if kind == "run")

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dao_flows.model.checkpoint import config_of, read_card
-from dao_flows.model.library import find
+from dao_flows.model.checkpoint.format import config_of, read_card
+from dao_flows.model.checkpoint.library import find
 
 CALLS = (10, 20, 50, 100, 200, 500, 2000)
 # sampler -> its options, and network calls a step

@@ -28,14 +28,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import edge_list
 import peers
 
-from dao_flows.model.checkpoint import CheckpointError, build, load
+from dao_flows.model.checkpoint.format import CheckpointError, build, load
+from dao_flows.model.checkpoint.library import find
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.library import find
-from dao_flows.model.memory import keep_freed_memory
-from dao_flows.model.sample import Request, SamplerConfig, SamplingError, sample
-from dao_flows.model.sampler_name import Sampler
-from dao_flows.model.samplers import STEPS, walk_for
+from dao_flows.model.runtime.memory import keep_freed_memory
+from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.registry import STEPS, walk_for
+from dao_flows.model.sampling.sample import Request, SamplerConfig, SamplingError, sample
 
 OURS, PUBLISHED_FORM = "DAO-G", "the published form"
 

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import compositions
 
 from dao_flows.makers.generate import GenerateMaker
-from dao_flows.makers.passing import Pricing
-from dao_flows.makers.schemas import GenerationDoc, ScreeningDoc
+from dao_flows.makers.schemas.prediction import GenerationDoc, ScreeningDoc
 from dao_flows.makers.screen import ScreenMaker
+from dao_flows.makers.screening.passing import Pricing
 
 EACH, BATCH = 20, 50  # candidates of a composition, compositions of a job
 STAGES: dict[str, tuple[type, str]] = {
@@ -65,7 +65,7 @@ def drawn(path: Path, formulas: list[str], candidates: int, steps: int, max_atom
 def batches(args: argparse.Namespace) -> Iterator[tuple[Path, list[str]]]:
     """Files and formulas of the jobs that come to the asked number of candidates."""
     if args.data is not None:
-        from dao_flows.model.dataset import dataset_rows
+        from dao_flows.model.data.shards import dataset_rows
 
         known = list(dict.fromkeys(r["reduced_formula"] for r in dataset_rows(args.data) if len(r["numbers"]) <= 20))
         wanted = known[:: max(1, len(known) * EACH // args.candidates)][: args.candidates // EACH]
@@ -150,7 +150,7 @@ def digest(results: list[ScreeningDoc]) -> str:
 
 def descriptions(results: list[ScreeningDoc], count: int) -> dict[str, Any]:
     """Milliseconds of processor time a structure for symmetry and for prototypes apart, in this process."""
-    from dao_flows.makers.symmetry import prototype, space_group
+    from dao_flows.makers.science.symmetry import prototype, space_group
 
     structures = [c.structure for r in results for c in r.accepted]
     structures = structures[:: max(1, len(structures) // count)][:count]

@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pymatgen.core import Composition
 
-from dao_flows.libraries import build_in
+from dao_flows.api.libraries import build_in
 from dao_flows.makers.datasets import BuildConfig
-from dao_flows.makers.decoding import structure as structure_of
+from dao_flows.makers.schemas.decoding import structure as structure_of
 from dao_flows.model.crystals import Crystal
-from dao_flows.model.dataset import file_sha256, read_rows
+from dao_flows.model.data.shards import file_sha256, read_rows
 from dao_flows.model.templates.library import Cell, Library, written
 from dao_flows.model.templates.places import SHIPPED
 from dao_flows.model.train import read_judge

@@ -21,14 +21,14 @@ from match_rate import BenchmarkError, chosen_rows, load_predictor, read_samples
 from rich.console import Console
 from rich.progress import track
 
-from dao_flows.makers.match_rate import wilson
-from dao_flows.makers.structures import to_structure
-from dao_flows.makers.symmetry import space_group
-from dao_flows.model.checkpoint import CheckpointError
+from dao_flows.makers.science.match_rate import wilson
+from dao_flows.makers.science.structures import to_structure
+from dao_flows.makers.science.symmetry import space_group
+from dao_flows.model.checkpoint.format import CheckpointError
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_p import predict_energy
-from dao_flows.model.data import read_crystals
-from dao_flows.model.dataset import DataError
+from dao_flows.model.data.shards import DataError
+from dao_flows.model.data.table import read_crystals
 
 NEAR_HULL = 0.08  # eV/atom
 FORCE = 0.05  # eV/Å, at which a relaxation ends

@@ -25,7 +25,7 @@ from pymatgen.core import Element
 from scipy.optimize import nnls
 
 from dao_flows.model.crystals import Crystal
-from dao_flows.model.pairing import pair
+from dao_flows.model.templates.pairing import pair
 
 MAX_ENERGY = 0.08  # eV/atom above hull of what may be a template
 UNKNOWN_ENERGY = 0.05  # eV/atom, for the order, where the source gives none

@@ -25,14 +25,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import edge_list
 import peers
 
-from dao_flows.model.checkpoint import KINDS
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.checkpoint.format import KINDS
 from dao_flows.model.dao import Dao, DaoConfig
-from dao_flows.model.data import read_crystals
-from dao_flows.model.dataset import DataError
-from dao_flows.model.memory import keep_freed_memory
+from dao_flows.model.data.shards import DataError
+from dao_flows.model.data.table import read_crystals
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.runtime.memory import keep_freed_memory
 from dao_flows.model.throughput import Throughput, throughput
-from dao_flows.model.train_config import TrainingError
+from dao_flows.model.training.config import TrainingError
 
 OURS = "DAO-G"
 QUICK = {"hidden": 32, "layers": 2, "heads": 4, "frequencies": 8, "time_width": 32}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .renamed import keep_former_names
+
 if TYPE_CHECKING:
-    from .api import predict
+    from .api.predict import predict
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "predict"]
+
+keep_former_names()
 
 
 def __getattr__(name: str) -> Any:
@@ -17,7 +21,7 @@ def __getattr__(name: str) -> Any:
         from .errors import configuration_guard
 
         with configuration_guard():
-            from .api import predict
+            from .api.predict import predict
 
         return predict
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dao_flows.makers.masking import mask as mask
-from dao_flows.makers.masking import one_line as one_line
-from dao_flows.makers.masking import remember_secret as remember_secret
-from dao_flows.makers.masking import remember_uri as remember_uri
+from dao_flows.makers.machine.masking import mask, one_line
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -9,7 +9,7 @@ import platformdirs
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dao_flows.model.places import absolute, checkpoint_in_full, library_in_full
+from dao_flows.model.files.places import absolute, checkpoint_in_full, library_in_full
 
 from .errors import SettingsError
 

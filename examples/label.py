@@ -13,9 +13,9 @@ from maggma.stores import MemoryStore
 
 from dao_flows.makers.ingest import IngestMaker
 from dao_flows.makers.label import LabelMaker, label_jobs
-from dao_flows.makers.label_schemas import LabelledDatasetDoc
-from dao_flows.model.dataset import dataset_rows
-from dao_flows.stores import output
+from dao_flows.makers.schemas.labels import LabelledDatasetDoc
+from dao_flows.model.data.shards import dataset_rows
+from dao_flows.store.stores import output
 
 CRYSTALS = Path(__file__).parent / "data" / "crystals_small.parquet"
 

@@ -12,7 +12,7 @@ from maggma.stores import MemoryStore
 from dao_flows import predict
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.predict import PredictFlowMaker
-from dao_flows.makers.schemas import ScreeningDoc
+from dao_flows.makers.schemas.prediction import ScreeningDoc
 
 QUICK = {"steps": 20}  # a quick look; leave it out for the best structures
 

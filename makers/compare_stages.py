@@ -12,14 +12,15 @@ import numpy as np
 from jobflow.core.maker import Maker
 from pydantic import BaseModel, Field
 
-from .. import __version__
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import SCHEMA_VERSION, Provenance, Science
+
 from .evaluate import EvaluationDoc
-from .files import write_whole
+from .jobs.provenance import execution_record, provenance
+from .jobs.stage import stage as stage_job
+from .machine.places import PATH, Places
+from .machine.whole_files import write_whole
 from .merge import in_full
-from .places import PATH, Places
-from .provenance import execution_record, provenance
-from .schemas import SCHEMA_VERSION, Provenance, Science
-from .stage import stage as stage_job
 
 TABLE, PICTURE = "stages.md", "stages.png"
 

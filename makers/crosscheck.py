@@ -16,20 +16,21 @@ import numpy as np
 from jobflow.core.maker import Maker
 from scipy.stats import rankdata
 
-from .. import __version__
-from .checkpoints import SettingError
-from .force_field import ForceField, ForceFieldError
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import Science
+
+from .jobs.progress import report
+from .jobs.provenance import execution_record, provenance
+from .jobs.stage import stage
+from .machine.places import PATH, Places
 from .merge import dataset_folder
-from .places import PATH, Places
-from .progress import report
-from .provenance import execution_record, provenance
-from .relax_schemas import CheckedCrystal, CrossCheckDoc, Estimate
-from .schemas import Science
-from .stage import stage
-from .structures import to_structure
+from .models.checkpoints import SettingError
+from .models.force_field import ForceField, ForceFieldError
+from .schemas.relaxation import CheckedCrystal, CrossCheckDoc, Estimate
+from .science.structures import to_structure
 
 if TYPE_CHECKING:
-    from dao_flows.model.dataset import Manifest
+    from dao_flows.model.data.shards import Manifest
 
 MAX_SAMPLE = 10_000  # in one document of at most 16 MB
 RESAMPLES = 2000
@@ -58,7 +59,7 @@ class CrossCheckMaker(Maker):
         Raises SettingError if they do not belong together, nothing was relaxed, or the force field is not installed;
         DataError for a damaged dataset.
         """
-        from dao_flows.model.dataset import read_manifest
+        from dao_flows.model.data.shards import read_manifest
 
         started = datetime.now(UTC)
         if not 1 <= self.sample <= MAX_SAMPLE:
@@ -143,7 +144,7 @@ def _sample(folder: Path, manifest: Manifest, size: int, seed: int) -> tuple[int
     """How many rows were relaxed, and the row numbers drawn from each shard, ascending."""
     import pyarrow.parquet as pq
 
-    from dao_flows.model.dataset import shard_path
+    from dao_flows.model.data.shards import shard_path
 
     relaxed = [
         np.flatnonzero(pq.read_table(shard_path(folder, shard), columns=["relaxed"])["relaxed"].to_numpy())
@@ -164,7 +165,7 @@ def _rows(
     folders: tuple[Path, Path], before: Manifest, after: Manifest, chosen: list[list[int]]
 ) -> Iterator[tuple[str, int, dict[str, Any], dict[str, Any]]]:
     """The chosen rows before and after the relaxation, with their shard's file and their number in it."""
-    from dao_flows.model.dataset import read_rows, shard_path
+    from dao_flows.model.data.shards import read_rows, shard_path
 
     for old_shard, new_shard, rows in zip(before.shards, after.shards, chosen, strict=True):
         if not rows:

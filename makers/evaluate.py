@@ -12,18 +12,11 @@ import numpy as np
 from jobflow.core.maker import Maker
 from pydantic import BaseModel, Field
 
-from dao_flows.model.sampler_name import Sampler
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import SCHEMA_VERSION, PrecisionChoice, Provenance, Science
+from dao_flows.model.sampling.names import Sampler
 
-from .. import __version__
-from .checkpoints import SettingError, card, load_model, pick_device
-from .files import write_whole
-from .match_rate import Interval, MatchFigures, bootstrap, match, wilson
-from .places import CHECKPOINT, PATH, Places
-from .progress import report
-from .provenance import execution_record, provenance
-from .reuse import reusable
-from .run_folder import run_folder
-from .sampler import (
+from .generators.sampler import (
     Bf16,
     check_guidance,
     check_sampling,
@@ -33,14 +26,21 @@ from .sampler import (
     sampler_parameters,
     settled,
 )
-from .schemas import SCHEMA_VERSION, PrecisionChoice, Provenance, Science
-from .stage import stage
+from .jobs.progress import report
+from .jobs.provenance import execution_record, provenance
+from .jobs.reuse import reusable
+from .jobs.run_folder import run_folder
+from .jobs.stage import stage
+from .machine.places import CHECKPOINT, PATH, Places
+from .machine.whole_files import write_whole
+from .models.checkpoints import SettingError, card, load_model, pick_device
+from .science.match_rate import Interval, MatchFigures, bootstrap, match, wilson
 
 if TYPE_CHECKING:
     from dao_flows.model.crystals import Crystal
     from dao_flows.model.dao_g import DaoG
-    from dao_flows.model.data import CrystalTable
-    from dao_flows.model.sample import Request
+    from dao_flows.model.data.table import CrystalTable
+    from dao_flows.model.sampling.sample import Request
 
 STABLE = 0.08  # eV/atom above hull, as the DAO paper counts
 BIN = 0.02  # eV/atom, of the histogram of energies
@@ -173,7 +173,7 @@ class EvaluateMaker(Maker):
 
     def held_out(self, checkpoint: str, data: Path) -> Held:
         """The crystals to predict. Raises as `make` does."""
-        from dao_flows.model.data import read_crystals
+        from dao_flows.model.data.table import read_crystals
 
         found = card(checkpoint, "dao-g")
         self.check(found.architecture)
@@ -226,7 +226,7 @@ class EvaluateMaker(Maker):
 
     def _parts(self, held: Held) -> list[list[Request]]:
         """What is drawn, a chunk at a time: k samples of the first reference, then of the next."""
-        from dao_flows.model.sample import Request
+        from dao_flows.model.sampling.sample import Request
 
         requests = [
             Request(reference.numbers, (int(row), k))
@@ -248,7 +248,7 @@ class EvaluateMaker(Maker):
 
     def _draw(self, held: Held, folder: Path, generator: Any, predictor: Any) -> tuple[list[Crystal], float]:
         """The samples, in the order of the requests, and the seconds that drawing them took."""
-        from dao_flows.model.sample import Guidance, sample
+        from dao_flows.model.sampling.sample import Guidance, sample
 
         guidance = Guidance(self.guidance_coordinates, self.guidance_lattice) if self.guided else None
         parts = self._parts(held)

@@ -13,25 +13,11 @@ import numpy as np
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
 
-from dao_flows.model.sampler_name import Sampler
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import Science
+from dao_flows.model.sampling.names import Sampler
 
-from .. import __version__
-from .checkpoints import SettingError, card, load_model, pick_device
-from .chemistry import (
-    Z,
-    atomic_numbers,
-    check_coverage,
-    deal,
-    formula_of,
-    formula_units,
-    parse_batch,
-)
-from .from_templates import FromTemplate, candidate_id, look_up, template_id, wanted
-from .places import CHECKPOINT, LIBRARY, Places
-from .progress import report
-from .provenance import execution_record, provenance
-from .reuse import reusable
-from .sampler import (
+from .generators.sampler import (
     Bf16,
     check_guidance,
     check_sampling,
@@ -41,12 +27,19 @@ from .sampler import (
     sampler_parameters,
     settled,
 )
-from .schemas import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Origin, Science
-from .stage import stage
-from .structures import to_structure
+from .generators.templates import FromTemplate, candidate_id, look_up, template_id, wanted
+from .jobs.progress import report
+from .jobs.provenance import execution_record, provenance
+from .jobs.reuse import reusable
+from .jobs.stage import stage
+from .machine.places import CHECKPOINT, LIBRARY, Places
+from .models.checkpoints import SettingError, card, load_model, pick_device
+from .schemas.prediction import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Origin
+from .science.chemistry import Z, atomic_numbers, check_coverage, deal, formula_of, formula_units, parse_batch
+from .science.structures import to_structure
 
 if TYPE_CHECKING:
-    from dao_flows.model.checkpoint import Card
+    from dao_flows.model.checkpoint.format import Card
     from dao_flows.model.crystals import Crystal
     from dao_flows.model.templates.library import Library
 
@@ -103,8 +96,8 @@ class GenerateMaker(Maker):
         Where nothing is left to draw, DAO-G is not loaded. Raises CompositionError, SettingError, CheckpointError and
         DataError as `check` does.
         """
-        from dao_flows.model.batching import BatchLog
-        from dao_flows.model.sample import Guidance, Request, sample
+        from dao_flows.model.runtime.batching import BatchLog
+        from dao_flows.model.sampling.sample import Guidance, Request, sample
 
         started, device = datetime.now(UTC), pick_device(self.device)
         plan = self.check(compositions)

@@ -11,16 +11,17 @@ from typing import Any, ClassVar
 from jobflow.core.job import Job, JobConfig
 from jobflow.core.maker import Maker
 
-from .. import __version__
-from .dataset_schemas import DatasetDoc
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import Science
+
 from .datasets.build import REJECTS, build_dataset
 from .datasets.config import BuildConfig, build_config
+from .jobs.progress import report
+from .jobs.provenance import execution_record, provenance
+from .jobs.stage import stage
+from .machine.places import PATH, SHA256, SOURCE, Places
 from .merge import in_full
-from .places import PATH, SHA256, SOURCE, Places
-from .progress import report
-from .provenance import execution_record, provenance
-from .schemas import Science
-from .stage import stage
+from .schemas.dataset import DatasetDoc
 
 
 @dataclass

@@ -15,23 +15,24 @@ import numpy as np
 from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 
-from .. import __version__
-from .checkpoints import SettingError, pick_device
-from .force_field import CHGNET, ForceField, ForceFieldError, Frame, known_name, package_version
-from .label_schemas import FailedCrystal, LabelledDatasetDoc, LabellingDoc
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import Science
+
+from .jobs.provenance import execution_record, provenance
+from .jobs.shards import NO_CRYSTAL, Chunk, Row, at_work, crystal_of, of_the_original, shard_flow, shard_inputs, spread
+from .jobs.stage import stage
+from .machine.places import PATH, Places
 from .merge import REJECTS, dataset_folder, in_full, merge, merge_science
-from .places import PATH, Places
-from .provenance import execution_record, provenance
-from .schemas import Science
-from .shard_schemas import ShardFile
-from .shards import NO_CRYSTAL, Chunk, Row, at_work, crystal_of, of_the_original, shard_flow, shard_inputs, spread
-from .stage import stage
-from .structures import to_structure
+from .models.checkpoints import SettingError, pick_device
+from .models.force_field import CHGNET, ForceField, ForceFieldError, Frame, known_name, package_version
+from .schemas.labels import FailedCrystal, LabelledDatasetDoc, LabellingDoc
+from .schemas.shards import ShardFile
+from .science.structures import to_structure
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
 
-    from dao_flows.model.dataset import Manifest
+    from dao_flows.model.data.shards import Manifest
 
 COLUMNS = {
     "step": "int32",
@@ -79,7 +80,7 @@ class LabelMaker(Maker):
         A killed job goes on after the last finished chunk, and a finished shard is not computed again. Raises
         SettingError for a setting, folder or force field, DataError for a damaged dataset.
         """
-        from dao_flows.model.dataset import read_manifest
+        from dao_flows.model.data.shards import read_manifest
 
         started, device = datetime.now(UTC), pick_device(self.device)
         folder, target = dataset_folder(dataset), in_full(out)
@@ -243,7 +244,7 @@ class MergeLabelsMaker(Maker):
         dataset: the original, by its folder or a document with its path. Raises SettingError if a shard is missing, or
         is of another dataset, or was labelled otherwise than its fellows; DataError for a damaged file.
         """
-        from dao_flows.model.dataset import read_manifest
+        from dao_flows.model.data.shards import read_manifest
 
         started = datetime.now(UTC)
         folder, target = dataset_folder(dataset), in_full(out)

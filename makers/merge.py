@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobflow.core.maker import Maker
 
-from .. import __version__
-from .checkpoints import SettingError
-from .files import write_whole
-from .places import PATH, Places
-from .provenance import digest, execution_record, provenance
-from .relax_schemas import Outcome, RelaxationDoc, RelaxedDatasetDoc
-from .schemas import Science
-from .shard_schemas import ShardDoc
-from .shards import WORK
-from .stage import stage
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import Science
+
+from .jobs.provenance import digest, execution_record, provenance
+from .jobs.shards import WORK
+from .jobs.stage import stage
+from .machine.places import PATH, Places
+from .machine.whole_files import write_whole
+from .models.checkpoints import SettingError
+from .schemas.relaxation import Outcome, RelaxationDoc, RelaxedDatasetDoc
+from .schemas.shards import ShardDoc
 
 if TYPE_CHECKING:
-    from dao_flows.model.dataset import Manifest, Shard
+    from dao_flows.model.data.shards import Manifest, Shard
 
 REJECTS = "rejects.jsonl"
 MEANING = {
@@ -77,7 +78,7 @@ class MergeShardsMaker(Maker):
         dataset: the original, by its folder or a document with its path. Raises SettingError if a shard is missing, or
         is of another dataset, or was relaxed otherwise than its fellows; DataError for a damaged file.
         """
-        from dao_flows.model.dataset import read_manifest
+        from dao_flows.model.data.shards import read_manifest
 
         started = datetime.now(UTC)
         folder, target = dataset_folder(dataset), in_full(out)
@@ -112,7 +113,7 @@ def merge(
     manifest. Raises SettingError for shards that are missing, of another dataset or made otherwise than their fellows,
     DataError for a damaged file.
     """
-    from dao_flows.model.dataset import MANIFEST, Manifest, read_manifest, write_manifest
+    from dao_flows.model.data.shards import MANIFEST, Manifest, read_manifest, write_manifest
 
     parent = read_manifest(folder)
     if target.resolve() == folder.resolve():
@@ -188,7 +189,7 @@ def _how(shard: ShardDoc) -> str:
 
 def _placed(document: ShardDoc, target: Path) -> Shard:
     """The shard that was made, in the folder, checked; copied if it lies elsewhere."""
-    from dao_flows.model.dataset import Shard, shard_path
+    from dao_flows.model.data.shards import Shard, shard_path
 
     source = Path(document.path)
     shard = Shard(source.name, document.result.sha256, document.result.rows)

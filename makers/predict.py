@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from jobflow.core.flow import Flow
 from jobflow.core.maker import Maker
 
-from .chemistry import parse_batch, parse_composition
 from .generate import GenerateMaker
-from .schemas import CompositionPlan
+from .schemas.prediction import CompositionPlan
+from .science.chemistry import parse_batch, parse_composition
 from .screen import ScreenMaker
 from .verify import VerifyMaker, verify_screening
 

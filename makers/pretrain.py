@@ -13,7 +13,7 @@ from jobflow.core.flow import Flow
 from jobflow.core.job import Job
 from jobflow.core.maker import Maker
 
-from dao_flows.model.places import absolute
+from dao_flows.model.files.places import absolute
 
 from .compare_stages import CompareStagesMaker
 from .datasets.sources import open_source

@@ -13,31 +13,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 
-from .. import __version__
-from .checkpoints import SettingError, card, load_model, pick_device
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import Science
+
+from .jobs.provenance import execution_record, provenance
+from .jobs.shards import NO_CRYSTAL, Chunk, Row, at_work, crystal_of, of_the_original, shard_flow, shard_inputs, spread
+from .jobs.stage import stage
+from .machine.places import CHECKPOINT, PATH, Places
 from .merge import MergeShardsMaker, dataset_folder, in_full
-from .places import CHECKPOINT, PATH, Places
-from .provenance import execution_record, provenance
-from .relax_schemas import RelaxationDoc, RelaxedDatasetDoc
-from .schemas import Science
-from .shard_schemas import ShardFile
-from .shards import (
-    NO_CRYSTAL,
-    Chunk,
-    Row,
-    at_work,
-    crystal_of,
-    of_the_original,
-    shard_flow,
-    shard_inputs,
-    spread,
-)
-from .stage import stage
+from .models.checkpoints import SettingError, card, load_model, pick_device
+from .schemas.relaxation import RelaxationDoc, RelaxedDatasetDoc
+from .schemas.shards import ShardFile
 
 if TYPE_CHECKING:
-    from dao_flows.model.checkpoint import Card
+    from dao_flows.model.checkpoint.format import Card
     from dao_flows.model.dao_p import DaoP
-    from dao_flows.model.dataset import Manifest
+    from dao_flows.model.data.shards import Manifest
 
 COLUMNS = {
     "energy_before": "double",
@@ -94,7 +85,7 @@ class RelaxDatasetMaker(Maker):
         A killed job goes on after the last finished chunk, and a finished shard is not computed again. Raises
         SettingError for a setting or folder, DataError for a damaged dataset, CheckpointError.
         """
-        from dao_flows.model.dataset import read_manifest
+        from dao_flows.model.data.shards import read_manifest
 
         started, device = datetime.now(UTC), pick_device(self.device)
         folder, target = dataset_folder(dataset), in_full(out)
@@ -166,7 +157,7 @@ class _Relaxation:
         from dao_flows.model.dao_p import predict_energy
         from dao_flows.model.relax import RelaxConfig, relax
 
-        from .acceptance import Bounds, Judged, judge
+        from .science.acceptance import Bounds, Judged, judge
 
         maker = self.maker
         out = [row | dict.fromkeys(COLUMNS) | {"relaxed": False, "relax_outcome": self.fate(row)} for row in rows]

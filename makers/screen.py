@@ -14,15 +14,36 @@ from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
 from pymatgen.core.structure import Structure
 
-from .. import __version__
-from .checkpoints import SettingError, card, load_model, pick_device
-from .chemistry import CompositionError, check_coverage
-from .dedup import Tolerance, find_duplicates
-from .force_field import known_name, package_version
-from .judge import check as check_judge
-from .judge import judged
-from .parallel import parallel_map
-from .passing import (
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import JudgeCost, Science
+
+from .jobs.progress import report
+from .jobs.provenance import execution_record, installed_version, provenance
+from .jobs.reuse import reusable
+from .jobs.stage import stage
+from .machine.parallel import parallel_map
+from .machine.places import CHECKPOINT, Places
+from .models.checkpoints import SettingError, card, load_model, pick_device
+from .models.force_field import known_name, package_version
+from .schemas.prediction import (
+    CompositionPlan,
+    GeneratedCandidate,
+    GenerationDoc,
+    RejectedCandidate,
+    Relaxation,
+    ScreenedCandidate,
+    ScreeningDoc,
+    Symmetry,
+    Validity,
+)
+from .science.chemistry import CompositionError, check_coverage
+from .science.duplicates import Tolerance, find_duplicates
+from .science.structures import to_structure
+from .science.symmetry import prototype, space_group
+from .science.validity import NEUTRALITY, Rules, charge_neutral, contact_fault, contacts, volume_fault
+from .screening.judge import check as check_judge
+from .screening.judge import judged
+from .screening.passing import (
     NOT_FINITE,
     Passing,
     Pricing,
@@ -34,28 +55,7 @@ from .passing import (
     rejection,
     slots_of,
 )
-from .places import CHECKPOINT, Places
-from .progress import report
-from .provenance import execution_record, installed_version, provenance
-from .ranking import SOFTNESS, Made, order
-from .reuse import reusable
-from .schemas import (
-    CompositionPlan,
-    GeneratedCandidate,
-    GenerationDoc,
-    JudgeCost,
-    RejectedCandidate,
-    Relaxation,
-    Science,
-    ScreenedCandidate,
-    ScreeningDoc,
-    Symmetry,
-    Validity,
-)
-from .stage import stage
-from .structures import to_structure
-from .symmetry import prototype, space_group
-from .validity import NEUTRALITY, Rules, charge_neutral, contact_fault, contacts, volume_fault
+from .screening.ranking import SOFTNESS, Made, order
 
 
 @dataclass
@@ -108,7 +108,7 @@ class ScreenMaker(Maker):
 
         Raises CompositionError for what the predictor does not cover, SettingError and CheckpointError.
         """
-        from dao_flows.model.batching import BatchLog
+        from dao_flows.model.runtime.batching import BatchLog
 
         started, device = datetime.now(UTC), pick_device(self.device)
         self.check(generation.compositions)

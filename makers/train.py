@@ -20,23 +20,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 
-from .. import __version__
-from .checkpoints import NAMES, SettingError, pick_device
-from .places import CHECKPOINT, PATH, Places
-from .provenance import execution_record, provenance
-from .queue_time import queue_seconds_left
-from .register import check_name, register
-from .reuse import reusable
-from .run_folder import run_folder, run_root
-from .schemas import Science
-from .stage import stage as stage_job
-from .train_schemas import Rollback, TrainingDoc
+from dao_flows import __version__
+from dao_flows.makers.schemas.document import Science
+
+from .jobs.provenance import execution_record, provenance
+from .jobs.reuse import reusable
+from .jobs.run_folder import run_folder, run_root
+from .jobs.stage import stage as stage_job
+from .machine.places import CHECKPOINT, PATH, Places
+from .machine.queue_time import queue_seconds_left
+from .models.checkpoints import NAMES, SettingError, pick_device
+from .models.register import check_name, register
+from .schemas.training import Rollback, TrainingDoc
 
 if TYPE_CHECKING:
     import argparse
 
-    from dao_flows.model.checkpoint import Card
-    from dao_flows.model.stopping import Stop
+    from dao_flows.model.checkpoint.format import Card
+    from dao_flows.model.training.deadline import Stop
 
 LOG = "torchrun.log"
 MARGIN_S = 120  # of the queue's time that is left for saving and for the store
@@ -94,7 +95,7 @@ class TrainMaker(Maker):
         Raises SettingError, TrainingError, DataError and CheckpointError with one line each.
         """
         from dao_flows.model.train import CHECKPOINT
-        from dao_flows.model.training_state import saved_step
+        from dao_flows.model.training.state import saved_step
 
         started, device = datetime.now(UTC), pick_device(self.device)
         path, parent, science = self.resolve(dataset, start)
@@ -113,8 +114,8 @@ class TrainMaker(Maker):
 
     def _taken(self, science: Science) -> TrainingDoc | None:
         """A stored training of the same science whose checkpoint is still there, if this job is to take one."""
-        from dao_flows.model.checkpoint import CheckpointError, verify
-        from dao_flows.model.library import find
+        from dao_flows.model.checkpoint.format import CheckpointError, verify
+        from dao_flows.model.checkpoint.library import find
 
         if (found := reusable(TrainingDoc, science)) is None or found.stage != self.stage:
             return None
@@ -210,8 +211,8 @@ class TrainMaker(Maker):
 
     def _launch(self, argv: list[str], folder: Path) -> bool:
         """Train until the end, or until this job's time is up: then the state is saved and the answer is False."""
-        from dao_flows.model.stopping import Stop
         from dao_flows.model.train import parser, recorded_command, train
+        from dao_flows.model.training.deadline import Stop
 
         seconds = self._seconds()
         with Stop(seconds) as stop:
@@ -225,8 +226,8 @@ class TrainMaker(Maker):
 
     def _torchrun(self, argv: list[str], folder: Path, stop: Stop) -> bool:
         """As `_launch`, in processes of their own, which a signal to this one reaches, and its death too."""
-        from dao_flows.model.train_config import TrainingError
-        from dao_flows.model.training_state import STOPPED
+        from dao_flows.model.training.config import TrainingError
+        from dao_flows.model.training.state import STOPPED
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / STOPPED).unlink(missing_ok=True)
@@ -266,7 +267,7 @@ class TrainMaker(Maker):
 
     def _labelled(self, checkpoint: Path) -> Card:
         """The card of the checkpoint, with the stage in it."""
-        from dao_flows.model.checkpoint import read_card, write_card
+        from dao_flows.model.checkpoint.format import read_card, write_card
 
         card = read_card(checkpoint)
         card = replace(card, training={**card.training, "stage": self.stage})
@@ -275,9 +276,9 @@ class TrainMaker(Maker):
 
     def _document(self, folder: Path, card: Card, science: Science, started: datetime, device: str) -> TrainingDoc:
         """The document of a finished run."""
-        from dao_flows.model.metrics import METRICS, read
         from dao_flows.model.train import CHECKPOINT
-        from dao_flows.model.training_plot import PLOT
+        from dao_flows.model.training.metrics import METRICS, read
+        from dao_flows.model.training.plot import PLOT
 
         records = read(folder / METRICS)
         windows = [r for r in records if "rate" in r]
@@ -326,7 +327,7 @@ def _dataset(dataset: Any) -> Path:
 
 def _sha256(dataset: Path) -> str:
     """The identity of a dataset, or of a parquet file. Raises DataError if there is neither."""
-    from dao_flows.model.dataset import DataError, file_sha256, read_manifest
+    from dao_flows.model.data.shards import DataError, file_sha256, read_manifest
 
     if dataset.is_dir():
         return read_manifest(dataset).sha256
@@ -340,8 +341,8 @@ def _checkpoint(reference: Any, kind: str) -> Path | None:
 
     Raises CheckpointError if there is none, SettingError for one of another kind.
     """
-    from dao_flows.model.checkpoint import CARD
-    from dao_flows.model.library import find
+    from dao_flows.model.checkpoint.library import find
+    from dao_flows.model.files.places import CARD
 
     if reference is None:
         return None
@@ -358,14 +359,14 @@ def _checkpoint(reference: Any, kind: str) -> Path | None:
 
 
 def _card(folder: Path) -> Card:
-    from dao_flows.model.checkpoint import read_card
+    from dao_flows.model.checkpoint.format import read_card
 
     return read_card(folder)
 
 
 def _architecture() -> set[str]:
     """Settings that a checkpoint to start from decides."""
-    from dao_flows.model.crysformer import CrysformerConfig
+    from dao_flows.model.network.crysformer import CrysformerConfig
 
     return {*CrysformerConfig.__dataclass_fields__, "volume_scaling"}
 

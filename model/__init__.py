@@ -3,6 +3,6 @@
 This floor needs torch, numpy and safetensors alone, and knows of no workflow, database or structure library.
 """
 
-from .rounding import round_alike
+from .runtime.matmul import round_alike
 
 round_alike()

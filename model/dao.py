@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .bridge import Bridge
-from .crysformer import Crysformer, CrysformerConfig, CrysformerOutput
 from .crystals import Crystal, Crystals
-from .flow import FlowMatching
-from .noise import Diffusion, NoiseConfig, NoiseSchedule
-from .objective import ALL, Draw, Noised, Objective, Start
+from .network.crysformer import Crysformer, CrysformerConfig, CrysformerOutput
+from .process.bridge import Bridge
+from .process.diffusion import Diffusion, NoiseConfig, NoiseSchedule
+from .process.flow_matching import FlowMatching
+from .process.objective import ALL, Draw, Noised, Objective, Start
 
 OBJECTIVES: dict[str, Callable[[NoiseSchedule], Objective]] = {
     "diffusion": Diffusion,

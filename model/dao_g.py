@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .crystals import Crystals
 from .dao import Dao
-from .objective import ALL, Draw, Start
+from .process.objective import ALL, Draw, Start
 
 
 class DaoG(Dao):

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .batching import BatchLog, run_batches
-from .crysformer import scalar_head
 from .crystals import Crystal, Crystals
 from .dao import Dao, DaoConfig
-from .objective import ALL, Draw
+from .network.crysformer import scalar_head
+from .process.objective import ALL, Draw
+from .runtime.batching import BatchLog, run_batches
 
 CLEAN_FRACTION = 0.25  # share of training crystals shown without noise, where the energy is read out
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batching import BatchLog, in_blocks, run_batches
 from .crystals import Crystal, Crystals
 from .dao_p import DaoP
+from .runtime.batching import BatchLog, in_blocks, run_batches
 
 ARMIJO = 1e-4
 BACKTRACKS = 6

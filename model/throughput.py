@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoint import build
+from .checkpoint.format import build
 from .crystals import Crystal
 from .dao import Dao
 from .dao_g import DaoG
 from .dao_p import DaoP
-from .data import BUCKET_SIZES, CrystalTable
+from .data.table import BUCKET_SIZES, CrystalTable
 from .relax import RelaxConfig, relax
-from .sample import Request, SamplerConfig, sample
-from .samplers import default_config
-from .timing import now, random_crystal
-from .train_config import TrainConfig, TrainingError
-from .trainer import Trainer
+from .sampling.registry import default_config
+from .sampling.sample import Request, SamplerConfig, sample
+from .sampling.timing import now, random_crystal
+from .training.config import TrainConfig, TrainingError
+from .training.trainer import Trainer
 
 TIMED_STEPS = 4  # of a sampler's
 FIRST_PIECE, LAST_PIECE = 64, 16_384  # crystals

@@ -20,23 +20,23 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from .ancestry import remembered
-from .checkpoint import KINDS, Card, CheckpointError, build, kind_of, load, save
-from .crysformer import CrysformerConfig
+from .checkpoint.format import KINDS, Card, CheckpointError, build, kind_of, load, save
+from .checkpoint.library import find
+from .checkpoint.lineage import remembered
 from .dao import OBJECTIVES, Dao, DaoConfig
 from .dao_p import DaoP, PropertyError, PropertyHead, predict_energy
-from .data import CrystalTable, Judge, NothingSelectedError, read_crystals
-from .dataset import DataError, file_sha256, lineage, parts
-from .distributed import joined, local_device
-from .library import find
-from .memory import keep_freed_memory
-from .metrics import METRICS, loss_curve
-from .pairs import read_pairs
-from .stopping import UNFINISHED, Stop
-from .train_config import TrainConfig, TrainingError
-from .trainer import Trainer
-from .training_plot import write_plot
-from .training_state import STOPPED, locked
+from .data.shards import DataError, file_sha256, lineage, parts
+from .data.table import CrystalTable, Judge, NothingSelectedError, read_crystals
+from .network.crysformer import CrysformerConfig
+from .runtime.memory import keep_freed_memory
+from .templates.pairs import read_pairs
+from .training.config import TrainConfig, TrainingError
+from .training.deadline import UNFINISHED, Stop
+from .training.distributed import joined, local_device
+from .training.metrics import METRICS, loss_curve
+from .training.plot import write_plot
+from .training.state import STOPPED, locked
+from .training.trainer import Trainer
 
 CHECKPOINT = "checkpoint"
 OF_THIS_LAUNCH = ("--wall-time-s",)  # options with a value that the recorded command leaves out

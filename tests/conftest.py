@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dao_flows.model import timing
-from dao_flows.model.checkpoint import save
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.checkpoint.format import save
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
-from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
-from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.sampling import timing
 from dao_flows.model.templates.library import build_index
 from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
 

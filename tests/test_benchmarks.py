@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dao_flows.model.checkpoint import read_card, write_card
-from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.model.checkpoint.format import read_card, write_card
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NUMBER = r"[\d.]+(e[+-]\d+)?"

@@ -83,14 +83,14 @@ from ..makers.generate import GenerateMaker
 from dao_flows import makers
 class C:
     def f(self):
-        from dao_flows.model import sample
+        from dao_flows.model.sampling import sample
         import pandas
 """
     path = tmp_path / "browse.py"
     path.write_text(source)
     lower = {"os.path", "numpy", "dao_flows.cli:api", "dao_flows.makers.generate:GenerateMaker", "dao_flows.makers"}
     assert set(imports("dao_flows.cli.browse", path, at_import=True)) == lower
-    assert set(imports("dao_flows.cli.browse", path)) == lower | {"dao_flows.model.sample", "pandas"}
+    assert set(imports("dao_flows.cli.browse", path)) == lower | {"dao_flows.model.sampling.sample", "pandas"}
 
 
 def closure(distributions: set[str]) -> set[str]:

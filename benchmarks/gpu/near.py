@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from dao_flows import __version__
-from dao_flows.model.data import read_crystals
-from dao_flows.model.dataset import Manifest, dataset_rows, read_manifest, write_manifest, write_shards
+from dao_flows.model.data.shards import Manifest, dataset_rows, read_manifest, write_manifest, write_shards
+from dao_flows.model.data.table import read_crystals
 from dao_flows.model.train import read_judge
 
 

@@ -39,7 +39,7 @@ COMMON += " --validate-every 2000 --snapshot-every 5000 --save-every-s 300 --sto
 BY_KIND = {"dao-g": "--coordinate-weight 3", "dao-p": ""}
 SAMPLED = (6, 10, 16, 24, 40)  # largest cells of the batches whose steps are timed
 SHORT_S, LONG_S = 8, 15  # that a row of the table takes, about; to compile takes longer
-SMALL = 20  # atoms up to which waves of pairs are formed (model/pair_attention.py)
+SMALL = 20  # atoms up to which waves of pairs are formed (model/network/pair_attention.py)
 FURTHER = {"25M": ((256, 64, False), (256, 0, False))}  # batch, other bounds, fused
 
 
@@ -48,7 +48,7 @@ def speed(args: argparse.Namespace) -> None:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from dao_flows.model.data import read_crystals
+    from dao_flows.model.data.table import read_crystals
 
     deadline = time.monotonic() + args.seconds
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,12 +95,12 @@ def timed(table: Any, device: Any, size: str, batch: int, small: int, fused: boo
     import numpy as np
     import torch
 
-    from dao_flows.model import pair_attention
-    from dao_flows.model.checkpoint import build
-    from dao_flows.model.crysformer import CrysformerConfig
+    from dao_flows.model.checkpoint.format import build
     from dao_flows.model.dao import DaoConfig
-    from dao_flows.model.train_config import TrainConfig
-    from dao_flows.model.trainer import Trainer
+    from dao_flows.model.network import pair_attention
+    from dao_flows.model.network.crysformer import CrysformerConfig
+    from dao_flows.model.training.config import TrainConfig
+    from dao_flows.model.training.trainer import Trainer
 
     def wait() -> float:
         if device.type == "cuda":

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from dao_flows.makers.environment import environment_in_full
-from dao_flows.model.places import at_home
+from dao_flows import __version__
+from dao_flows.errors import explain, trace
+from dao_flows.interruption import interruptible
+from dao_flows.makers.machine.environment import environment_in_full
+from dao_flows.makers.machine.masking import one_line
+from dao_flows.model.files.places import at_home
 
-from .. import __version__
-from ..errors import explain, one_line, trace
-from ..interruption import interruptible
 from . import (
     audit,
     browse,
@@ -29,11 +30,11 @@ from . import (
     library,
     predict,
     pretrain,
-    streams,
     system,
     tuning,
     verify,
 )
+from .shared import streams
 
 OK, UNEXPECTED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 DEBUG_FLAG, DEBUG_VARIABLE = "--traceback", "DAO_FLOWS_DEBUG"

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
-from ..export import FORMATS, Format
+from dao_flows.api.export import FORMATS, Format
+from dao_flows.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dao_flows.makers.schemas import CandidateDoc, Origin, Provenance
+    from dao_flows.makers.schemas.document import Provenance
+    from dao_flows.makers.schemas.prediction import CandidateDoc, Origin
 
 LIST_EXAMPLES = """[bold]Examples[/bold]
 
@@ -49,7 +50,7 @@ def list_candidates(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List stored candidates, the latest first."""
-    from ..stores import collection, describe, job_store
+    from dao_flows.store.stores import collection, describe, job_store
 
     store = job_store()
     if runs:
@@ -58,14 +59,14 @@ def list_candidates(
     criteria: dict[str, Any] = {}
     order: dict[str, Any] = {WHEN: -1, "formula": 1, "rank": 1}
     if formula is not None:
-        from dao_flows.makers.chemistry import formula_of, parse_composition
+        from dao_flows.makers.science.chemistry import formula_of, parse_composition
 
         criteria, order = {"formula": formula_of(parse_composition(formula)).name}, {"energy.value": 1}
     found = list(candidates.query(criteria, properties=[*FIELDS, WHEN, VOLUME_FIELD], sort=order, limit=limit))
     if as_json:
         print(json.dumps([{key: doc.get(key) for key in doc if key != "_id"} for doc in found], indent=1))
         return None
-    from .tables import stdout
+    from .shared.tables import stdout
 
     console, total = stdout(), candidates.count(criteria)
     if not found:
@@ -84,8 +85,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole document.")] = False,
 ) -> None:
     """Show one candidate, or one verification: its structure, its figures and where it comes from."""
-    from ..export import render
-    from ..verifications import ID_PREFIX
+    from dao_flows.api.export import render
+    from dao_flows.store.verifications import ID_PREFIX
 
     if reference.startswith(ID_PREFIX):
         _show_verification(reference, as_json)
@@ -94,7 +95,7 @@ def show(
     if as_json:
         print(render(candidate, "json"), end="")
         return
-    from .tables import stdout
+    from .shared.tables import stdout
 
     console = stdout()
     console.print(_figures(candidate))
@@ -104,9 +105,10 @@ def show(
 
 
 def _show_verification(reference: str, as_json: bool) -> None:
-    from ..stores import collection, job_store
-    from ..verifications import find
-    from .tables import stdout
+    from dao_flows.store.stores import collection, job_store
+    from dao_flows.store.verifications import find
+
+    from .shared.tables import stdout
 
     found = find(collection(job_store(), "verifications"), reference)
     if as_json:
@@ -144,7 +146,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder; for one id also a file, or - for stdout.")] = Path(),
 ) -> None:
     """Write candidates as files."""
-    from ..export import file_name, render, writable, write_files
+    from dao_flows.api.export import file_name, render, writable, write_files
 
     if file_format not in FORMATS:
         raise InputError(f"no format called {file_format!r}; there are: {', '.join(FORMATS)}")
@@ -167,18 +169,19 @@ def export(
 
 def _find(references: list[str]) -> list[CandidateDoc]:
     """Candidates by their ids. Raises InputError for the first that is not there."""
-    from ..stores import collection, job_store
+    from dao_flows.store.stores import collection, job_store
 
     store = collection(job_store(), "candidates")
-    from ..candidates import find
+    from dao_flows.store.candidates import find
 
     return [find(store, reference) for reference in references]
 
 
 def _list_runs(store: Any, limit: int, as_json: bool) -> None:
-    from ..runs import read
-    from ..stores import collection, describe
-    from .tables import new_table, plain, stdout
+    from dao_flows.store.runs import read
+    from dao_flows.store.stores import collection, describe
+
+    from .shared.tables import new_table, plain, stdout
 
     found = read(collection(store, "runs"), limit=limit)
     if as_json:
@@ -198,9 +201,9 @@ def _list_runs(store: Any, limit: int, as_json: bool) -> None:
 
 
 def _candidates_table(found: list[dict[str, Any]]) -> Table:
-    from dao_flows.makers.schemas import Origin, told_origin
+    from dao_flows.makers.schemas.prediction import Origin, told_origin
 
-    from .tables import ENERGY, VOLUME, new_table, plain
+    from .shared.tables import ENERGY, VOLUME, new_table, plain
 
     table = new_table()
     table.add_column("id", no_wrap=True)
@@ -305,7 +308,7 @@ def _provenance_table(title: str, provenance: Provenance) -> Table:
 def _pairs(title: str, lines: dict[str, str]) -> Table:
     from rich.table import Table
 
-    from .tables import plain
+    from .shared.tables import plain
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     for name, value in lines.items():

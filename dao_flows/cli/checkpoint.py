@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
-from .readable import readable
+from dao_flows.errors import InputError
+
+from .shared.readable import readable
 
 IMPORT_EXAMPLES = """[bold]Example[/bold]
 
@@ -28,8 +29,8 @@ app = typer.Typer(
 @app.command("list")
 def list_checkpoints(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the checkpoints that ship with the package, and your own."""
-    from dao_flows.model.checkpoint import CheckpointError, read_card
-    from dao_flows.model.library import available
+    from dao_flows.model.checkpoint.format import CheckpointError, read_card
+    from dao_flows.model.checkpoint.library import available
 
     problems: list[str] = []
     folders = available()
@@ -43,7 +44,7 @@ def list_checkpoints(as_json: Annotated[bool, typer.Option("--json", help="Print
             )
         )
     else:
-        from .tables import new_table, plain, stdout
+        from .shared.tables import new_table, plain, stdout
 
         table = new_table()
         for title in ("name", "kind", "sha256", "elements", "atoms up to", "folder"):
@@ -63,13 +64,13 @@ def show(
     tree: Annotated[bool, typer.Option("--tree", help="Show its ancestry: data and checkpoints before it.")] = False,
 ) -> None:
     """Show a checkpoint's card: what it was trained on, how, and what was measured."""
-    from dao_flows.model.library import card_of
+    from dao_flows.model.checkpoint.library import card_of
 
     if tree:
-        from dao_flows.model.ancestry import ancestry
+        from dao_flows.model.checkpoint.lineage import ancestry
 
-        from .tables import stdout
-        from .tree import ancestry_tree
+        from .shared.tables import stdout
+        from .shared.tree import ancestry_tree
 
         stdout().print(ancestry_tree(ancestry(reference)))
         return
@@ -83,9 +84,9 @@ def verify(
     ] = None,
 ) -> None:
     """Check that weights are byte for byte what their card says."""
-    from dao_flows.model.checkpoint import CheckpointError
-    from dao_flows.model.checkpoint import verify as check
-    from dao_flows.model.library import available, find
+    from dao_flows.model.checkpoint.format import CheckpointError
+    from dao_flows.model.checkpoint.format import verify as check
+    from dao_flows.model.checkpoint.library import available, find
 
     problems: list[str] = []
     wanted = references or sorted(available())
@@ -108,8 +109,8 @@ def import_published(
     ] = None,
 ) -> None:
     """Convert a published checkpoint. Nothing of the file is executed."""
-    from dao_flows.model.library import user_folder
-    from dao_flows.model.lightning_import import STANDARDISED, import_checkpoint
+    from dao_flows.model.checkpoint.library import user_folder
+    from dao_flows.model.checkpoint.lightning_import import STANDARDISED, import_checkpoint
 
     chosen = name or file.stem
     if Path(chosen).name != chosen or chosen.startswith("."):

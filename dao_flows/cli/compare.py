@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from dao_flows.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..compare import CompareResult, Uncompared
-    from ..comparison_figures import ComparisonFigures, ErrorFigures, Estimate, Spread
-    from ..comparison_schemas import ComparisonDoc
+    from dao_flows.api.compare import CompareResult, Uncompared
+    from dao_flows.comparison.figures import ComparisonFigures, ErrorFigures, Estimate, Spread
+    from dao_flows.comparison.schemas import ComparisonDoc
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -41,8 +41,8 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Compare predictions with their verifications: energies, ranking, structures, cost."""
-    from ..compare import compare as run
-    from ..compare import to_csv
+    from dao_flows.api.compare import compare as run
+    from dao_flows.api.compare import to_csv
 
     if as_json and csv == Path("-"):
         raise InputError("--json and --csv - both want stdout: write one of them to a file")
@@ -54,7 +54,7 @@ def compare(
     if csv is not None and csv != Path("-"):
         _write(csv, to_csv(result.comparisons))
     if html is not None and result.figures is not None:
-        from ..report import write_report
+        from dao_flows.comparison.report import write_report
 
         write_report(html, result.comparisons, result.figures)
     if as_json:
@@ -67,7 +67,7 @@ def compare(
 
 def _check_writable(path: Path | None) -> None:
     """Raises InputError before anything is computed for a file that cannot be written."""
-    from ..export import writable
+    from dao_flows.api.export import writable
 
     if path is None or path == Path("-"):
         return
@@ -78,13 +78,13 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from dao_flows.makers.files import write_whole
+    from dao_flows.makers.machine.whole_files import write_whole
 
     write_whole(path, text)
 
 
 def _show(result: CompareResult, written: list[Path]) -> None:
-    from .tables import stdout
+    from .shared.tables import stdout
 
     console = stdout()
     if result.figures is not None:
@@ -116,9 +116,9 @@ def _left_out(what: str, entries: list[Uncompared]) -> Iterator[str]:
 
 
 def _candidates(comparisons: list[ComparisonDoc], figures: ComparisonFigures) -> Table:
-    from dao_flows.makers.schemas import told_origin
+    from dao_flows.makers.schemas.prediction import told_origin
 
-    from .tables import new_table, plain
+    from .shared.tables import new_table, plain
 
     level = figures.code if figures.code == figures.functional else f"{figures.code} {figures.functional}"
     hull = f", hull of {figures.reference}, corrections: {figures.scheme}" if figures.reference else ""
@@ -167,7 +167,7 @@ _NAMES = {
 
 
 def _summary(figures: ComparisonFigures) -> Table:
-    from .tables import new_table
+    from .shared.tables import new_table
 
     table = new_table("Figures, with 95 % intervals where there are enough")
     table.add_column("figure")

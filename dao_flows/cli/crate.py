@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..crate.exporting import Exported
-    from ..crate.importing import Imported
+    from dao_flows.crate.exporting import Exported
+    from dao_flows.crate.importing import Imported
 
 EXPORT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -46,9 +46,9 @@ def export_crate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write results and all that they were made from as an RO-Crate (Provenance Run Crate)."""
-    from ..crate.exporting import UNSTATED
-    from ..crate.exporting import export_crate as export
-    from ..stores import job_store
+    from dao_flows.crate.exporting import UNSTATED
+    from dao_flows.crate.exporting import export_crate as export
+    from dao_flows.store.stores import job_store
 
     done = export(
         job_store(),
@@ -89,9 +89,9 @@ def import_crate(
 
     Safe to repeat. Limits: DAO_FLOWS_CRATE_MEMBERS, _DOCUMENT_MIB, _FILE_MIB, _TOTAL_MIB, _RATIO, _DEPTH.
     """
-    from ..crate.importing import import_crate as bring_in
-    from ..crate.reader import open_crate
-    from ..stores import describe, job_store
+    from dao_flows.crate.importing import import_crate as bring_in
+    from dao_flows.crate.reader import open_crate
+    from dao_flows.store.stores import describe, job_store
 
     with open_crate(file) as crate:
         store = job_store()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .build_settings import SOURCES, Sources, progress_bar, takes_settings
+from .shared.build_settings import SOURCES, Sources, progress_bar, takes_settings
 
 if TYPE_CHECKING:
-    from dao_flows.model.dataset import Manifest
+    from dao_flows.model.data.shards import Manifest
 
 BUILD_EXAMPLES = f"""{SOURCES}
 [bold]Examples[/bold]
@@ -41,7 +41,7 @@ def build(
 
     Rows that are left out are named in OUT/rejects.jsonl, each with its reason.
     """
-    from ..datasets import build_config, build_from_settings
+    from dao_flows.api.datasets import build_config, build_from_settings
 
     config = build_config(name=name, **settings)
     with progress_bar() as progress:
@@ -56,7 +56,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """Show what a dataset is made of: its identity, sources, licences and filters."""
-    from dao_flows.model.dataset import read_manifest
+    from dao_flows.model.data.shards import read_manifest
 
     manifest = read_manifest(folder)
     if as_json:
@@ -74,7 +74,7 @@ def show(
 @app.command("verify")
 def verify(folder: Annotated[Path, typer.Argument(help="Folder of a dataset.")]) -> None:
     """Check every byte of a dataset against its manifest."""
-    from ..datasets import verify as check
+    from dao_flows.api.datasets import verify as check
 
     manifest = check(folder)
     typer.echo(f"{folder} is whole: {manifest.rows} crystals in {len(manifest.shards)} files, {manifest.sha256}")
@@ -82,7 +82,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of a dataset.")])
 
 def print_manifest(manifest: Manifest) -> None:
     """The dataset, and a line for each source and held-out set."""
-    from .tables import new_table, plain, stdout
+    from .shared.tables import new_table, plain, stdout
 
     splits = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     print(f"{manifest.name}  {manifest.rows} crystals ({splits}) in {len(manifest.shards)} files")
@@ -102,7 +102,7 @@ def print_manifest(manifest: Manifest) -> None:
 
 def _remarks(manifest: Manifest) -> list[str]:
     """What a user may not have meant: files that were passed over, and splits that training does not read."""
-    from dao_flows.model.dataset import SPLITS
+    from dao_flows.model.data.shards import SPLITS
 
     found = []
     for source in [*manifest.sources, *manifest.filters.get("held_out", [])]:

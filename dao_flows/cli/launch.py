@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import InputError
+from dao_flows.errors import InputError
+
 from . import predict, pretrain, verify
 from .predict import bf16_setting
 
 if TYPE_CHECKING:
-    from ..launch.flows import Planned
-    from ..launch.progress import Stage, Status
+    from dao_flows.launch.flows import Planned
+    from dao_flows.launch.progress import Stage, Status
 
 INIT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -75,7 +76,7 @@ def init(
     check: Annotated[bool, typer.Option("--check", help="Write nothing: check a folder that was written.")] = False,
 ) -> None:
     """Write a folder with all that FireWorks and jobflow need to know here, and check it."""
-    from ..launch.project import Project, commands, write
+    from dao_flows.launch.project import Project, commands, write
 
     place = folder.expanduser().absolute()
     if check:
@@ -121,7 +122,7 @@ def _ask(question: str) -> str:
 
 
 def _report(folder: Path) -> bool:
-    from ..launch.check import check_project
+    from dao_flows.launch.check import check_project
 
     well = True
     for finding in check_project(folder):
@@ -158,12 +159,13 @@ def _like(local: Callable[..., None], body: Callable[..., list[Planned]]) -> Cal
 def _submit(
     plan: Callable[[], list[Planned]], again: bool, route: list[str] | None, as_json: bool, reuse: bool
 ) -> None:
-    from ..launch.flows import not_stored
-    from ..launch.routes import read_routes
-    from ..launch.submit import open_for_submission, submit
-    from ..settings import settings
-    from ..stores import job_store
-    from .tables import stderr
+    from dao_flows.launch.flows import not_stored
+    from dao_flows.launch.routes import read_routes
+    from dao_flows.launch.submit import open_for_submission, submit
+    from dao_flows.settings import settings
+    from dao_flows.store.stores import job_store
+
+    from .shared.tables import stderr
 
     config = settings()
     routes = read_routes(config.routes, route or [])
@@ -199,12 +201,11 @@ def _predict(
     auto_bf16: bool,
     **settings_: Any,
 ) -> list[Planned]:
+    from dao_flows.api.inputs import Entry, parse_z, read_formulas
+    from dao_flows.api.verify import VERIFY_TOP
+    from dao_flows.launch.flows import predict_flows
     from dao_flows.makers.verify import VerifyMaker
-
-    from ..inputs import Entry, parse_z, read_formulas
-    from ..launch.flows import predict_flows
-    from ..settings import settings
-    from ..verify import VERIFY_TOP
+    from dao_flows.settings import settings
 
     if reference is not None and verify_with is None:
         raise InputError("--reference is for verifications: give --verify BACKEND too")
@@ -226,10 +227,9 @@ def _predict(
 
 
 def _verify(candidates: list[str], backend: str, reference: str | None, again: bool) -> list[Planned]:
+    from dao_flows.launch.flows import verify_flows
     from dao_flows.makers.verify import VerifyMaker
-
-    from ..launch.flows import verify_flows
-    from ..stores import collection, job_store
+    from dao_flows.store.stores import collection, job_store
 
     maker = VerifyMaker(backend=backend, reference=reference, again=again)
     return verify_flows(candidates, collection(job_store(), "candidates"), maker)
@@ -237,8 +237,8 @@ def _verify(candidates: list[str], backend: str, reference: str | None, again: b
 
 def _pretrain(config: Path, again: bool) -> list[Planned]:
     """What an earlier submission finished lies in the run's folders, and is taken over."""
-    from ..launch.flows import pretrain_flows
-    from ..pretrain import read_config
+    from dao_flows.api.pretrain import read_config
+    from dao_flows.launch.flows import pretrain_flows
 
     return pretrain_flows(read_config(config))
 
@@ -259,8 +259,8 @@ def status(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Tell how far submitted flows are, by stage, and what failed."""
-    from ..launch.launchpad import launchpad
-    from ..launch.progress import status as look
+    from dao_flows.launch.launchpad import launchpad
+    from dao_flows.launch.progress import status as look
 
     found = look(launchpad(), flow, limit)
     if as_json:
@@ -274,9 +274,9 @@ def rerun(
     everything: Annotated[bool, typer.Option("--all", help="What failed or was lost in any flow.")] = False,
 ) -> None:
     """Run failed and lost jobs again; of one flow, cancelled ones, too. Finished jobs are not repeated."""
-    from ..launch.control import rerun as run
-    from ..launch.launchpad import launchpad
-    from ..settings import settings
+    from dao_flows.launch.control import rerun as run
+    from dao_flows.launch.launchpad import launchpad
+    from dao_flows.settings import settings
 
     if (flow is None) != everything:
         raise InputError("name a flow, or give --all")
@@ -286,8 +286,8 @@ def rerun(
 
 def cancel(flow: Annotated[str, FLOW]) -> None:
     """Cancel what is not finished of a flow; `dao-flows rerun` takes it up again."""
-    from ..launch.control import cancel as stop
-    from ..launch.launchpad import launchpad
+    from dao_flows.launch.control import cancel as stop
+    from dao_flows.launch.launchpad import launchpad
 
     done = stop(launchpad(), flow)
     print(f"cancelled: jobs {', '.join(map(str, done.jobs))}" if done.jobs else "nothing is left to cancel")
@@ -300,8 +300,8 @@ def logs(
     lines: Annotated[int, typer.Option("-n", min=1, help="Last lines of each file.")] = 30,
 ) -> None:
     """Show a job's traceback and the ends of its log files; given a number, of that job alone."""
-    from ..launch.control import logs as read
-    from ..launch.launchpad import launchpad
+    from dao_flows.launch.control import logs as read
+    from dao_flows.launch.launchpad import launchpad
 
     found = read(launchpad(), flow, lines)
     if not found:
@@ -315,7 +315,7 @@ def logs(
 
 
 def _show(found: Status) -> None:
-    from .tables import new_table, stdout
+    from .shared.tables import new_table, stdout
 
     console = stdout()
     if not found.flows:

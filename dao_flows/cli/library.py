@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .build_settings import SOURCES, Sources, progress_bar, takes_settings
-from .readable import readable
+from .shared.build_settings import SOURCES, Sources, progress_bar, takes_settings
+from .shared.readable import readable
 
 BUILD_EXAMPLES = f"""{SOURCES}
 [bold]Examples[/bold]
@@ -43,8 +43,9 @@ def build(
 
     Rows that are left out are named in its rejects.jsonl, each with its reason.
     """
-    from ..datasets import build_config
-    from ..libraries import build_library
+    from dao_flows.api.datasets import build_config
+    from dao_flows.api.libraries import build_library
+
     from .dataset import print_manifest
 
     config = build_config(**settings)
@@ -57,9 +58,8 @@ def build(
 @app.command("list")
 def list_libraries(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the libraries that ship with the package, and your own."""
-    from dao_flows.model.dataset import DataError
-
-    from ..libraries import available, licences, open_library
+    from dao_flows.api.libraries import available, licences, open_library
+    from dao_flows.model.data.shards import DataError
 
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
@@ -71,7 +71,7 @@ def list_libraries(as_json: Annotated[bool, typer.Option("--json", help="Print J
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
-        from .tables import new_table, plain, stdout
+        from .shared.tables import new_table, plain, stdout
 
         table = new_table()
         for title in ("name", "crystals", "groups", "sha256", "licences", "folder"):
@@ -89,9 +89,10 @@ def show(
     reference: Reference, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all volumes.")] = False
 ) -> None:
     """Show what a library holds: its identity, sources, licences, elements and energies."""
-    from ..libraries import open_library, summary
+    from dao_flows.api.libraries import open_library, summary
+
     from .dataset import print_manifest
-    from .tables import plain
+    from .shared.tables import plain
 
     library = open_library(reference)
     found = summary(library)
@@ -119,10 +120,9 @@ def verify(
     ] = None,
 ) -> None:
     """Check every byte of libraries against their manifests, and derive their indexes again."""
-    from dao_flows.model.dataset import DataError
-
-    from ..libraries import available
-    from ..libraries import verify as check
+    from dao_flows.api.libraries import available
+    from dao_flows.api.libraries import verify as check
+    from dao_flows.model.data.shards import DataError
 
     problems: list[str] = []
     for reference, library in readable(references or sorted(available()), check, DataError, problems):

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dao_flows.model.file_names import file_name
-from dao_flows.model.sampler_name import Sampler
+from dao_flows.errors import InputError
+from dao_flows.model.files.file_names import file_name
+from dao_flows.model.sampling.names import Sampler
 
-from ..errors import InputError
-from .streams import talkative
+from .shared.streams import talkative
 from .verify import BACKEND_HELP, REFERENCE_HELP, show
 
 if TYPE_CHECKING:
-    from dao_flows.makers.sampler import Bf16
-
-    from ..api import Interrupted, PredictionResult, Progress
+    from dao_flows.api.predict import Interrupted, PredictionResult, Progress
+    from dao_flows.makers.generators.sampler import Bf16
 
 TEMPLATES = typer.Option(
     "--templates", min=0, help="Candidates that may come from known crystals; 0: all drawn.", show_default="half"
@@ -105,7 +104,7 @@ def predict(
     Some come from known crystals with their elements exchanged, the others are drawn by DAO-G. A run that was
     interrupted goes on where it stopped when the same command is given again.
     """
-    from ..inputs import Entry, parse_z, read_formulas
+    from dao_flows.api.inputs import Entry, parse_z, read_formulas
 
     if verbose:
         _talkative()
@@ -116,14 +115,14 @@ def predict(
     if not entries:
         raise InputError("no formula given: write one such as Cr3Os, or --input FILE")
     cell, precision = parse_z(z), bf16_setting(bf16, auto_bf16)
-    from .tables import stderr
+    from .shared.tables import stderr
 
     errors = stderr()
     try:
         with errors.status("loading …") if errors.is_terminal else nullcontext():
-            from ..api import predict as run
-            from ..export import free_folder, writable
-            from ..verify import VERIFY_TOP
+            from dao_flows.api.export import free_folder, writable
+            from dao_flows.api.predict import predict as run
+            from dao_flows.api.verify import VERIFY_TOP
         if out is None and not writable(Path.cwd()):
             raise InputError(f"CIF files cannot be written to {Path.cwd()}: choose a folder with --out")
         with _Bar() as bar:
@@ -177,7 +176,7 @@ def bf16_setting(bf16: bool, auto: bool) -> Bf16:
 
 
 def _print(result: PredictionResult) -> None:
-    from .tables import ranking, remarks, stdout
+    from .shared.tables import ranking, remarks, stdout
 
     console = stdout()
     if any(composition.ranked for composition in result.compositions):
@@ -215,7 +214,7 @@ class _Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        from .tables import stderr
+        from .shared.tables import stderr
 
         self.console = stderr()
         columns = (

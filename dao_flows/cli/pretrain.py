@@ -14,7 +14,7 @@ from .predict import REUSE_HELP
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..plan import Plan
+    from dao_flows.api.plan import Plan
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -36,21 +36,22 @@ def pretrain(
 
     What was interrupted, by Ctrl-C, a kill or the queue, goes on where it was when the same command is given again.
     """
-    from ..pretrain import read_config
+    from dao_flows.api.pretrain import read_config
 
     settings = read_config(config)
     if plan:
-        from ..plan import plan_pretraining
-        from .tables import stderr
+        from dao_flows.api.plan import plan_pretraining
+
+        from .shared.tables import stderr
 
         with stderr().status("measuring this device …"):
             plans = plan_pretraining(settings)
         print_plans(plans, as_json)
         return
+    from dao_flows.api.pretrain import pretrain as run
     from dao_flows.makers.compare_stages import StagesDoc, table
 
-    from ..pretrain import pretrain as run
-    from .progress import stage_progress
+    from .shared.progress import stage_progress
 
     with stage_progress() as listener:
         document = run(settings, listener, ["dao-flows", *sys.argv[1:]], reuse)
@@ -65,7 +66,7 @@ def pretrain(
 
 def print_plans(plans: Sequence[Plan], as_json: bool) -> None:
     """Print plans that were measured on the same device."""
-    from .tables import stdout
+    from .shared.tables import stdout
 
     if as_json:
         print(f"[{', '.join(plan.model_dump_json() for plan in plans)}]")
@@ -78,7 +79,7 @@ def print_plans(plans: Sequence[Plan], as_json: bool) -> None:
 
 
 def _table(plan: Plan) -> Table:
-    from .tables import new_table
+    from .shared.tables import new_table
 
     table = new_table(f"{plan.crystals:,} crystals")
     for name in ("job", "route", "jobs", "device time", "stored"):

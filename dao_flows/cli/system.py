@@ -28,8 +28,9 @@ def doctor(
     """Say what is there, what is not, and how to fix it. Exit code 0 if `predict` can run, else 1."""
     import json
 
-    from ..doctor import examine, set_aside
-    from .tables import stderr, stdout
+    from dao_flows.api.doctor import examine, set_aside
+
+    from .shared.tables import stderr, stdout
 
     for path in set_aside(aside) if aside is not None else ():
         stderr().print(f"set aside: {path}", markup=False, highlight=False, soft_wrap=True)
@@ -54,8 +55,8 @@ def doctor(
 
 def build() -> None:
     """Lay out candidates of flows that ran elsewhere on the same store, so that list, show and export find them."""
-    from ..candidates import CandidateBuilder
-    from ..stores import collection, describe, job_store
+    from dao_flows.store.candidates import CandidateBuilder
+    from dao_flows.store.stores import collection, describe, job_store
 
     store = job_store()
     candidates = collection(store, "candidates")

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dao_flows.model.sampler_name import Sampler
+from dao_flows.errors import InputError
+from dao_flows.model.sampling.names import Sampler
 
-from ..errors import InputError
 from .predict import AUTO_BF16, BF16, SAMPLER, STEPS_HELP, bf16_setting
 
 FINETUNE_EXAMPLES = """[bold]Examples[/bold]
@@ -58,9 +58,9 @@ def finetune(
 
     What was interrupted goes on where it was when the same command is given again.
     """
+    from dao_flows.makers.schemas.training import TrainingDoc
     from dao_flows.makers.train import TrainMaker
-    from dao_flows.makers.train_schemas import TrainingDoc
-    from dao_flows.model.library import card_of
+    from dao_flows.model.checkpoint.library import card_of
 
     source = data.expanduser().absolute()
     card = card_of(checkpoint)
@@ -78,7 +78,7 @@ def finetune(
     )
     maker.resolve(str(source))
     if plan:
-        from ..plan import plan_training
+        from dao_flows.api.plan import plan_training
 
         _print_plan(plan_training(maker, source, card), as_json)
         return
@@ -115,7 +115,7 @@ def evaluate(
     """Measure a checkpoint: match rate and RMSE on held-out crystals, and the energies of what it draws."""
     from dao_flows.makers.compare_stages import table
     from dao_flows.makers.evaluate import EvaluateMaker, EvaluationDoc
-    from dao_flows.model.library import card_of
+    from dao_flows.model.checkpoint.library import card_of
 
     source = data.expanduser().absolute()
     maker = EvaluateMaker(
@@ -135,7 +135,7 @@ def evaluate(
     )
     held = maker.held_out(checkpoint, source)
     if plan:
-        from ..plan import plan_evaluation
+        from dao_flows.api.plan import plan_evaluation
 
         _print_plan(plan_evaluation(maker, held, card_of(checkpoint)), as_json)
         return
@@ -148,8 +148,9 @@ def _run(job: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Run one job here, with progress and a log, and return its document."""
     from jobflow.core.flow import Flow
 
-    from ..local import run_logged
-    from .progress import stage_progress
+    from dao_flows.api.local import run_logged
+
+    from .shared.progress import stage_progress
 
     with stage_progress() as listener:
         return run_logged(Flow([job], output=job.output), request, listener, ["dao-flows", *sys.argv[1:]])

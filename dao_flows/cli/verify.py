@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..verify import VerificationResult
+    from dao_flows.api.verify import VerificationResult
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -40,7 +40,7 @@ def verify(
     try:
         result = run(candidates, backend, reference, again)
     except KeyboardInterrupt as interruption:
-        from .tables import stderr
+        from .shared.tables import stderr
 
         stderr().print(f"dao-flows: interrupted: {interruption}; the same command goes on from there", soft_wrap=True)
         raise typer.Exit(130) from None
@@ -52,8 +52,9 @@ def verify(
 
 def run(candidates: Sequence[str], backend: str, reference: str | None, again: bool) -> VerificationResult:
     """Verify with progress on stderr."""
-    from ..verify import verify_candidates
-    from .progress import stage_progress
+    from dao_flows.api.verify import verify_candidates
+
+    from .shared.progress import stage_progress
 
     with stage_progress() as listener:
         return verify_candidates(
@@ -68,7 +69,7 @@ def run(candidates: Sequence[str], backend: str, reference: str | None, again: b
 
 def show(result: VerificationResult) -> None:
     """A table, a line a candidate."""
-    from .tables import new_table, stdout
+    from .shared.tables import new_table, stdout
 
     table = new_table(f"Verified with {result.backend}, run {result.run_id}")
     for name in ("formula", "candidate", "state"):

@@ -21,7 +21,7 @@ from typing import BinaryIO
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ..errors import SettingsError, UserError
+from dao_flows.errors import SettingsError, UserError
 
 MIB = 2**20
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dao_flows.makers.attempts import ENDED
+from dao_flows.makers.jobs.attempts import ENDED
 
 from .archive import CrateError
 from .documents import written
@@ -72,7 +72,8 @@ class Contents:
             yield path, text.encode()
         yield from self.figures.items()
         for sha256, folder in self.checkpoints.items():
-            from dao_flows.model.checkpoint import CARD, weight_files
+            from dao_flows.model.checkpoint.format import weight_files
+            from dao_flows.model.files.places import CARD
 
             yield f"checkpoints/{sha256}/{CARD}", (folder / CARD).read_bytes()
             if self.weights:
@@ -124,7 +125,8 @@ class Contents:
 
     def _parts(self, sha256: str) -> tuple[str, ...]:
         """The members that make up a checkpoint or a dataset."""
-        from dao_flows.model.checkpoint import CARD, weight_files
+        from dao_flows.model.checkpoint.format import weight_files
+        from dao_flows.model.files.places import CARD
 
         if sha256 in self.checkpoints:
             weights = weight_files(self.checkpoints[sha256]) if self.weights else []
@@ -202,7 +204,7 @@ def stored_form(document: Mapping[str, Any]) -> bytes:
 
 def dataset_files(folder: Path) -> list[Path]:
     """The files of a dataset beside its manifest. Raises CrateError if one is missing or was changed."""
-    from dao_flows.model.dataset import DataError, parts, read_manifest
+    from dao_flows.model.data.shards import DataError, parts, read_manifest
 
     try:
         files, _ = parts(folder)

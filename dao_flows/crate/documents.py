@@ -20,24 +20,25 @@ from bson import ObjectId
 from bson.errors import InvalidId
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dao_flows.makers import decoding
-from dao_flows.makers.provenance import EPOCH, canonical, content_hash, digest
+from dao_flows.makers.jobs.provenance import EPOCH, canonical, content_hash, digest
+from dao_flows.makers.schemas import decoding
+from dao_flows.renamed import current
+from dao_flows.store.runs import RunRecord
+from dao_flows.store.stores import KEYS
 
-from ..runs import RunRecord
-from ..stores import KEYS
 from .archive import Limits
 from .layout import plain
 
 DOCUMENTS: dict[str, tuple[str, ...]] = {
-    "dao_flows.makers.schemas": ("GenerationDoc", "ScreeningDoc", "CandidateDoc"),
-    "dao_flows.makers.verification_schemas": ("CalculationDoc", "VerificationDoc"),
-    "dao_flows.makers.relax_schemas": ("RelaxationDoc", "RelaxedDatasetDoc", "CrossCheckDoc"),
-    "dao_flows.makers.label_schemas": ("LabellingDoc", "LabelledDatasetDoc"),
-    "dao_flows.makers.train_schemas": ("TrainingDoc",),
-    "dao_flows.makers.dataset_schemas": ("DatasetDoc",),
+    "dao_flows.makers.schemas.prediction": ("GenerationDoc", "ScreeningDoc", "CandidateDoc"),
+    "dao_flows.makers.schemas.verification": ("CalculationDoc", "VerificationDoc"),
+    "dao_flows.makers.schemas.relaxation": ("RelaxationDoc", "RelaxedDatasetDoc", "CrossCheckDoc"),
+    "dao_flows.makers.schemas.labels": ("LabellingDoc", "LabelledDatasetDoc"),
+    "dao_flows.makers.schemas.training": ("TrainingDoc",),
+    "dao_flows.makers.schemas.dataset": ("DatasetDoc",),
     "dao_flows.makers.evaluate": ("EvaluationDoc",),
     "dao_flows.makers.compare_stages": ("StagesDoc",),
-    "dao_flows.comparison_schemas": ("ComparisonDoc",),
+    "dao_flows.comparison.schemas": ("ComparisonDoc",),
 }
 COLLECTED = {"candidates": "CandidateDoc", "verifications": "VerificationDoc", "comparisons": "ComparisonDoc"}
 STRUCTURE = ("pymatgen.core.structure", "Structure")
@@ -186,7 +187,7 @@ def _check_words(document: dict[str, Any], bounds: Limits, decoded: bool) -> Non
 
 
 def _known(module: str, name: str, is_class: bool) -> bool:
-    if name in DOCUMENTS.get(module, ()):
+    if name in DOCUMENTS.get(current(module), ()):
         return True
     if not is_class:
         return module == FACTORIES and re.fullmatch(r"[a-z]\w*", name) is not None
@@ -202,6 +203,7 @@ def _own(module: str, packages: tuple[str, ...]) -> bool:
 @cache
 def _model(module: str, name: str) -> type[BaseModel] | None:
     """The class of a known document."""
+    module = current(module)
     if name not in DOCUMENTS.get(module, ()):
         return None
     found: type[BaseModel] = getattr(import_module(module), name)

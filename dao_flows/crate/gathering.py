@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from maggma.utils import grouper
 
-from dao_flows.makers.schemas import CandidateDoc
-from dao_flows.makers.verification_schemas import VerificationDoc
+from dao_flows.api.export import render
+from dao_flows.makers.schemas.prediction import CandidateDoc
+from dao_flows.makers.schemas.verification import VerificationDoc
+from dao_flows.store import imported
+from dao_flows.store.stores import KEYS, collection
 
-from .. import imported
-from ..export import render
-from ..stores import KEYS, collection
 from .contents import COLLECTED, Contents, Node, dataset_files
 from .documents import job_key
 from .layout import document_path
@@ -34,7 +34,7 @@ def _formula(document: dict[str, Any]) -> str:
 
 def gather(store: JobStore, ids: Sequence[str], weights: bool = False, shards: bool = False) -> Contents:
     """Everything that is stored of these ids and of all that they were made from. Raises InputError, CrateError."""
-    from ..audit.graph import build
+    from dao_flows.audit.graph.graph import build
 
     graph = build(store, ids, "back")
     laid_out = set(_laid_out(store, [name for kind, name in graph.nodes if kind == "screening"]))
@@ -147,8 +147,8 @@ class _Gathering:
 
     def _checkpoints(self) -> None:
         """Folders of the checkpoints that the library holds."""
-        from dao_flows.model.checkpoint import CheckpointError, read_card, verify
-        from dao_flows.model.library import find
+        from dao_flows.model.checkpoint.format import CheckpointError, read_card, verify
+        from dao_flows.model.checkpoint.library import find
 
         for sha256 in self._of("checkpoint"):
             try:
@@ -178,7 +178,7 @@ class _Gathering:
 
     def _figures(self) -> None:
         """Figures and tables that documents name, if they are here and unchanged."""
-        from dao_flows.model.dataset import file_sha256
+        from dao_flows.model.data.shards import file_sha256
 
         contents = self.contents
         for key, document in contents.documents["jobs"].items():
@@ -199,7 +199,7 @@ class _Gathering:
 
     def _known_folders(self) -> dict[str, Path]:
         """Datasets by their sha256: in the data folder, where documents say that they lie, and installed libraries."""
-        from dao_flows.model.dataset import DataError, read_manifest
+        from dao_flows.model.data.shards import DataError, read_manifest
         from dao_flows.model.templates.places import available
 
         places = [*available().values(), *sorted(imported.datasets_folder().glob("*"))]

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from maggma.utils import grouper
 
-from dao_flows.makers import chain
-from dao_flows.makers.attempts import SCHEMA_VERSION, append, who
+from dao_flows.audit.graph.assembly import known_crystals
+from dao_flows.makers.jobs import record_chain as chain
+from dao_flows.makers.jobs.attempts import SCHEMA_VERSION, append, who
+from dao_flows.settings import Settings, settings
+from dao_flows.store.imported import datasets_folder, files_folder
+from dao_flows.store.stores import KEYS, collection
 
-from ..audit.assembly import known_crystals
-from ..imported import datasets_folder, files_folder
-from ..settings import Settings, settings
-from ..stores import KEYS, collection
 from .archive import CrateError, show
 from .contents import stored_form
 from .documents import job_key
@@ -161,7 +161,7 @@ class _Folders:
     """Checkpoints and datasets of a crate: which are missing here, and where they go."""
 
     def __init__(self, crate: Crate, done: Imported, config: Settings) -> None:
-        from dao_flows.model.library import user_folder
+        from dao_flows.model.checkpoint.library import user_folder
 
         self.crate, self.done = crate, done
         self.moves: list[tuple[str, str, Path]] = []  # kind, folder in the crate, folder here
@@ -231,8 +231,8 @@ class _Folders:
 
     def _check(self, kind: str, source: str, staging: Path) -> None:
         """As whoever loads them checks them. Raises CrateError."""
-        from dao_flows.model.checkpoint import verify
-        from dao_flows.model.dataset import parts
+        from dao_flows.model.checkpoint.format import verify
+        from dao_flows.model.data.shards import parts
 
         try:
             verify(staging) if kind == "checkpoint" else parts(staging)
@@ -251,8 +251,8 @@ def _write_file(path: Path, pieces: Iterable[bytes]) -> None:
 
 def _holds_checkpoint(sha256: str) -> bool:
     """Whether the library has it."""
-    from dao_flows.model.checkpoint import CheckpointError
-    from dao_flows.model.library import find
+    from dao_flows.model.checkpoint.format import CheckpointError
+    from dao_flows.model.checkpoint.library import find
 
     try:
         find(sha256)
@@ -263,7 +263,7 @@ def _holds_checkpoint(sha256: str) -> bool:
 
 def _free(library: Path, name: str, sha256: str, planned: Iterable[Path]) -> Path:
     """A folder of the library for a checkpoint of this name, which another may have taken."""
-    from dao_flows.model.library import available
+    from dao_flows.model.checkpoint.library import available
 
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,80}", name):
         name = f"imported-{sha256[:12]}"

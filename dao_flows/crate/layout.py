@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dao_flows.makers.provenance import canonical_json, digest
+from dao_flows.makers.jobs.provenance import canonical_json, digest
 
 from .archive import NAME, CrateError, show
 

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
-from dao_flows.makers.attempts import ENDED, envelope
-from dao_flows.makers.provenance import content_hash
-from dao_flows.model.dataset import FORMAT as DATASET_FORMAT
-from dao_flows.model.dataset import DataError
-from dao_flows.model.dataset import Manifest as Dataset
+from dao_flows.makers.jobs.attempts import ENDED, envelope
+from dao_flows.makers.jobs.provenance import content_hash
+from dao_flows.model.data.shards import FORMAT as DATASET_FORMAT
+from dao_flows.model.data.shards import DataError
+from dao_flows.model.data.shards import Manifest as Dataset
 
 from .archive import Archive, CrateError, Limits, limits, show
 from .documents import Checked, DocumentError, check
@@ -148,7 +148,7 @@ class Crate:
 
     def _check_weights(self, sha256: str, names: list[str]) -> None:
         """The weights of a checkpoint have their card, all their parts, and over these the sha256 they lie under."""
-        from dao_flows.model.checkpoint import CheckpointError, weight_names
+        from dao_flows.model.checkpoint.format import CheckpointError, weight_names
 
         if f"checkpoints/{sha256}/card.json" not in self.manifest.members:
             raise DocumentError("it has no card")
@@ -250,7 +250,7 @@ def _plain_fields(data: bytes, kind: str) -> dict[str, Any]:
 
 def read_card(data: bytes, sha256: str) -> dict[str, Any]:
     """The card of the checkpoint of this sha256, with fields of the right types. Raises DocumentError."""
-    from dao_flows.model.checkpoint import CARD_TYPES, Card
+    from dao_flows.model.checkpoint.format import CARD_TYPES, Card
 
     card = _plain_fields(data, "card of a checkpoint")
     known = {field.name for field in fields(Card)}

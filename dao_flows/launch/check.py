@@ -13,21 +13,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from ..errors import UserError, explain, one_line
-from ..settings import settings
+from dao_flows.errors import UserError, explain
+from dao_flows.makers.machine.masking import one_line
+from dao_flows.settings import settings
+
 from .launchpad import open_launchpad, prepare, require_fireworks
-from .project import (
-    CONFIG,
-    ENVIRONMENT,
-    JOBFLOW,
-    LAUNCH,
-    LAUNCHPAD,
-    PRIVATE,
-    TYPES,
-    adapter_file,
-    program,
-    worker_file,
-)
+from .project import CONFIG, ENVIRONMENT, JOBFLOW, LAUNCH, LAUNCHPAD, PRIVATE, TYPES, adapter_file, program, worker_file
 from .routes import CATEGORIES, Category
 
 ASK = {  # what tells of a queue
@@ -103,7 +94,7 @@ def _launchpad(folder: Path) -> Finding:
 
 def _store(folder: Path) -> Finding:
     """The store that jobs of this project will write to, which is indexed for them."""
-    from ..stores import collection, describe, index, job_store
+    from dao_flows.store.stores import collection, describe, index, job_store
 
     before = os.environ.get("JOBFLOW_CONFIG_FILE")
     os.environ["JOBFLOW_CONFIG_FILE"] = str(folder / JOBFLOW)

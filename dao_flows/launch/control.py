@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from ..errors import mask
+from dao_flows.makers.machine.masking import mask
+
 from .progress import expiration, find_flows, last_launch, time_of
 from .routes import Queue
 

@@ -6,34 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dao_flows.makers.checkpoints import card
-from dao_flows.makers.places import maker_in_full, told
-from dao_flows.makers.provenance import digest
-from dao_flows.makers.sampler import Bf16
-from dao_flows.makers.symmetry import symmetrised_primitive
+from dao_flows import __version__
+from dao_flows.api.predict import plan_batches, prediction_maker
+from dao_flows.api.reuse import stored_batches, whole
+from dao_flows.errors import InputError
+from dao_flows.makers.generators.sampler import Bf16
+from dao_flows.makers.jobs.provenance import digest
+from dao_flows.makers.machine.places import maker_in_full, told
+from dao_flows.makers.models.checkpoints import card
+from dao_flows.makers.science.symmetry import symmetrised_primitive
 from dao_flows.makers.verify import VerifyMaker
-from dao_flows.model.checkpoint import verify as verify_checkpoint
-from dao_flows.model.library import available
-from dao_flows.model.library import find as find_checkpoint
-from dao_flows.model.places import library_in_full
-from dao_flows.model.sampler_name import Sampler
+from dao_flows.model.checkpoint.format import verify as verify_checkpoint
+from dao_flows.model.checkpoint.library import available
+from dao_flows.model.checkpoint.library import find as find_checkpoint
+from dao_flows.model.files.places import library_in_full
+from dao_flows.model.sampling.names import Sampler
 from dao_flows.model.templates.places import available as libraries
 from dao_flows.model.templates.places import open_library
-
-from .. import __version__
-from ..api import plan_batches, prediction_maker
-from ..candidates import find as find_candidate
-from ..errors import InputError
-from ..reuse import stored_batches, whole
+from dao_flows.store.candidates import find as find_candidate
 
 if TYPE_CHECKING:
     from jobflow.core.flow import Flow
     from jobflow.core.store import JobStore
     from maggma.core import Store
 
-    from ..inputs import Entry, Z
-    from ..pretrain import PretrainConfig
-    from ..settings import Settings
+    from dao_flows.api.inputs import Entry, Z
+    from dao_flows.api.pretrain import PretrainConfig
+    from dao_flows.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..configuration import what
-from ..errors import SettingsError, StoreError, explain, one_line, remember_secret, remember_uri
-from ..settings import Settings, settings
+from dao_flows.configuration import what
+from dao_flows.errors import SettingsError, StoreError, explain
+from dao_flows.makers.machine.masking import one_line, remember_secret, remember_uri
+from dao_flows.settings import Settings, settings
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad

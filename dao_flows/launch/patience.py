@@ -20,7 +20,7 @@ from threading import Event, local
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dao_flows.makers.masking import one_line
+from dao_flows.makers.machine.masking import one_line
 
 if TYPE_CHECKING:
     from pymongo.errors import BulkWriteError

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from ..errors import InputError, mask
+from dao_flows.errors import InputError
+from dao_flows.makers.machine.masking import mask
+
 from .advice import advise
 from .launchpad import fireworks_setting
 from .routes import stage_of

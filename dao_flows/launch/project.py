@@ -14,14 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from dao_flows.makers.environment import NAMED
-from dao_flows.makers.run_folder import FOLDER_VARIABLE as RUN_DIR
-from dao_flows.model.library import FOLDER_VARIABLE as CHECKPOINTS
-from dao_flows.model.places import absolute, folder_of
+from dao_flows.errors import InputError, explain
+from dao_flows.makers.jobs.run_folder import FOLDER_VARIABLE as RUN_DIR
+from dao_flows.makers.machine.environment import NAMED
+from dao_flows.makers.machine.masking import remember_uri
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE as CHECKPOINTS
+from dao_flows.model.files.places import absolute, folder_of
 from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
+from dao_flows.store.stores import DATABASE, JOBS
 
-from ..errors import InputError, explain, remember_uri
-from ..stores import DATABASE, JOBS
 from .routes import CATEGORIES, DEFAULTS, TYPICAL, Category, Queue
 
 PRIVATE, PLAIN, SCRIPT = 0o600, 0o644, 0o755

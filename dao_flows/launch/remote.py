@@ -13,14 +13,15 @@ from typing import Any
 
 import yaml
 
-from dao_flows.model.file_names import file_name
-from dao_flows.model.library import FOLDER_VARIABLE as CHECKPOINTS
-from dao_flows.model.places import folder_of
+from dao_flows.configuration import what
+from dao_flows.errors import InputError, SettingsError, explain
+from dao_flows.makers.machine.masking import remember_uri
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE as CHECKPOINTS
+from dao_flows.model.files.file_names import file_name
+from dao_flows.model.files.places import folder_of
 from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
+from dao_flows.store.stores import DATABASE, JOBS
 
-from ..configuration import what
-from ..errors import InputError, SettingsError, explain, remember_uri
-from ..stores import DATABASE, JOBS
 from .flows import Planned
 from .project import PRIVATE
 from .routes import CATEGORIES, CPU, DEFAULTS, TYPICAL, Category, Queue, Route, Routes, function_of, stage_of

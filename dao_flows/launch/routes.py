@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from dao_flows.errors import InputError, SettingsError
 from dao_flows.makers.train import TrainMaker
-
-from ..errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from jobflow.core.flow import Flow

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import bson
 from pydantic import BaseModel, Field
 
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.masking import carries, environment_secrets
+from dao_flows.api.reuse import marks
+from dao_flows.errors import StoreError
+from dao_flows.makers.machine.masking import carries, environment_secrets
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.settings import Settings
+from dao_flows.store.stores import index, is_embedded, job_store
 
-from ..errors import StoreError
-from ..reuse import marks
-from ..settings import Settings
-from ..stores import index, is_embedded, job_store
 from .flows import Planned
 from .launchpad import SET_UP, SUBMISSION, launchpad, prepare
 from .routes import Queue, Routes, apply_routes

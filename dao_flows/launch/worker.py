@@ -17,7 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import explain
+from dao_flows.errors import explain
+
 from .launchpad import require_fireworks
 from .patience import be_patient, hurry
 

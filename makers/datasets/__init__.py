@@ -6,6 +6,6 @@ out or there already; `build` streams the rest into shards.
 
 from .build import build_dataset
 from .config import BuildConfig
-from .raw import SourceError
+from .readers.raw import SourceError
 
 __all__ = ["BuildConfig", "SourceError", "build_dataset"]

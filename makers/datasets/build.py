@@ -17,7 +17,10 @@ from typing import Any
 
 from maggma.core import Store
 
-from dao_flows.model.dataset import (
+from dao_flows import __version__
+from dao_flows.makers.jobs.provenance import digest
+from dao_flows.makers.machine.parallel import parallel_map
+from dao_flows.model.data.shards import (
     MANIFEST,
     Manifest,
     Shard,
@@ -28,14 +31,11 @@ from dao_flows.model.dataset import (
     write_shard,
 )
 
-from ... import __version__
-from ..parallel import parallel_map
-from ..provenance import digest
 from .cleaning import Clean, clean, clean_held_out
 from .config import BuildConfig
 from .matching import settle_batch
-from .raw import Raw, Source, SourceError
-from .refusal import Rejected
+from .readers.raw import Raw, Source, SourceError
+from .readers.refusal import Rejected
 from .sources import open_source
 from .work import Work
 

@@ -13,16 +13,16 @@ from pymatgen.core.lattice import Lattice
 from pymatgen.core.periodic_table import Element
 from pymatgen.core.structure import Structure
 
+from dao_flows.makers.schemas import decoding
+from dao_flows.makers.science.chemistry import element_of
+from dao_flows.makers.science.duplicates import Reduced, reduced_cell
 from dao_flows.model.elements import MAX_ATOMIC_NUMBER
 
-from .. import decoding
-from ..chemistry import element_of
-from ..dedup import Reduced, reduced_cell
-from .cif import read_cif
 from .config import BuildConfig
-from .poscar import read_poscar
-from .raw import Raw, text
-from .refusal import RefusedError, Rejected, unreadable
+from .readers.cif import read_cif
+from .readers.poscar import read_poscar
+from .readers.raw import Raw, text
+from .readers.refusal import RefusedError, Rejected, unreadable
 
 MIN_VOLUME = 1e-3  # Å³
 FLAT = 1e-6  # of the volume that right angles would give

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dao_flows.model.dataset import COLUMNS, ROWS_PER_SHARD
+from dao_flows.makers.science.duplicates import Tolerance
+from dao_flows.model.data.shards import COLUMNS, ROWS_PER_SHARD
 
-from ..dedup import Tolerance
-from .raw import SourceError
+from .readers.raw import SourceError
 
 HELD_OUT = Tolerance(ltol=0.3, stol=0.5, angle_tol=10.0)  # at which match rates are measured: what would match is out
 

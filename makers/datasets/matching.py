@@ -9,11 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from ..dedup import Reduced, Tolerance, first_match, match_limit
-from ..parallel import parallel_map
+from dao_flows.makers.machine.parallel import parallel_map
+from dao_flows.makers.science.duplicates import Reduced, Tolerance, first_match, match_limit
+
 from .cleaning import Clean
 from .config import HELD_OUT, BuildConfig
-from .refusal import Rejected
+from .readers.refusal import Rejected
 from .work import Work
 
 SMALL = 8  # blocks with something to compare that are not worth sharing out

@@ -8,17 +8,17 @@ from urllib.parse import parse_qsl, urlsplit
 
 from maggma.core import Store
 
-from dao_flows.model.dataset import COLUMNS, MANIFEST
+from dao_flows.model.data.shards import COLUMNS, MANIFEST
 
-from .ase_database import AseSource
-from .files import StructureFiles, format_of
-from .materials_project import RANGES, TEXT, MaterialsProject
-from .optimade import OptimadeSource
-from .raw import Options, Source, SourceError
-from .tables import CsvSource, DatasetSource, ParquetSource
-from .task_documents import TaskDocuments, current_store
-from .text_files import plain_name, printable
-from .xyz import XyzSource
+from .databases.materials_project import RANGES, TEXT, MaterialsProject
+from .databases.optimade import OptimadeSource
+from .databases.task_documents import TaskDocuments, current_store
+from .readers.ase_database import AseSource
+from .readers.raw import Options, Source, SourceError
+from .readers.structure_files import StructureFiles, format_of
+from .readers.tables import CsvSource, DatasetSource, ParquetSource
+from .readers.text_files import plain_name, printable
+from .readers.xyz import XyzSource
 
 OWN = {"mp": (*TEXT, *RANGES), "optimade": ("filter",), "store": ("job",), "file": ()}
 COMMON = ("name", "licence", "split")

@@ -14,7 +14,7 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from ..dedup import Reduced
+from dao_flows.makers.science.duplicates import Reduced
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS cells (

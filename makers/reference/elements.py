@@ -9,7 +9,7 @@ from pymatgen.core.periodic_table import DummySpecies, Element, Species
 from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
-from ..chemistry import ISOTOPES
+from dao_flows.makers.science.chemistry import ISOTOPES
 
 
 def element(species: Element | Species | DummySpecies) -> str:

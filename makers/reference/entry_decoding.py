@@ -19,7 +19,7 @@ from pymatgen.entries.computed_entries import (
     TemperatureEnergyAdjustment,
 )
 
-from ..decoding import REFERENCE, DecodingError, inert, shown, structure
+from dao_flows.makers.schemas.decoding import REFERENCE, DecodingError, inert, shown, structure
 
 ADJUSTMENTS: dict[str, type[EnergyAdjustment]] = {
     kind.__name__: kind

@@ -12,7 +12,8 @@ from pymatgen.analysis.phase_diagram import PhaseDiagram
 from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from ..verification_schemas import HullEnergy, Level
+from dao_flows.makers.schemas.verification import HullEnergy, Level
+
 from .elements import plain_structure
 from .levels import described, difference, entry_of, functional_of, known
 from .sets import MP2020, NONE, ReferenceSet, ReferenceSetError, scheme_version

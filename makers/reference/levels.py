@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from pymatgen.core.structure import Structure
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
-from ..verification_schemas import Level
+from dao_flows.makers.schemas.verification import Level
+
 from .elements import plain_structure
 
 LEVEL = "level"  # among an entry's parameters: the whole level, where the entry is one of ours

@@ -13,9 +13,10 @@ from monty.json import jsanitize
 from pymatgen.core.composition import Composition
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
-from ..files import write_whole
-from ..run_folder import run_root
-from ..verification_schemas import Level
+from dao_flows.makers.jobs.run_folder import run_root
+from dao_flows.makers.machine.whole_files import write_whole
+from dao_flows.makers.schemas.verification import Level
+
 from .entry_files import read_file
 from .levels import described, functional_of
 from .sets import CHEMICAL_DATA, ReferenceSet, ReferenceSetError

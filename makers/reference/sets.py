@@ -11,8 +11,9 @@ from typing import Any
 from monty.json import jsanitize
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from ..provenance import digest
-from ..verification_schemas import Level
+from dao_flows.makers.jobs.provenance import digest
+from dao_flows.makers.schemas.verification import Level
+
 from .elements import plain_entry
 from .levels import known
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from .. import decoding
-from ..verification_schemas import Level, VerificationDoc
+from dao_flows.makers.schemas import decoding
+from dao_flows.makers.schemas.verification import Level, VerificationDoc
+
 from .entry_files import read_file
 from .levels import entry_of
 from .materials_project import PER_SYSTEM, MaterialsProject, api_key, chemical_system

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import SettingError
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure

@@ -9,9 +9,9 @@ from typing import Any
 
 from jobflow.core.maker import Maker
 
-from ..checkpoints import SettingError
-from ..force_field import CHGNET, known_name
-from ..force_field import INSTALL as OF_FORCE_FIELDS
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.force_field import CHGNET, known_name
+from dao_flows.makers.models.force_field import INSTALL as OF_FORCE_FIELDS
 
 DENSITY = 64  # k-points per Å⁻³ of the reciprocal cell: the Materials Project's for PBE
 CP2K_DENSITY = 20  # CP2K uses no symmetry but inversion: 32 k-points for diamond, where the above would be 172

@@ -21,20 +21,27 @@ from jobflow.core.state import CURRENT_JOB
 from monty.json import jsanitize
 from pymatgen.core.structure import Structure
 
-from dao_flows.model.places import absolute
+from dao_flows import __version__
+from dao_flows.makers.jobs.provenance import (
+    canonical_json,
+    digest,
+    execution_record,
+    installed_version,
+    provenance,
+    science_hash,
+)
+from dao_flows.makers.jobs.reuse import stored
+from dao_flows.makers.jobs.run_folder import run_folder
+from dao_flows.makers.jobs.stage import stage
+from dao_flows.makers.machine.folder_hashes import PREFIX, folder_hashes
+from dao_flows.makers.machine.masking import mask
+from dao_flows.makers.machine.places import Places
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.decoding import CALLS
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.verification import CalculationDoc
+from dao_flows.model.files.places import absolute
 
-from ... import __version__
-from ..checkpoints import SettingError
-from ..decoding import CALLS
-from ..folder_hashes import PREFIX, folder_hashes
-from ..masking import mask
-from ..places import Places
-from ..provenance import canonical_json, digest, execution_record, installed_version, provenance, science_hash
-from ..reuse import stored
-from ..run_folder import run_folder
-from ..schemas import Science
-from ..stage import stage
-from ..verification_schemas import CalculationDoc
 from . import abinit, cp2k, results
 from .installed import program_version
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import SettingError
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure

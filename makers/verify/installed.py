@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import SettingError
-from ..force_field import package_version
-from ..provenance import installed_version
+from dao_flows.makers.jobs.provenance import installed_version
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.force_field import package_version
+
 from . import abinit, cp2k
 from .backends import INSTALL, Backend
 

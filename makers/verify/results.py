@@ -19,7 +19,7 @@ from ase.units import Ha
 from monty.json import jsanitize
 from pymatgen.core.structure import Structure
 
-from ..verification_schemas import CustodianCorrection, Level, Matrix
+from dao_flows.makers.schemas.verification import CustodianCorrection, Level, Matrix
 
 KILOBAR = -0.1  # GPa, with the sign turned
 BOX = r"^ \*\s*(\\___/|O/\||/\| \||/ \\|\|)?"  # the drawing in CP2K's messages

@@ -15,16 +15,18 @@ from jobflow.core.reference import OutputReference
 from jobflow.core.state import CURRENT_JOB
 from pymatgen.core.structure import Structure
 
-from ... import __version__
-from ..checkpoints import SettingError
-from ..places import QUERIES, REFERENCE, Places, told
-from ..provenance import digest, execution_record, provenance
-from ..schemas import Science, ScreenedCandidate, ScreeningDoc
-from ..screen import ScreenMaker
-from ..stage import stage
-from ..symmetry import symmetrised_primitive
-from ..validity import Rules, contact_fault, contacts, volume_fault
-from ..verification_schemas import CalculationDoc, CalculationRecord, HullEnergy, VerificationDoc
+from dao_flows import __version__
+from dao_flows.makers.jobs.provenance import digest, execution_record, provenance
+from dao_flows.makers.jobs.stage import stage
+from dao_flows.makers.machine.places import QUERIES, REFERENCE, Places, told
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.prediction import ScreenedCandidate, ScreeningDoc
+from dao_flows.makers.schemas.verification import CalculationDoc, CalculationRecord, HullEnergy, VerificationDoc
+from dao_flows.makers.science.symmetry import symmetrised_primitive
+from dao_flows.makers.science.validity import Rules, contact_fault, contacts, volume_fault
+from dao_flows.makers.screen import ScreenMaker
+
 from .backends import Backend, backend
 from .calculation import CalculateMaker, calculator_in_full, geometry, settings_of
 from .installed import check
@@ -113,14 +115,14 @@ class VerifyMaker(Maker):
             raise SettingError(f"top must be at least 1, not {self.top}")
         check(self.preset(), elements)
         if self.reference is not None and not self.reference.startswith("store:"):  # that is the job's, not there yet
-            from ..reference import reference_set
+            from dao_flows.makers.reference import reference_set
 
             reference_set(self.reference)
 
     def check_reference(self) -> None:
         """Raises ReferenceSetError for a file of entries that is not there or cannot be read, before a submission."""
         if self.reference is not None and not self.reference.startswith(QUERIES):
-            from ..reference import reference_set
+            from dao_flows.makers.reference import reference_set
 
             reference_set(self.reference)
 
@@ -231,7 +233,7 @@ def _hull(reference: str | None, last: CalculationDoc) -> tuple[HullEnergy | Non
     """Against the reference set, if one is asked for; or why not: that undoes no calculation."""
     if reference is None or last.structure is None or last.energy is None or last.level is None:
         return None, None
-    from ..reference import hull_energy, reference_set
+    from dao_flows.makers.reference import hull_energy, reference_set
 
     try:
         return hull_energy(reference_set(reference, CURRENT_JOB.store), last.structure, last.energy, last.level), None

@@ -12,7 +12,8 @@ from math import prod
 
 import numpy as np
 
-from ..crystals import Crystal
+from dao_flows.model.crystals import Crystal
+
 from .fingerprints import IMAGES, fingerprint, groups
 
 MOST_WAYS = 200  # to deal the sites of one sublattice: of more, the first are looked at

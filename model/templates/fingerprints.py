@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 
-from ..crystals import Crystal
+from dao_flows.model.crystals import Crystal
 
 NEIGHBOURS = 6  # of each element
 SAME = 0.045  # mean difference

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..crystals import Crystal
-from ..dataset import DataError, parts
+from dao_flows.model.crystals import Crystal
+from dao_flows.model.data.shards import DataError, parts
+
 from .fingerprints import NEIGHBOURS, fingerprint
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ..crystals import Crystal
-from ..dataset import DataError, file_sha256, read_manifest
-from ..elements import symbols
-from ..places import INDEX_CARD as INDEX_CARD
+from dao_flows.model.crystals import Crystal
+from dao_flows.model.data.shards import DataError, file_sha256, read_manifest
+from dao_flows.model.elements import symbols
+from dao_flows.model.files.places import INDEX_CARD
+
 from .fingerprints import NEIGHBOURS
-from .index import LARGEST_ELEMENT as LARGEST_ELEMENT
 from .index import REBUILD, index_columns, map_index, write_index
 
 INDEX = "index.safetensors"

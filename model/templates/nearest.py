@@ -10,8 +10,10 @@ from math import gcd
 
 import numpy as np
 
-from ..crystals import Crystal
-from .library import LARGEST_ELEMENT, Cell, Library
+from dao_flows.model.crystals import Crystal
+from dao_flows.model.templates.index import LARGEST_ELEMENT
+
+from .library import Cell, Library
 
 UNKNOWN_ENERGY = 0.05  # eV/atom above hull, for the order, where the source gives none
 ENERGY_WEIGHT = 4.0  # of an eV/atom, in units of the distance of elements

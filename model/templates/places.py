@@ -6,9 +6,11 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from ..dataset import MANIFEST, DataError
-from ..named_folders import NamedFolders
-from .library import INDEX, INDEX_CARD, Library, read_card
+from dao_flows.model.data.shards import MANIFEST, DataError
+from dao_flows.model.files.named_folders import NamedFolders
+from dao_flows.model.files.places import INDEX_CARD
+
+from .library import INDEX, Library, read_card
 
 SHIPPED = Path(__file__).parent / "shipped"
 FOLDER_VARIABLE = "DAO_FLOWS_LIBRARY_DIR"

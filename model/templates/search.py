@@ -15,10 +15,12 @@ from itertools import combinations
 
 import numpy as np
 
-from ..crystals import Crystal
+from dao_flows.model.crystals import Crystal
+from dao_flows.model.templates.index import LARGEST_ELEMENT
+
 from .derivatives import compact_supercell, shared
 from .fingerprints import exchanged, groups
-from .library import LARGEST_ELEMENT, Cell, Library
+from .library import Cell, Library
 from .nearest import Nearest, nearest, parts, rescaled, with_elements
 from .similarity import element_distances
 

@@ -12,22 +12,22 @@ from pathlib import Path
 
 from jobflow import Flow, Job, run_locally
 
-from dao_flows.candidates import CandidateBuilder
-from dao_flows.comparison import ComparisonBuilder
-from dao_flows.local import run_here
+from dao_flows.api.local import run_here
+from dao_flows.comparison.builder import ComparisonBuilder
 from dao_flows.makers.compare_stages import CompareStagesMaker
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.ingest import IngestMaker
+from dao_flows.makers.jobs.provenance import library_versions
 from dao_flows.makers.label import LabelMaker, label_jobs
-from dao_flows.makers.provenance import library_versions
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker, relax_jobs
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.train import TrainMaker
 from dao_flows.makers.verify import VerifyMaker, verify_screening
-from dao_flows.runs import Batch, RunLog
-from dao_flows.stores import collection, job_store
-from dao_flows.verifications import VerificationBuilder
+from dao_flows.store.candidates import CandidateBuilder
+from dao_flows.store.runs import Batch, RunLog
+from dao_flows.store.stores import collection, job_store
+from dao_flows.store.verifications import VerificationBuilder
 
 CRYSTALS = Path(__file__).parent.parent.parent / "examples" / "data" / "crystals_small.parquet"
 NETWORK = {"hidden": 8, "layers": 1, "heads": 2, "frequencies": 2, "time_width": 8, "volume_scaling": True}

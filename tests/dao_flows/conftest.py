@@ -23,14 +23,15 @@ from pydantic import BaseModel
 from pymatgen.core import Structure
 
 from dao_flows.cli import run
-from dao_flows.makers.chemistry import formula_of
-from dao_flows.makers.provenance import execution_record, provenance
-from dao_flows.makers.schemas import CandidateDoc, Energy, Science, Validity
-from dao_flows.makers.symmetry import space_group
-from dao_flows.makers.verification_schemas import Level, VerificationDoc
-from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.makers.jobs.provenance import execution_record, provenance
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.prediction import CandidateDoc, Energy, Validity
+from dao_flows.makers.schemas.verification import Level, VerificationDoc
+from dao_flows.makers.science.chemistry import formula_of
+from dao_flows.makers.science.symmetry import space_group
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
-from dao_flows.stores import JOBS, KEYS, EmbeddedStore, collection
+from dao_flows.store.stores import JOBS, KEYS, EmbeddedStore, collection
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 FOREIGN = ("DAO_FLOWS_", "JOBFLOW_")

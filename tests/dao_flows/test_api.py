@@ -5,11 +5,13 @@ import signal
 import numpy as np
 import pytest
 
-from dao_flows import api, predict, runs, stores
-from dao_flows.candidates import CandidateBuilder
+from dao_flows import predict
+from dao_flows.api import predict as api
 from dao_flows.errors import InputError
 from dao_flows.makers import generate
-from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.store import runs, stores
+from dao_flows.store.candidates import CandidateBuilder
 
 QUICK = {"n": 4, "z": 2, "steps": 4}
 HOPELESS = {"n": 2, "z": 1, "steps": 40}  # an untrained network's cells explode: nothing passes, and little is computed

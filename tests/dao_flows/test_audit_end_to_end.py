@@ -7,9 +7,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from dao_flows.audit.verify import COLLECTIONS, verify
-from dao_flows.model.library import FOLDER_VARIABLE, user_folder
-from dao_flows.stores import collection, job_store
+from dao_flows.audit.integrity.verify import COLLECTIONS, verify
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, user_folder
+from dao_flows.store.stores import collection, job_store
 
 LEAVES = 4  # flipped of each kind of document; test_audit_verify flips every one
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.audit.verify import verify
-from dao_flows.stores import job_store
+from dao_flows.audit.integrity.verify import verify
+from dao_flows.store.stores import job_store
 
 AFTER = {
     "byte": "altered",

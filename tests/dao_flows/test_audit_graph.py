@@ -18,21 +18,21 @@ from jobflow import Flow, JobStore, Response, run_locally
 from maggma.stores import MongoStore
 from monty.json import jsanitize
 
-from dao_flows.audit import documents
-from dao_flows.audit.assembly import assemble
-from dao_flows.audit.collapse import collapse
-from dao_flows.audit.documents import read
-from dao_flows.audit.drawing import mermaid, svg
-from dao_flows.audit.graph import Facts, Graph, build, without_circles
-from dao_flows.audit.identify import find
-from dao_flows.audit.layout import layout
-from dao_flows.audit.page import page
-from dao_flows.cli.graph_tree import line
+from dao_flows.audit.graph import documents
+from dao_flows.audit.graph.assembly import assemble
+from dao_flows.audit.graph.collapse import collapse
+from dao_flows.audit.graph.documents import read
+from dao_flows.audit.graph.drawing import mermaid, svg
+from dao_flows.audit.graph.graph import Facts, Graph, build, without_circles
+from dao_flows.audit.graph.identify import find
+from dao_flows.audit.graph.layout import layout
+from dao_flows.audit.graph.page import page
+from dao_flows.cli.audit.tree import line
 from dao_flows.errors import InputError
-from dao_flows.makers.attempts import BEGAN, ENDED
-from dao_flows.makers.stage import stage
-from dao_flows.model.library import card_of
-from dao_flows.stores import JOBS, KEYS, EmbeddedStore, collection, job_store
+from dao_flows.makers.jobs.attempts import BEGAN, ENDED
+from dao_flows.makers.jobs.stage import stage
+from dao_flows.model.checkpoint.library import card_of
+from dao_flows.store.stores import JOBS, KEYS, EmbeddedStore, collection, job_store
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 QUERIES = 6

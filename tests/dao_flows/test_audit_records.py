@@ -10,15 +10,15 @@ import pytest
 from jobflow import JobStore
 from maggma.stores import MemoryStore, MongoStore
 
-from dao_flows.audit import comparisons
-from dao_flows.audit.verify import verify
+from dao_flows.audit.integrity import comparisons
+from dao_flows.audit.integrity.verify import verify
 from dao_flows.crate.exporting import export_crate
 from dao_flows.crate.importing import import_crate
 from dao_flows.crate.reader import open_crate
-from dao_flows.makers.attempts import envelope
-from dao_flows.makers.provenance import content_hash
+from dao_flows.makers.jobs.attempts import envelope
+from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.settings import Settings
-from dao_flows.stores import JOBS, EmbeddedStore, collection, job_store
+from dao_flows.store.stores import JOBS, EmbeddedStore, collection, job_store
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 

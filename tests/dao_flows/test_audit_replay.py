@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.api import predict
-from dao_flows.audit.graph import build
-from dao_flows.audit.replay import Options, replay
-from dao_flows.makers.provenance import content_hash, digest
-from dao_flows.stores import collection, job_store
+from dao_flows.api.predict import predict
+from dao_flows.audit.graph.graph import build
+from dao_flows.audit.replay.replay import Options, replay
+from dao_flows.makers.jobs.provenance import content_hash, digest
+from dao_flows.store.stores import collection, job_store
 
 FORCE_FIELD = find_spec("chgnet") is not None
 STAGES = {

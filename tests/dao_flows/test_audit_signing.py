@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from dao_flows.makers.provenance import content_hash
-from dao_flows.stores import collection, job_store
+from dao_flows.makers.jobs.provenance import content_hash
+from dao_flows.store.stores import collection, job_store
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_what_no_signature_covers_is_counted(signed, call):
 
 def test_what_was_sealed_anew_does_not_fit_the_signature(signed, call, key, mutator):
     """Somebody alters a training's document, its hash, and the attempt's record: only the signature tells."""
-    from dao_flows.makers.attempts import envelope, parts
+    from dao_flows.makers.jobs.attempts import envelope, parts
 
     jobs = job_store()
     history = mutator.History(jobs)

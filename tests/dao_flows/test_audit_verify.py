@@ -18,17 +18,17 @@ from jobflow import JobStore, run_locally
 from jobflow.core.job import Job
 from maggma.stores import MemoryStore
 
-from dao_flows.audit.findings import first_difference
-from dao_flows.audit.ledger import Claim, Ledger
-from dao_flows.audit.verify import COLLECTIONS, _Verifier, verify
-from dao_flows.makers.chain import HEAD_KEY, HEADS
-from dao_flows.makers.provenance import content_hash
-from dao_flows.makers.siblings import beside
-from dao_flows.makers.stage import stage
-from dao_flows.model import checkpoint
-from dao_flows.model.checkpoint import load, read_card, save, weight_files, write_card
-from dao_flows.model.library import FOLDER_VARIABLE, available, user_folder
-from dao_flows.stores import KEYS, EmbeddedStore, collection, job_store
+from dao_flows.audit.integrity.findings import first_difference
+from dao_flows.audit.integrity.ledger import Claim, Ledger
+from dao_flows.audit.integrity.verify import COLLECTIONS, _Verifier, verify
+from dao_flows.makers.jobs.provenance import content_hash
+from dao_flows.makers.jobs.record_chain import HEAD_KEY, HEADS
+from dao_flows.makers.jobs.siblings import beside
+from dao_flows.makers.jobs.stage import stage
+from dao_flows.model.checkpoint import format as checkpoint
+from dao_flows.model.checkpoint.format import load, read_card, save, weight_files, write_card
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, available, user_folder
+from dao_flows.store.stores import KEYS, EmbeddedStore, collection, job_store
 
 READERS = {"runs": "_record", "jobs": "_job", **{name: f"_{name[:-1]}" for name in KEYS if name != "runs"}}
 GRAVE = ("missing", "altered", "orphaned")
@@ -402,7 +402,7 @@ def claimed(ledger, library=True):
 
 
 def of_files(ledger):
-    from dao_flows.audit.files import verify_files
+    from dao_flows.audit.integrity.files import verify_files
 
     return verify_files(ledger, quiet).findings
 

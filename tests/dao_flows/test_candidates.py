@@ -2,10 +2,10 @@
 
 import pytest
 
-from dao_flows import stores
-from dao_flows.candidates import CandidateBuilder, find
 from dao_flows.errors import InputError
-from dao_flows.makers.schemas import ScreeningDoc
+from dao_flows.makers.schemas.prediction import ScreeningDoc
+from dao_flows.store import stores
+from dao_flows.store.candidates import CandidateBuilder, find
 
 QUERY = {"output.@class": ScreeningDoc.__name__}
 

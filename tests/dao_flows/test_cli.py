@@ -6,9 +6,10 @@ import signal
 
 import pytest
 
-from dao_flows import __version__, stores
-from dao_flows.model.checkpoint import load, read_card, save
-from dao_flows.model.library import FOLDER_VARIABLE, find
+from dao_flows import __version__
+from dao_flows.model.checkpoint.format import load, read_card, save
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, find
+from dao_flows.store import stores
 
 SECRET = "s3cr3t-pa55"
 BAD_INPUT = {

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.comparison_figures import ComparisonFigures
-from dao_flows.comparison_schemas import ComparisonDoc
+from dao_flows.comparison.figures import ComparisonFigures
+from dao_flows.comparison.schemas import ComparisonDoc
 from dao_flows.makers.reference import entry_of
-from dao_flows.makers.verification_schemas import Level
-from dao_flows.stores import collection, job_store
+from dao_flows.makers.schemas.verification import Level
+from dao_flows.store.stores import collection, job_store
 
 CHGNET = Level(code="CHGNet", code_version="0.4.2", functional="CHGNet")
 ABINIT = Level(code="abinit", functional="PBE", pseudopotentials={"Na": "t/Na.psp8", "Cl": "t/Cl.psp8"}, cutoff=500.0)
@@ -116,7 +116,9 @@ def test_csv_has_a_line_for_each_candidate(verified, call):
     assert sorted(path.name for path in verified.iterdir()) == ["all.csv"]
 
 
-@pytest.mark.skipif(find_spec("dao_flows.report") is None, reason="the report is not part of this installation")
+@pytest.mark.skipif(
+    find_spec("dao_flows.comparison.report") is None, reason="the report is not part of this installation"
+)
 def test_html_is_a_report(verified, call):
     code, out, err = call("compare", "--backend", "forcefield", "--html", "report.html")
     assert code == 0, err

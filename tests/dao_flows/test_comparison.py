@@ -11,15 +11,15 @@ from monty.json import jsanitize
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.core.operations import SymmOp
 
-from dao_flows.comparison import ComparisonBuilder, against, cell_change, comparison_doc
-from dao_flows.comparison_figures import FEWEST_RESAMPLED, ComparisonFigures, comparison_figures
-from dao_flows.comparison_schemas import ComparisonDoc
+from dao_flows.comparison.builder import ComparisonBuilder, against, cell_change, comparison_doc
+from dao_flows.comparison.figures import FEWEST_RESAMPLED, ComparisonFigures, comparison_figures
+from dao_flows.comparison.schemas import ComparisonDoc
 from dao_flows.errors import InputError
 from dao_flows.makers.reference import entry_of, reference_set
-from dao_flows.makers.schemas import ScreeningDoc
-from dao_flows.makers.verification_schemas import HullEnergy, Level
-from dao_flows.stores import collection
-from dao_flows.verifications import VerificationBuilder
+from dao_flows.makers.schemas.prediction import ScreeningDoc
+from dao_flows.makers.schemas.verification import HullEnergy, Level
+from dao_flows.store.stores import collection
+from dao_flows.store.verifications import VerificationBuilder
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
 CRYSTALS = {

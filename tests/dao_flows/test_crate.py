@@ -20,9 +20,9 @@ from jobflow import JobStore
 from maggma.stores import MongoStore
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.audit.graph import build
-from dao_flows.audit.materials import Materials
-from dao_flows.audit.verify import verify as audit
+from dao_flows.audit.graph.graph import build
+from dao_flows.audit.integrity.verify import verify as audit
+from dao_flows.audit.replay.materials import Materials
 from dao_flows.crate import CrateError, Limits, importing
 from dao_flows.crate.archive import MOMENT
 from dao_flows.crate.contents import stored_form
@@ -31,16 +31,16 @@ from dao_flows.crate.exporting import author, export_crate
 from dao_flows.crate.importing import ORDER, import_crate
 from dao_flows.crate.layout import MANIFEST, METADATA, Manifest, member
 from dao_flows.crate.reader import open_crate
-from dao_flows.makers.provenance import content_hash
-from dao_flows.model import checkpoint
-from dao_flows.model.checkpoint import part_name, read_card, save, verify, weight_files
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.makers.jobs.provenance import content_hash
+from dao_flows.model.checkpoint import format as checkpoint
+from dao_flows.model.checkpoint.format import part_name, read_card, save, verify, weight_files
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_p import DaoP
-from dao_flows.model.dataset import parts
-from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.model.data.shards import parts
+from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.settings import Settings
-from dao_flows.stores import JOBS, EmbeddedStore, collection
+from dao_flows.store.stores import JOBS, EmbeddedStore, collection
 
 rocrate = pytest.importorskip("rocrate", reason="exporting needs the extra `crates`")
 prov = pytest.importorskip("prov", reason="exporting needs the extra `crates`")

@@ -12,8 +12,8 @@ from pymatgen.core import Lattice, Structure
 
 from dao_flows.crate.archive import Limits
 from dao_flows.crate.documents import DOCUMENTS, DocumentError, check, parse, written
-from dao_flows.makers.provenance import content_hash, digest
-from dao_flows.makers.verification_schemas import VerificationDoc
+from dao_flows.makers.jobs.provenance import content_hash, digest
+from dao_flows.makers.schemas.verification import VerificationDoc
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 BOUNDS = Limits()
@@ -164,9 +164,9 @@ def test_changed_science_is_found_where_there_is_no_hash_of_the_content(candidat
         {"@module": "pathlib", "@class": "Path"},
         {"@module": "numpy", "@class": "array", "dtype": "int64", "data": [1]},
         {"@module": 1, "@class": "Structure"},
-        {"@module": "dao_flows.makers.schemas", "@class": ["GenerationDoc"]},
+        {"@module": "dao_flows.makers.schemas.prediction", "@class": ["GenerationDoc"]},
         {"@class": "Structure"},
-        {"@module": "dao_flows.stores", "@class": "EmbeddedStore"},
+        {"@module": "dao_flows.store.stores", "@class": "EmbeddedStore"},
         {"$where": "sleep(1000)"},
         {"@unknown": 1},
     ],
@@ -213,7 +213,7 @@ def test_a_document_is_valid_as_what_it_says(candidate, job):
         ({"rank": "first"}, "rank"),
         ({"structure": None}, "structure"),
         ({"candidate_id": 7}, "no document of the collection"),
-        ({"@class": "VerificationDoc", "@module": "dao_flows.makers.verification_schemas"}, "no document of"),
+        ({"@class": "VerificationDoc", "@module": "dao_flows.makers.schemas.verification"}, "no document of"),
         ({"schema_version": 99}, "newer version of dao_flows"),
     ):
         with pytest.raises(DocumentError, match=message):

@@ -8,9 +8,9 @@ import bson
 import pytest
 from montydb.types import bson as montydb_bson
 
-from dao_flows import doctor
+from dao_flows.api import doctor
 from dao_flows.errors import StoreError
-from dao_flows.stores import EmbeddedStore
+from dao_flows.store.stores import EmbeddedStore
 
 
 def opened(folder, name="jobs", key="uuid"):
@@ -121,7 +121,7 @@ def test_a_damaged_page_is_told_by_name(store):
 
 def test_commands_name_it_and_work(audited, call, tmp_path):
     """A candidate with a flipped bit: the others are listed and shown, verify counts it, doctor gets it out."""
-    from dao_flows.stores import collection, job_store
+    from dao_flows.store.stores import collection, job_store
 
     candidates = collection(job_store(), "candidates")
     ids = [each["candidate_id"] for each in candidates.query(properties=["candidate_id"])]
@@ -147,7 +147,7 @@ def test_commands_name_it_and_work(audited, call, tmp_path):
 
 @pytest.mark.parametrize("old", [b"symbol\0", b"rank\0", b"value\0"])
 def test_a_lost_key_does_not_break_the_list(audited, call, old):
-    from dao_flows.stores import collection, job_store
+    from dao_flows.store.stores import collection, job_store
 
     candidates = collection(job_store(), "candidates")
     found = candidates.query_one({})

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dao_flows.datasets import build_dataset
-from dao_flows.model.dataset import read_manifest
+from dao_flows.api.datasets import build_dataset
+from dao_flows.model.data.shards import read_manifest
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "examples" / "data" / "crystals_small.parquet"
@@ -65,7 +65,7 @@ def test_what_is_wrong_is_said_in_one_line(call, source):
 def test_the_users_store_is_a_source(call, workplace):
     from pymatgen.core import Lattice, Structure
 
-    from dao_flows.stores import job_store
+    from dao_flows.store.stores import job_store
 
     salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     output = {"structure": salt.as_dict(), "state": "successful", "vasp_objects": {}, "orig_inputs": None}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dao_flows.errors import InputError, explain, mask, remember_secret
+from dao_flows.errors import InputError, explain
+from dao_flows.makers.machine.masking import mask, remember_secret
 
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="@/'\",&;"), min_size=4)
 

@@ -10,11 +10,11 @@ import pytest
 from monty.json import MontyDecoder
 from pymatgen.core import Structure
 
-from dao_flows import stores
-from dao_flows.candidates import find
+from dao_flows.api.export import FORMATS, file_name, free_folder, render, write_files
 from dao_flows.errors import InputError
-from dao_flows.export import FORMATS, file_name, free_folder, render, write_files
-from dao_flows.makers.schemas import CandidateDoc
+from dao_flows.makers.schemas.prediction import CandidateDoc
+from dao_flows.store import stores
+from dao_flows.store.candidates import find
 
 
 @pytest.fixture

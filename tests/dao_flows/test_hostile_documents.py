@@ -10,7 +10,7 @@ import pytest
 from monty.json import MontyEncoder
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from dao_flows.stores import collection, job_store
+from dao_flows.store.stores import collection, job_store
 
 pytestmark = pytest.mark.skipif(find_spec("chgnet") is None, reason="the audited flow verifies with CHGNet")
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.stores import collection, job_store
+from dao_flows.store.stores import collection, job_store
 
 pytestmark = pytest.mark.skipif(find_spec("chgnet") is None, reason="the audited flow verifies with CHGNet")
 HOSTILE = ("../../../outside", "{root}/outside", "a\0b", "x" * 300, "CON", "..", "-rf", "a/b\\c", "new\nline")

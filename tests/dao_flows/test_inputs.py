@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dao_flows.api.inputs import Entry, parse_z, read_formulas
 from dao_flows.errors import InputError
-from dao_flows.inputs import Entry, parse_z, read_formulas
 
 FORMULAS = st.sampled_from(["NaCl", "Cr3Os", "TiO2"])
 LINES = st.lists(st.one_of(FORMULAS, st.just(""), st.just("# a remark"), st.just("NaCl  # a remark")))

@@ -5,18 +5,19 @@ from importlib.util import find_spec
 
 import pytest
 
-from dao_flows import api
-from dao_flows.api import predict
-from dao_flows.audit.replay import replay
-from dao_flows.candidates import find
-from dao_flows.inputs import Entry
+from dao_flows.api import predict as api
+from dao_flows.api.inputs import Entry
+from dao_flows.api.predict import predict
+from dao_flows.audit.replay.replay import replay
 from dao_flows.launch.flows import predict_flows
-from dao_flows.makers import judge, screen
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.force_field import ForceField
-from dao_flows.makers.provenance import content_hash, digest
+from dao_flows.makers import screen
+from dao_flows.makers.jobs.provenance import content_hash, digest
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.force_field import ForceField
+from dao_flows.makers.screening import judge
 from dao_flows.settings import settings
-from dao_flows.stores import collection, job_store
+from dao_flows.store.candidates import find
+from dao_flows.store.stores import collection, job_store
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("atomate2") and find_spec("chgnet")), reason="needs dao-flows[forcefields]"

@@ -14,10 +14,10 @@ from jobflow import Flow, JobStore
 from maggma.stores import MemoryStore
 from typer.testing import CliRunner
 
-from dao_flows import stores
+from dao_flows.api.inputs import Entry
+from dao_flows.api.pretrain import PretrainConfig, read_config
 from dao_flows.cli import app
 from dao_flows.errors import InputError, SettingsError, StoreError
-from dao_flows.inputs import Entry
 from dao_flows.launch import launchpad as launchpad_module
 from dao_flows.launch import project, submit
 from dao_flows.launch.advice import advise
@@ -26,15 +26,15 @@ from dao_flows.launch.flows import Planned, predict_flows, pretrain_flows, verif
 from dao_flows.launch.patience import wait_for
 from dao_flows.launch.progress import status
 from dao_flows.launch.routes import CATEGORIES, DEFAULTS, Route, apply_routes, function_of, read_routes, stage_of
-from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.label import label_jobs
+from dao_flows.makers.models.checkpoints import SettingError
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker
-from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
-from dao_flows.pretrain import PretrainConfig, read_config
+from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
 from dao_flows.settings import settings
+from dao_flows.store import stores
 
 fireworks = pytest.importorskip("fireworks", reason="FireWorks is not installed")
 CommonAdapter = pytest.importorskip("fireworks.user_objects.queue_adapters.common_adapter").CommonAdapter
@@ -412,7 +412,7 @@ def test_submit_takes_the_arguments_of_the_local_command(call, name):
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "out of memory"),
         ("__main__.Stopped: the worker was ended (SIGTERM), as a queue does when the wall time is over", "wall time"),
         ("pymongo.errors.ServerSelectionTimeoutError: mongo:27017: timed out", "away for too long"),
-        ("dao_flows.model.checkpoint.CheckpointError: there is no checkpoint 'a'", "on the nodes"),
+        ("dao_flows.model.checkpoint.format.CheckpointError: there is no checkpoint 'a'", "on the nodes"),
         ("KeyError: 'space'", None),
         ("", None),
     ],

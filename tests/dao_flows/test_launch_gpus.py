@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dao_flows.launch.project import Project, contents
-from dao_flows.makers.checkpoints import pick_device
-from dao_flows.model.distributed import local_device
+from dao_flows.makers.models.checkpoints import pick_device
+from dao_flows.model.training.distributed import local_device
 
 URI = "mongodb://127.0.0.1:1"
 
@@ -77,7 +77,7 @@ def test_a_process_of_a_training_takes_the_visible_gpu_that_torchrun_counts_off(
 
 
 def test_no_visible_gpu_means_the_cpu():
-    code = "from dao_flows.makers.checkpoints import pick_device; print(pick_device('auto'))"
+    code = "from dao_flows.makers.models.checkpoints import pick_device; print(pick_device('auto'))"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "cpu", done.stderr

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dao_flows.api.inputs import Entry
 from dao_flows.errors import InputError, SettingsError
-from dao_flows.inputs import Entry
 from dao_flows.launch.flows import predict_flows
 from dao_flows.launch.remote import apply_routes, project_document, submit_remotely, write_project
 from dao_flows.launch.routes import read_routes

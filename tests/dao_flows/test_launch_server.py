@@ -12,8 +12,8 @@ from collections import Counter
 import pytest
 import yaml
 
-from dao_flows import stores
 from dao_flows.launch.launchpad import launchpad
+from dao_flows.store import stores
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 PLANTED = "p1anted-app-name"  # in the URI, where a password would stand: the test server may have no users

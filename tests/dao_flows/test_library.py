@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.libraries import build_library, open_library
-from dao_flows.makers.verification_schemas import HullEnergy, Level
-from dao_flows.model.dataset import read_manifest
+from dao_flows.api.libraries import build_library, open_library
+from dao_flows.makers.schemas.verification import HullEnergy, Level
+from dao_flows.model.data.shards import read_manifest
 from dao_flows.model.templates.places import user_folder
-from dao_flows.stores import job_store
+from dao_flows.store.stores import job_store
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "examples" / "data" / "crystals_small.parquet"
@@ -77,7 +77,7 @@ def test_ones_own_come_before_the_one_that_ships(call, source):
 
 def test_a_killed_build_goes_on(call, source, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("dao_flows.libraries.build_index", lambda folder: 1 / 0)
+        patch.setattr("dao_flows.api.libraries.build_index", lambda folder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_library("mine", [source])
     assert call("library", "show", "mine")[0] == 2

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dao_flows.api.plan import CRYSDB, plan_pretraining
+from dao_flows.api.pretrain import pretrain, read_config
 from dao_flows.errors import InputError
 from dao_flows.makers.compare_stages import StagesDoc
-from dao_flows.model.ancestry import ancestry
-from dao_flows.model.dataset import read_manifest
-from dao_flows.model.library import FOLDER_VARIABLE, card_of
-from dao_flows.plan import CRYSDB, plan_pretraining
-from dao_flows.pretrain import pretrain, read_config
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, card_of
+from dao_flows.model.checkpoint.lineage import ancestry
+from dao_flows.model.data.shards import read_manifest
 
 CRYSTALS = Path(__file__).parent.parent.parent / "examples" / "data" / "crystals_small.parquet"
 EXAMPLE = CRYSTALS.parent.parent / "pretrain_small.yaml"

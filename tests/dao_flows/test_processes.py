@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows import runs, stores
+from dao_flows.store import runs, stores
 
 FORMULAS = ["NaCl", "MgO", "CaO"]
 SLOW = ["predict", *FORMULAS, "-n", "2", "--z", "2", "--steps", "60"]  # nothing passes: cells of an untrained network

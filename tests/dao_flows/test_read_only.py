@@ -14,9 +14,9 @@ from maggma.stores import MongoStore
 from pymatgen.core import Lattice, Structure
 from pymongo.errors import OperationFailure
 
-from dao_flows import stores
-from dao_flows.compare import compare
+from dao_flows.api.compare import compare
 from dao_flows.errors import explain
+from dao_flows.store import stores
 
 NACL = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
 WEAK = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]  # root that is held back

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.audit.graph import build
-from dao_flows.makers.provenance import content_hash
-from dao_flows.stores import collection, job_store
+from dao_flows.audit.graph.graph import build
+from dao_flows.makers.jobs.provenance import content_hash
+from dao_flows.store.stores import collection, job_store
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.comparison import comparison_doc
-from dao_flows.comparison_figures import comparison_figures
-from dao_flows.makers.verification_schemas import HullEnergy
-from dao_flows.report import page, write_report
-from dao_flows.report.scene import scene
+from dao_flows.comparison.builder import comparison_doc
+from dao_flows.comparison.figures import comparison_figures
+from dao_flows.comparison.report import page, write_report
+from dao_flows.comparison.report.scene import scene
+from dao_flows.makers.schemas.verification import HullEnergy
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
 CAESIUM = Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.4), ["Na", "Cl"], [[0] * 3, [0.5] * 3])

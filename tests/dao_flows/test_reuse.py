@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.api import predict
-from dao_flows.runs import read
-from dao_flows.stores import collection, job_store
+from dao_flows.api.predict import predict
+from dao_flows.store.runs import read
+from dao_flows.store.stores import collection, job_store
 
 ASKED = {"n": 4, "z": 2, "steps": 4}
 PREDICT = ("predict", "NaCl", "-n", "4", "--z", "2", "--steps", "4", "--json")
@@ -100,7 +100,7 @@ def test_on_the_command_line(workplace, call):
 
 
 def test_flows_to_submit(first):
-    from dao_flows.inputs import Entry
+    from dao_flows.api.inputs import Entry
     from dao_flows.launch.flows import not_stored, predict_flows
     from dao_flows.settings import settings
 
@@ -117,10 +117,10 @@ def test_a_training_is_taken_with_its_checkpoint(audited, tmp_path, monkeypatch)
     """By a store of its own, so that the run's folder cannot help; registered under the new name."""
     from jobflow import Flow
 
-    from dao_flows.local import run_here
+    from dao_flows.api.local import run_here
+    from dao_flows.api.reuse import marks
     from dao_flows.makers.train import TrainMaker
-    from dao_flows.model.library import FOLDER_VARIABLE, card_of
-    from dao_flows.reuse import marks
+    from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, card_of
 
     jobs = job_store()
     stored = next(d["output"] for d in jobs.query({"output.@class": "TrainingDoc", "output.stage": ""}))

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import pytest
 
-from dao_flows import runs
-from dao_flows.makers import attempts
-from dao_flows.runs import Batch, Process, RunLog
-from dao_flows.stores import EmbeddedStore
+from dao_flows.makers.jobs import attempts
+from dao_flows.store import runs
+from dao_flows.store.runs import Batch, Process, RunLog
+from dao_flows.store.stores import EmbeddedStore
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import pytest
 
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.generate import GenerateMaker
-from dao_flows.makers.provenance import science_hash
+from dao_flows.makers.jobs.provenance import science_hash
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker
-from dao_flows.makers.schemas import Execution, Science
+from dao_flows.makers.schemas.document import Execution, Science
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.train import TrainMaker
-from dao_flows.model.dataset import read_manifest
-from dao_flows.stores import job_store
+from dao_flows.model.data.shards import read_manifest
+from dao_flows.store.stores import job_store
 
 ALWAYS = "maker code_version seed"
 TABLE = {
@@ -161,7 +161,7 @@ def test_what_decides_the_result_changes_it(hashes):
 
 
 def test_a_checkpoint_counts_by_its_weights(audited, hashes):
-    from dao_flows.model.library import card_of
+    from dao_flows.model.checkpoint.library import card_of
 
     maker, hash_of = hashes["generate"]
     by_hash = replace(maker, checkpoint=card_of("artist").sha256, predictor=card_of("judge").sha256)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from maggma.stores import MemoryStore, MontyStore
 
-from dao_flows import stores
 from dao_flows.errors import SettingsError, StoreError
-from dao_flows.stores import EmbeddedStore
+from dao_flows.store import stores
+from dao_flows.store.stores import EmbeddedStore
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 TEXTS = st.sampled_from(["NaCl", "Cr3Os", "Na", "ClNa", "", "a.b"])

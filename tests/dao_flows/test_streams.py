@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dao_flows.cli.streams import _readable
-from dao_flows.cli.tables import NARROWEST, stdout
+from dao_flows.cli.shared.streams import _readable
+from dao_flows.cli.shared.tables import NARROWEST, stdout
 
 MAIN = "from dao_flows.cli import main; main()"
 PREDICT = ("predict", "NaCl", "-n", "5", "--z", "2", "--steps", "4", "--out", "cif")

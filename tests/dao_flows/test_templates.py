@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 from jobflow import JobStore
 
-from dao_flows.api import predict
-from dao_flows.audit.graph import build
-from dao_flows.audit.replay import Options, replay
-from dao_flows.audit.verify import verify
+from dao_flows.api.inputs import Entry
+from dao_flows.api.predict import predict
+from dao_flows.audit.graph.graph import build
+from dao_flows.audit.integrity.verify import verify
+from dao_flows.audit.replay.replay import Options, replay
 from dao_flows.crate.archive import limits
 from dao_flows.crate.exporting import export_crate
 from dao_flows.crate.importing import import_crate
 from dao_flows.crate.reader import open_crate
-from dao_flows.inputs import Entry
 from dao_flows.launch.flows import predict_flows
-from dao_flows.makers.provenance import content_hash
-from dao_flows.makers.schemas import CandidateDoc
-from dao_flows.model.dataset import read_manifest
+from dao_flows.makers.jobs.provenance import content_hash
+from dao_flows.makers.schemas.prediction import CandidateDoc
+from dao_flows.model.data.shards import read_manifest
 from dao_flows.model.templates import places
 from dao_flows.model.templates.places import FOLDER_VARIABLE
 from dao_flows.settings import Settings, settings
-from dao_flows.stores import JOBS, EmbeddedStore, collection, job_store
+from dao_flows.store.stores import JOBS, EmbeddedStore, collection, job_store
 
 PREDICT = ("predict", "NaCl", "Cr3Os", "-n", "6", "--steps", "4")
 

@@ -12,7 +12,7 @@ import pytest
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.screen import ScreenMaker
-from dao_flows.model.library import FOLDER_VARIABLE, SHIPPED
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, SHIPPED
 from dao_flows.settings import Settings
 
 ROOT = Path(__file__).parents[2]

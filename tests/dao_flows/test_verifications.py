@@ -7,9 +7,9 @@ from jobflow import JobStore
 from maggma.stores import MemoryStore
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers.verification_schemas import VerificationDoc
-from dao_flows.stores import collection
-from dao_flows.verifications import VerificationBuilder
+from dao_flows.makers.schemas.verification import VerificationDoc
+from dao_flows.store.stores import collection
+from dao_flows.store.verifications import VerificationBuilder
 
 SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0] * 3, [0.5] * 3]

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers.schemas import CandidateDoc
-from dao_flows.stores import collection, job_store
+from dao_flows.makers.schemas.prediction import CandidateDoc
+from dao_flows.store.stores import collection, job_store
 
 pytestmark = pytest.mark.skipif(find_spec("chgnet") is None, reason="CHGNet is not installed")
 

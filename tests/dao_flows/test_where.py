@@ -10,21 +10,21 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from dao_flows.api import predict
-from dao_flows.audit.calculations import _reference_file
-from dao_flows.audit.materials import Materials, ReplayError
-from dao_flows.audit.recorded import Recorded
+from dao_flows.api.inputs import Entry
+from dao_flows.api.predict import predict
+from dao_flows.api.pretrain import read_config
+from dao_flows.audit.replay.calculations import _reference_file
+from dao_flows.audit.replay.materials import Materials, ReplayError
+from dao_flows.audit.replay.recorded import Recorded
 from dao_flows.errors import InputError
-from dao_flows.inputs import Entry
 from dao_flows.launch.flows import pinned, predict_flows, verify_flows
 from dao_flows.launch.project import Project, contents
 from dao_flows.launch.remote import project_document
-from dao_flows.makers.places import told
-from dao_flows.makers.schemas import CandidateDoc
+from dao_flows.makers.machine.places import told
+from dao_flows.makers.schemas.prediction import CandidateDoc
 from dao_flows.makers.verify import VerifyMaker
-from dao_flows.pretrain import read_config
 from dao_flows.settings import settings
-from dao_flows.stores import EmbeddedStore, collection, job_store
+from dao_flows.store.stores import EmbeddedStore, collection, job_store
 
 chgnet = pytest.mark.skipif(find_spec("chgnet") is None, reason="CHGNet is not installed")
 NACL = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0] * 3, [0.5] * 3])

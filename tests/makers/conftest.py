@@ -11,10 +11,11 @@ from jobflow import JobStore
 from maggma.stores import MemoryStore
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers.chemistry import formula_of
-from dao_flows.makers.provenance import execution_record, provenance
-from dao_flows.makers.schemas import Cells, CompositionPlan, GeneratedCandidate, GenerationDoc, Science
-from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
+from dao_flows.makers.jobs.provenance import execution_record, provenance
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.prediction import Cells, CompositionPlan, GeneratedCandidate, GenerationDoc
+from dao_flows.makers.science.chemistry import formula_of
+from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
 
 CRYSTALS = {
     "rock salt": Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),

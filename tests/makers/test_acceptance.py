@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 
-from dao_flows.makers.acceptance import (
+from dao_flows.makers.science.acceptance import (
     Bounds,
     closest_contact,
     displacement,
@@ -15,8 +15,8 @@ from dao_flows.makers.acceptance import (
     judge,
     single_precision,
 )
-from dao_flows.makers.structures import to_crystal, to_structure
-from dao_flows.makers.validity import contacts
+from dao_flows.makers.science.structures import to_crystal, to_structure
+from dao_flows.makers.science.validity import contacts
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.relax import Relaxed
 

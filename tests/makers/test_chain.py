@@ -9,11 +9,12 @@ import pytest
 from jobflow import JobStore
 from maggma.stores import MemoryStore, MongoStore
 
-from dao_flows.audit.records import Records, head_of
-from dao_flows.makers import attempts, chain
-from dao_flows.makers.attempts import append, sibling
-from dao_flows.makers.stage import stage
-from dao_flows.stores import EmbeddedStore
+from dao_flows.audit.integrity.records import Records, head_of
+from dao_flows.makers.jobs import attempts
+from dao_flows.makers.jobs import record_chain as chain
+from dao_flows.makers.jobs.attempts import append, sibling
+from dao_flows.makers.jobs.stage import stage
+from dao_flows.store.stores import EmbeddedStore
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 WRITER = """
@@ -142,7 +143,7 @@ def test_without_its_head_a_chain_is_not_whole(runs):
 def test_processes_that_write_at_once_lose_nothing_and_what_goes_is_missed(tmp_path):
     check_processes(
         EmbeddedStore("runs", str(tmp_path), key="record_id"),
-        "from dao_flows.stores import EmbeddedStore\n"
+        "from dao_flows.store.stores import EmbeddedStore\n"
         f"store = EmbeddedStore('runs', {str(tmp_path)!r}, key='record_id')",
     )
 

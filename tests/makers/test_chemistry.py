@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Composition, Element
 
-from dao_flows.makers.chemistry import (
+from dao_flows.makers.science.chemistry import (
     CompositionError,
     atomic_numbers,
     check_coverage,
@@ -19,7 +19,7 @@ from dao_flows.makers.chemistry import (
     parse_batch,
     parse_composition,
 )
-from dao_flows.model.checkpoint import Card
+from dao_flows.model.checkpoint.format import Card
 
 elements = st.sampled_from([Element.from_Z(z).symbol for z in range(1, 104)])
 amounts = st.dictionaries(elements, st.integers(1, 12), min_size=1, max_size=5)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from jobflow import run_locally
 
-from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.compare_stages import CompareStagesMaker, StagesDoc, table
 from dao_flows.makers.evaluate import EvaluationDoc, energy_figures
-from dao_flows.makers.match_rate import figures
-from dao_flows.makers.provenance import execution_record, provenance
-from dao_flows.makers.schemas import Science
+from dao_flows.makers.jobs.provenance import execution_record, provenance
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.science.match_rate import figures
 
 
 def evaluation(checkpoint: str, rms: list[float], energies: list[float] | None) -> EvaluationDoc:

@@ -12,13 +12,13 @@ from pymatgen.core import Structure
 from scipy.stats import spearmanr
 
 from dao_flows.makers import crosscheck
-from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.crosscheck import CrossCheckMaker, _spearman, compared
-from dao_flows.makers.force_field import ForceFieldError
 from dao_flows.makers.merge import MergeShardsMaker
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.force_field import ForceFieldError
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker
-from dao_flows.makers.relax_schemas import CrossCheckDoc
-from dao_flows.model.dataset import dataset_rows
+from dao_flows.makers.schemas.relaxation import CrossCheckDoc
+from dao_flows.model.data.shards import dataset_rows
 
 needs_chgnet = pytest.mark.skipif(
     not (find_spec("atomate2") and find_spec("chgnet")), reason="needs dao-flows[forcefields]"

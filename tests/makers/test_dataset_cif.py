@@ -8,12 +8,12 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 from pymatgen.symmetry.groups import SpaceGroup
 
-from dao_flows.makers.datasets.cif import blocks, read_cif
-from dao_flows.makers.datasets.cif_statements import closed
 from dao_flows.makers.datasets.cleaning import Clean, clean
 from dao_flows.makers.datasets.config import BuildConfig
-from dao_flows.makers.datasets.raw import Raw
-from dao_flows.makers.datasets.refusal import Rejected
+from dao_flows.makers.datasets.readers.cif import blocks, read_cif
+from dao_flows.makers.datasets.readers.cif_statements import closed
+from dao_flows.makers.datasets.readers.raw import Raw
+from dao_flows.makers.datasets.readers.refusal import Rejected
 
 CELL = """data_{name}
 _cell_length_a {a}

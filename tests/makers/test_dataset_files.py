@@ -19,10 +19,10 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from dao_flows.makers.datasets import BuildConfig, SourceError, build_dataset
 from dao_flows.makers.datasets.cleaning import Clean, clean
-from dao_flows.makers.datasets.raw import Raw
-from dao_flows.makers.datasets.refusal import Rejected
+from dao_flows.makers.datasets.readers.raw import Raw
+from dao_flows.makers.datasets.readers.refusal import Rejected
 from dao_flows.makers.datasets.sources import open_source
-from dao_flows.model.dataset import dataset_rows
+from dao_flows.model.data.shards import dataset_rows
 
 VASP4 = "a comment: H He\n3.567\n0 .5 .5\n.5 0 .5\n.5 .5 0\n2\nDirect\n0 0 0\n.25 .25 .25\n"
 SALT = "KCl\n1.0\n0 3.15 3.15\n3.15 0 3.15\n3.15 3.15 0\nK Cl\n1 1\nDirect\n0 0 0\n.5 .5 .5\n"

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Poscar
 
-from dao_flows.makers.datasets.poscar import potcar_symbols, read_poscar
-from dao_flows.makers.datasets.refusal import RefusedError
+from dao_flows.makers.datasets.readers.poscar import potcar_symbols, read_poscar
+from dao_flows.makers.datasets.readers.refusal import RefusedError
 
 CELL = "3.2 0 0\n0 3.2 0\n0 0 3.2\n"
 

@@ -21,13 +21,14 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from dao_flows.makers.datasets import BuildConfig, SourceError, build_dataset, optimade
+from dao_flows.makers.datasets import BuildConfig, SourceError, build_dataset
 from dao_flows.makers.datasets.cleaning import Clean, clean
-from dao_flows.makers.datasets.optimade_pages import Pages, stated_total
-from dao_flows.makers.datasets.raw import Raw
-from dao_flows.makers.datasets.refusal import Rejected
+from dao_flows.makers.datasets.databases import optimade
+from dao_flows.makers.datasets.databases.optimade_pages import Pages, stated_total
+from dao_flows.makers.datasets.readers.raw import Raw
+from dao_flows.makers.datasets.readers.refusal import Rejected
 from dao_flows.makers.datasets.sources import open_source
-from dao_flows.model.dataset import columns, dataset_rows, read_manifest
+from dao_flows.model.data.shards import columns, dataset_rows, read_manifest
 
 NAMES = ("quartz", "rock salt", "perovskite")
 
@@ -202,8 +203,8 @@ def test_what_tells_dft_apart_are_fields_of_the_documents_themselves():
     from atomate2.lammps.schemas.task import LammpsTaskDocument
     from emmet.core.tasks import TaskDoc
 
-    from dao_flows.makers.datasets.known_dft import why_not_dft
-    from dao_flows.makers.verification_schemas import CalculationDoc, VerificationDoc
+    from dao_flows.makers.datasets.databases.known_dft import why_not_dft
+    from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 
     def filled(kind: type) -> dict[str, object]:
         return dict.fromkeys(kind.model_fields) | {"state": "successful", "input": {"xc": "PBE"}}
@@ -445,7 +446,7 @@ def test_what_does_not_answer_as_a_provider(serve):
 
 
 def test_materials_project(crystals, monkeypatch, serve, materials_project_at):
-    from dao_flows.makers.datasets import materials_project
+    from dao_flows.makers.datasets.databases import materials_project
 
     entries = [
         {

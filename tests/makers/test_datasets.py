@@ -18,10 +18,10 @@ from pymatgen.core import Lattice, Structure
 from dao_flows.makers.datasets import BuildConfig, SourceError, build, build_dataset
 from dao_flows.makers.datasets.cleaning import Clean, clean
 from dao_flows.makers.datasets.config import build_config
-from dao_flows.makers.datasets.raw import Raw
-from dao_flows.makers.datasets.refusal import Rejected
-from dao_flows.model.data import read_crystals
-from dao_flows.model.dataset import MANIFEST, dataset_rows, read_manifest
+from dao_flows.makers.datasets.readers.raw import Raw
+from dao_flows.makers.datasets.readers.refusal import Rejected
+from dao_flows.model.data.shards import MANIFEST, dataset_rows, read_manifest
+from dao_flows.model.data.table import read_crystals
 
 
 def as_row(structure: Structure, **values: object) -> dict[str, object]:

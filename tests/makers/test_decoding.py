@@ -29,12 +29,14 @@ from pymatgen.entries.computed_entries import (
 )
 
 import dao_flows.makers
-from dao_flows.makers import decoding, schemas
 from dao_flows.makers.datasets.cleaning import Rejected, clean
 from dao_flows.makers.datasets.config import BuildConfig
-from dao_flows.makers.datasets.raw import Raw
+from dao_flows.makers.datasets.readers.raw import Raw
 from dao_flows.makers.reference import entry_decoding
-from dao_flows.makers.schemas import GeneratedCandidate, Science
+from dao_flows.makers.schemas import decoding
+from dao_flows.makers.schemas import prediction as schemas
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.prediction import GeneratedCandidate
 from dao_flows.makers.verify.backends import backend
 from dao_flows.makers.verify.calculation import settings_of
 
@@ -365,7 +367,7 @@ DECODERS |= {"__import__", "import_module", "load_object", "pickle", "read_pickl
 DECODERS |= {"unsafe_load", "full_load", "unsafe_load_all", "read_json", "get_entries_in_chemsys"}
 BUILTINS = {"eval", "exec", "compile"}  # as functions: a network has an eval, too
 MEANT = {  # what decodes nothing that came from others, by file
-    "makers/decoding.py": {"MontyDecoder", "process_decoded", "from_dict"},
+    "makers/schemas/decoding.py": {"MontyDecoder", "process_decoded", "from_dict"},
     "makers/verify/abinit.py": {"from_file"},  # a pseudopotential of this machine, which abipy reads as text
     "makers/reference/materials_project.py": {
         "get_entries_in_chemsys"
@@ -373,7 +375,7 @@ MEANT = {  # what decodes nothing that came from others, by file
     "dao_flows/crate/documents.py": {"import_module"},  # modules of ours, by a list of ours
     "dao_flows/launch/launchpad.py": {"from_dict"},  # the user's own my_launchpad.yaml, read as plain YAML
     "dao_flows/launch/check.py": {"from_dict"},  # the project's own queue adapter, likewise
-    "dao_flows/audit/graph.py": {"from_dict"},  # the definition of a graph's own
+    "dao_flows/audit/graph/graph.py": {"from_dict"},  # the definition of a graph's own
     "examples/predict.py": {"get_output"},  # of a store in memory that it has just filled
     "benchmarks/fuzz_documents.py": {
         "MontyDecoder",

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-from dao_flows.makers import dedup
-from dao_flows.makers.chemistry import formula_of
-from dao_flows.makers.dedup import Tolerance, find_duplicates, fingerprint, lattices_fit
-from dao_flows.makers.structures import primitive_niggli
+from dao_flows.makers.science import duplicates as dedup
+from dao_flows.makers.science.chemistry import formula_of
+from dao_flows.makers.science.duplicates import Tolerance, find_duplicates, fingerprint, lattices_fit
+from dao_flows.makers.science.structures import primitive_niggli
 
 from .conftest import CRYSTALS
 

@@ -7,11 +7,11 @@ import pytest
 from jobflow import run_locally
 
 from dao_flows.makers import evaluate
-from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.evaluate import EvaluateMaker, EvaluationDoc, energy_figures
-from dao_flows.makers.match_rate import match
-from dao_flows.model.checkpoint import CheckpointError
-from dao_flows.model.dataset import DataError
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.science.match_rate import match
+from dao_flows.model.checkpoint.format import CheckpointError
+from dao_flows.model.data.shards import DataError
 
 QUICK = {"predictor": "dao-p-tiny", "steps": 3, "samples": 2, "chunk": 3, "split": None}
 
@@ -66,7 +66,7 @@ def test_what_is_drawn_is_not_drawn_again(run, held_out, monkeypatch, tmp_path):
     [folder] = (tmp_path / "runs").iterdir()
     (folder / "samples-0000003.npz").unlink()  # as if a kill had come before the second chunk
     drawn = []
-    import dao_flows.model.sample as sampling
+    import dao_flows.model.sampling.sample as sampling
 
     original = sampling.sample
 

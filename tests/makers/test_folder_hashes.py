@@ -3,7 +3,7 @@
 import hashlib
 import os
 
-from dao_flows.makers.folder_hashes import entry_hash, folder_hashes
+from dao_flows.makers.machine.folder_hashes import entry_hash, folder_hashes
 
 
 def test_files_links_and_what_is_neither(tmp_path):

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers import force_field
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.force_field import ForceField, ForceFieldError, known_name
+from dao_flows.makers.models import force_field
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.force_field import ForceField, ForceFieldError, known_name
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("atomate2") and find_spec("chgnet")), reason="needs dao-flows[forcefields]"

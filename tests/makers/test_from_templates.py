@@ -8,17 +8,17 @@ from jobflow import run_locally
 from monty.json import MontyDecoder, jsanitize
 
 from dao_flows.makers import generate as module
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.chemistry import CompositionError
-from dao_flows.makers.from_templates import candidate_id, template_id
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.generators.templates import candidate_id, template_id
+from dao_flows.makers.jobs.provenance import science_hash
+from dao_flows.makers.models.checkpoints import SettingError
 from dao_flows.makers.predict import PredictFlowMaker
-from dao_flows.makers.provenance import science_hash
-from dao_flows.makers.schemas import GenerationDoc, Origin
+from dao_flows.makers.schemas.prediction import GenerationDoc, Origin
+from dao_flows.makers.science.chemistry import CompositionError
 from dao_flows.makers.screen import ScreenMaker
-from dao_flows.model.checkpoint import load, save
-from dao_flows.model.dataset import DataError, read_manifest
-from dao_flows.model.library import find
+from dao_flows.model.checkpoint.format import load, save
+from dao_flows.model.checkpoint.library import find
+from dao_flows.model.data.shards import DataError, read_manifest
 
 pytestmark = pytest.mark.usefixtures("tiny_library")
 

@@ -7,17 +7,17 @@ import pytest
 from jobflow import run_locally
 from monty.json import MontyDecoder, jsanitize
 
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.chemistry import CompositionError
 from dao_flows.makers.generate import GenerateMaker
-from dao_flows.makers.progress import reporter
-from dao_flows.makers.provenance import science_hash
-from dao_flows.makers.schemas import GenerationDoc
-from dao_flows.makers.structures import to_crystal, to_structure
-from dao_flows.model.checkpoint import CheckpointError, load, save
+from dao_flows.makers.jobs.progress import reporter
+from dao_flows.makers.jobs.provenance import science_hash
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.prediction import GenerationDoc
+from dao_flows.makers.science.chemistry import CompositionError
+from dao_flows.makers.science.structures import to_crystal, to_structure
+from dao_flows.model.checkpoint.format import CheckpointError, load, save
+from dao_flows.model.checkpoint.library import find
 from dao_flows.model.crystals import Crystal
-from dao_flows.model.library import find
-from dao_flows.model.samplers import STEPS
+from dao_flows.model.sampling.registry import STEPS
 
 pytestmark = pytest.mark.usefixtures("tiny_library")
 

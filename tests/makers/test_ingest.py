@@ -6,11 +6,11 @@ import pytest
 from jobflow import Flow, run_locally
 from monty.json import MontyDecoder, jsanitize
 
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.dataset_schemas import DatasetDoc
 from dao_flows.makers.datasets import BuildConfig, SourceError
 from dao_flows.makers.ingest import IngestMaker
-from dao_flows.model.dataset import dataset_rows, read_manifest
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.dataset import DatasetDoc
+from dao_flows.model.data.shards import dataset_rows, read_manifest
 
 
 def ingest(store, maker: IngestMaker, sources: list[str], out: str) -> DatasetDoc:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers import judge
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.force_field import ForceField, package_version
-from dao_flows.makers.judge import chosen
-from dao_flows.makers.provenance import science_hash
-from dao_flows.makers.schemas import CandidateDoc, GenerationDoc, Origin, ScreenedCandidate, ScreeningDoc
+from dao_flows.makers.jobs.provenance import science_hash
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.force_field import ForceField, package_version
+from dao_flows.makers.schemas.prediction import CandidateDoc, GenerationDoc, Origin, ScreenedCandidate, ScreeningDoc
 from dao_flows.makers.screen import ScreenMaker
+from dao_flows.makers.screening import judge
+from dao_flows.makers.screening.judge import chosen
 
 pytestmark = pytest.mark.usefixtures("tiny_library")
 needs_chgnet = pytest.mark.skipif(

@@ -16,13 +16,13 @@ from jobflow import run_locally
 from monty.json import jsanitize
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.jobs.progress import reporter
+from dao_flows.makers.jobs.shards import WORK
 from dao_flows.makers.label import COLUMNS, MEANING, LabelMaker, MergeLabelsMaker, label_jobs
-from dao_flows.makers.label_schemas import LabelledDatasetDoc, LabellingDoc
-from dao_flows.makers.progress import reporter
-from dao_flows.makers.shards import WORK
-from dao_flows.model.data import read_crystals
-from dao_flows.model.dataset import DataError, dataset_rows, file_sha256, read_manifest, read_rows
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.labels import LabelledDatasetDoc, LabellingDoc
+from dao_flows.model.data.shards import DataError, dataset_rows, file_sha256, read_manifest, read_rows
+from dao_flows.model.data.table import read_crystals
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("atomate2") and find_spec("chgnet")), reason="needs dao-flows[forcefields]"
@@ -149,7 +149,7 @@ def test_what_cannot_be_computed_is_told_and_harms_no_other(dataset, random_data
 
 
 def test_a_crystal_whose_relaxation_fails_keeps_its_first_frame(dataset, tmp_path, monkeypatch):
-    from dao_flows.makers.force_field import ForceField, ForceFieldError
+    from dao_flows.makers.models.force_field import ForceField, ForceFieldError
 
     def torn(self, structure, steps, frames=False):
         raise ForceFieldError("the cell is torn")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from dao_flows.makers import match_rate
-from dao_flows.makers.match_rate import compare, figures, match, wilson
+from dao_flows.makers.science import match_rate
+from dao_flows.makers.science.match_rate import compare, figures, match, wilson
 from dao_flows.model.crystals import Crystal
 
 PEROVSKITE = Crystal(

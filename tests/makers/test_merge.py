@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.merge import MEANING, MergeShardsMaker
+from dao_flows.makers.models.checkpoints import SettingError
 from dao_flows.makers.relax_dataset import COLUMNS, RelaxDatasetMaker
-from dao_flows.makers.relax_schemas import RelaxationDoc, RelaxedDatasetDoc
-from dao_flows.model.dataset import DataError, Manifest, columns, dataset_rows, read_manifest, write_manifest
+from dao_flows.makers.schemas.relaxation import RelaxationDoc, RelaxedDatasetDoc
+from dao_flows.model.data.shards import DataError, Manifest, columns, dataset_rows, read_manifest, write_manifest
 
 MAKER = RelaxDatasetMaker(predictor="dao-p-tiny", iterations=1, chunk_rows=50, device="cpu")
 

@@ -8,16 +8,16 @@ import pytest
 from jobflow import run_locally
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.compare_stages import CompareStagesMaker
 from dao_flows.makers.crosscheck import CrossCheckMaker
-from dao_flows.makers.environment import FOLDERS, check_environment, environment_in_full
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.ingest import IngestMaker
 from dao_flows.makers.label import LabelMaker, MergeLabelsMaker, label_jobs
+from dao_flows.makers.machine.environment import FOLDERS, check_environment, environment_in_full
+from dao_flows.makers.machine.places import LIBRARY, maker_in_full, reference, source, told
 from dao_flows.makers.merge import MergeShardsMaker
-from dao_flows.makers.places import LIBRARY, maker_in_full, reference, source, told
+from dao_flows.makers.models.checkpoints import SettingError
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.pretrain import PretrainFlowMaker
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker, relax_jobs

@@ -4,10 +4,10 @@ import pytest
 from jobflow import run_locally
 from monty.json import MontyDecoder, jsanitize
 
-from dao_flows.makers.chemistry import CompositionError
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.predict import PredictFlowMaker
-from dao_flows.makers.schemas import GenerationDoc, ScreeningDoc
+from dao_flows.makers.schemas.prediction import GenerationDoc, ScreeningDoc
+from dao_flows.makers.science.chemistry import CompositionError
 from dao_flows.makers.screen import ScreenMaker
 
 pytestmark = pytest.mark.usefixtures("tiny_library")

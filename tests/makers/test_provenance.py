@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monty.json import jsanitize
 
-from dao_flows.makers.provenance import canonical, canonical_json, content_hash, digest, science_hash
-from dao_flows.makers.schemas import Science
+from dao_flows.makers.jobs.provenance import canonical, canonical_json, content_hash, digest, science_hash
+from dao_flows.makers.schemas.document import Science
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "provenance.md"
 MANY = settings(max_examples=200, deadline=None)
@@ -336,7 +336,7 @@ def test_the_content_hash_leaves_out_itself_and_the_stores_own_id():
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=documents)
 def test_the_embedded_store_changes_no_hash(tmp_path, document):
-    from dao_flows.stores import EmbeddedStore
+    from dao_flows.store.stores import EmbeddedStore
 
     store = EmbeddedStore("hashes", str(tmp_path), key="name")
     store.connect()

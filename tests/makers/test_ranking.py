@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dao_flows.makers.ranking import OF_A_JUDGE, RANKINGS, Distinct, Made, agreement, order
+from dao_flows.makers.screening.ranking import OF_A_JUDGE, RANKINGS, Distinct, Made, agreement, order
 
 energies = st.floats(-5, 5).map(lambda value: round(value, 2))  # so that some are equal
 weights = st.lists(st.floats(0, 0.3), max_size=3).map(tuple)

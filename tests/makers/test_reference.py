@@ -20,16 +20,10 @@ from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 from scipy.optimize import linprog
 
-from dao_flows.makers.provenance import execution_record, provenance
-from dao_flows.makers.reference import (
-    MP2020,
-    ReferenceSetError,
-    entry_of,
-    hull_energy,
-    reference_set,
-)
-from dao_flows.makers.schemas import Science
-from dao_flows.makers.verification_schemas import CalculationDoc, HullEnergy, Level, VerificationDoc
+from dao_flows.makers.jobs.provenance import execution_record, provenance
+from dao_flows.makers.reference import MP2020, ReferenceSetError, entry_of, hull_energy, reference_set
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.verification import CalculationDoc, HullEnergy, Level, VerificationDoc
 from dao_flows.makers.verify.verify import summarise
 
 CHGNET = Level(code="CHGNet", code_version="0.4.2", functional="CHGNet")

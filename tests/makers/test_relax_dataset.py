@@ -14,15 +14,15 @@ import pytest
 from jobflow import run_locally
 from monty.json import jsanitize
 
-from dao_flows.makers.checkpoints import SettingError, load_model
+from dao_flows.makers.jobs.shards import WORK
+from dao_flows.makers.models.checkpoints import SettingError, load_model
 from dao_flows.makers.relax_dataset import COLUMNS, RelaxDatasetMaker, relax_jobs
-from dao_flows.makers.relax_schemas import RelaxationDoc, RelaxedDatasetDoc
-from dao_flows.makers.shards import WORK
+from dao_flows.makers.schemas.relaxation import RelaxationDoc, RelaxedDatasetDoc
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_p import predict_energy
-from dao_flows.model.data import read_crystals
-from dao_flows.model.dataset import DataError, file_sha256, read_manifest, read_rows
-from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.model.data.shards import DataError, file_sha256, read_manifest, read_rows
+from dao_flows.model.data.table import read_crystals
 
 MAKER = RelaxDatasetMaker(predictor="dao-p-tiny", iterations=3, chunk_rows=8, device="cpu")
 LABELS = {"e_above_hull", "e_above_hull_kind", "formation_energy_per_atom", "band_gap"}

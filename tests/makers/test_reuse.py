@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 import pytest
 from monty.json import MontyDecoder, jsanitize
 
-from dao_flows.makers.provenance import content_hash, execution_record, provenance, science_hash
-from dao_flows.makers.reuse import stored
-from dao_flows.makers.schemas import Science, ScreeningDoc
-from dao_flows.makers.verification_schemas import CalculationDoc, CustodianCorrection
+from dao_flows.makers.jobs.provenance import content_hash, execution_record, provenance, science_hash
+from dao_flows.makers.jobs.reuse import stored
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.prediction import ScreeningDoc
+from dao_flows.makers.schemas.verification import CalculationDoc, CustodianCorrection
 
 SETTINGS = {"@module": "atomate2.forcefields.jobs", "@class": "ForceFieldStaticMaker", "force_field_name": "CHGNet"}
 OBJECT = {"@module": "hostile_module", "@callable": "Thing"}

@@ -6,13 +6,13 @@ from jobflow import run_locally
 from monty.json import MontyDecoder, jsanitize
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.chemistry import CompositionError
-from dao_flows.makers.provenance import science_hash
-from dao_flows.makers.schemas import FailedCandidate, ScreeningDoc
+from dao_flows.makers.jobs.provenance import science_hash
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.prediction import FailedCandidate, ScreeningDoc
+from dao_flows.makers.science.chemistry import CompositionError
+from dao_flows.makers.science.structures import to_crystal
 from dao_flows.makers.screen import ScreenMaker
-from dao_flows.makers.structures import to_crystal
-from dao_flows.model.checkpoint import load, save
+from dao_flows.model.checkpoint.format import load, save
 from dao_flows.model.dao_p import predict_energy
 
 pytestmark = pytest.mark.usefixtures("tiny_library")

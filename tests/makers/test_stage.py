@@ -13,12 +13,13 @@ from maggma.stores import JSONStore, MemoryStore
 from monty.json import MontyDecoder
 from pydantic import BaseModel
 
-from dao_flows.makers import attempts, masking
-from dao_flows.makers.attempts import sibling
 from dao_flows.makers.generate import GenerateMaker
-from dao_flows.makers.provenance import content_hash, execution_record, provenance
-from dao_flows.makers.schemas import Provenance, Science
-from dao_flows.makers.stage import StageJob, seal, stage
+from dao_flows.makers.jobs import attempts
+from dao_flows.makers.jobs.attempts import sibling
+from dao_flows.makers.jobs.provenance import content_hash, execution_record, provenance
+from dao_flows.makers.jobs.stage import StageJob, seal, stage
+from dao_flows.makers.machine import masking
+from dao_flows.makers.schemas.document import Provenance, Science
 
 
 class SumDoc(BaseModel):

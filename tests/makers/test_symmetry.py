@@ -5,8 +5,8 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers.structures import primitive_niggli
-from dao_flows.makers.symmetry import _cells, _library, prototype, space_group
+from dao_flows.makers.science.structures import primitive_niggli
+from dao_flows.makers.science.symmetry import _cells, _library, prototype, space_group
 
 
 @pytest.mark.parametrize(

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from jobflow import Flow, run_locally
 
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.queue_time import parse_time_left, queue_seconds_left
-from dao_flows.makers.register import register
-from dao_flows.makers.run_folder import run_root
+from dao_flows.makers.jobs.run_folder import run_root
+from dao_flows.makers.machine.queue_time import parse_time_left, queue_seconds_left
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.register import register
+from dao_flows.makers.schemas.training import TrainingDoc
 from dao_flows.makers.train import TrainMaker
-from dao_flows.makers.train_schemas import TrainingDoc
-from dao_flows.model import checkpoint
-from dao_flows.model.ancestry import ancestry
-from dao_flows.model.checkpoint import load, read_card, save, verify, weight_files
-from dao_flows.model.dataset import Manifest, columns, write_manifest, write_shards
-from dao_flows.model.library import FOLDER_VARIABLE, find
-from dao_flows.model.metrics import METRICS, read
-from dao_flows.model.stopping import Stop
-from dao_flows.model.train_config import TrainingError
+from dao_flows.model.checkpoint import format as checkpoint
+from dao_flows.model.checkpoint.format import load, read_card, save, verify, weight_files
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, find
+from dao_flows.model.checkpoint.lineage import ancestry
+from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
+from dao_flows.model.training.config import TrainingError
+from dao_flows.model.training.deadline import Stop
+from dao_flows.model.training.metrics import METRICS, read
 
 CONFIG = {"hidden": 8, "layers": 1, "heads": 2, "frequencies": 2, "time_width": 8, "batch_size": 8, "warm_up": 10}
 CONFIG |= {"steps": 130, "save_every_s": 0, "threads": 1, "volume_scaling": True}

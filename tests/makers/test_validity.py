@@ -8,7 +8,7 @@ from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
 
-from dao_flows.makers.validity import Rules, charge_neutral, contact_fault, contacts, volume_fault
+from dao_flows.makers.science.validity import Rules, charge_neutral, contact_fault, contacts, volume_fault
 
 RULES = Rules(distance_ratio=0.5, distance=0.5, min_volume=2.0, max_volume=250.0)
 

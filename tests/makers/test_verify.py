@@ -20,10 +20,10 @@ from monty.serialization import dumpfn
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
+from dao_flows.makers.science.symmetry import symmetrised_primitive
 from dao_flows.makers.screen import ScreenMaker
-from dao_flows.makers.symmetry import symmetrised_primitive
-from dao_flows.makers.verification_schemas import CalculationDoc, VerificationDoc
 from dao_flows.makers.verify import CalculateMaker, VerifyMaker, backend, verify_screening
 from dao_flows.makers.verify import calculation as calculation_module
 from dao_flows.makers.verify.verify import keep_routes, route, unfit

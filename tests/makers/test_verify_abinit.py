@@ -10,10 +10,10 @@ import pytest
 from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.makers.checkpoints import SettingError
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 from dao_flows.makers.screen import ScreenMaker
-from dao_flows.makers.verification_schemas import CalculationDoc, VerificationDoc
 from dao_flows.makers.verify import VerifyMaker, backends, verify_screening
 from dao_flows.makers.verify import abinit as abinit_module
 from dao_flows.makers.verify.results import complaint

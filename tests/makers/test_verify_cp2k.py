@@ -12,8 +12,8 @@ from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Kpoints
 
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.verification_schemas import CalculationDoc, VerificationDoc
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 from dao_flows.makers.verify import VerifyMaker, backends
 from dao_flows.makers.verify import cp2k as cp2k_module
 from dao_flows.makers.verify.results import corrections

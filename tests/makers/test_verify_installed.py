@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.makers.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import SettingError
 from dao_flows.makers.verify import abinit, cp2k, installed
 from dao_flows.makers.verify.backends import Backend, backend
 from dao_flows.makers.verify.installed import check, program_version, requirements

@@ -16,9 +16,9 @@ from monty.os.path import zpath
 from pymatgen.core import Structure
 from pymatgen.io.vasp import Incar, Kpoints, Poscar
 
-from dao_flows.makers.checkpoints import SettingError
-from dao_flows.makers.symmetry import symmetrised_primitive
-from dao_flows.makers.verification_schemas import CalculationDoc, VerificationDoc
+from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
+from dao_flows.makers.science.symmetry import symmetrised_primitive
 from dao_flows.makers.verify import VerifyMaker
 
 pytestmark = pytest.mark.skipif(find_spec("atomate2") is None, reason="needs dao-flows[dft]")

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dao_flows.model.ancestry import ancestry, remembered
-from dao_flows.model.checkpoint import CheckpointError, build, save, write_card
-from dao_flows.model.dataset import Manifest, columns, lineage, read_manifest, write_manifest, write_shards
-from dao_flows.model.library import FOLDER_VARIABLE
+from dao_flows.model.checkpoint.format import CheckpointError, build, save, write_card
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
+from dao_flows.model.checkpoint.lineage import ancestry, remembered
+from dao_flows.model.data.shards import Manifest, columns, lineage, read_manifest, write_manifest, write_shards
 
 ARCHITECTURE = {"network": {"hidden": 8, "layers": 1, "heads": 2, "frequencies": 2, "time_width": 4}, "noise": {}}
 

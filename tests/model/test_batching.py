@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model.batching import ROWS, Batches, BatchLog, TooLargeError, in_blocks, is_out_of_memory
-from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, predict_energy
+from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.model.relax import RelaxConfig, relax
-from dao_flows.model.sample import Guidance, Request, SamplerConfig, sample
+from dao_flows.model.runtime.batching import ROWS, Batches, BatchLog, TooLargeError, in_blocks, is_out_of_memory
+from dao_flows.model.sampling.sample import Guidance, Request, SamplerConfig, sample
 
 NETWORK = CrysformerConfig(hidden=48, layers=2, heads=4, frequencies=5, time_width=16)
 SIZES = [1, 2, 3, 5, 8, 11, 14, 20, 23]

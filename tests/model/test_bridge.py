@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from dao_flows.model.bridge import BEND, COORDINATE_NOISE, normal_of_uniform
-from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.data import BucketedBatches, CrystalTable
-from dao_flows.model.flow import log_stretch, wrap
-from dao_flows.model.mend import mend
-from dao_flows.model.objective import Draw
-from dao_flows.model.random import stream
+from dao_flows.model.data.table import BucketedBatches, CrystalTable
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.process.bridge import BEND, COORDINATE_NOISE, normal_of_uniform
+from dao_flows.model.process.flow_matching import log_stretch, wrap
+from dao_flows.model.process.objective import Draw
+from dao_flows.model.runtime.random import stream
+from dao_flows.model.sampling.bridge import mend
 
 SMALL = CrysformerConfig(hidden=32, layers=2, heads=4, frequencies=8, time_width=16)
 BRIDGE = DaoG(DaoConfig(SMALL, volume_scaling=True, objective="bridge")).double()

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from dao_flows.model import checkpoint
-from dao_flows.model.checkpoint import (
-    CARD,
+from dao_flows.model.checkpoint import format as checkpoint
+from dao_flows.model.checkpoint.format import (
     PART,
     WEIGHTS,
     CheckpointError,
@@ -29,13 +28,14 @@ from dao_flows.model.checkpoint import (
     weight_names,
     write_card,
 )
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.checkpoint.library import available, card_of, find
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, predict_energy
-from dao_flows.model.dataset import file_sha256
-from dao_flows.model.library import available, card_of, find
+from dao_flows.model.data.shards import file_sha256
+from dao_flows.model.files.places import CARD
+from dao_flows.model.network.crysformer import CrysformerConfig
 
 NETWORK = CrysformerConfig(hidden=8, layers=1, heads=2, frequencies=2, time_width=8)
 FIELDS = {"elements": [3, 8], "max_atoms": 4}

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model import pair_attention
-from dao_flows.model.crysformer import Crysformer, CrysformerConfig, gated, gated_by_sums, time_embedding
+from dao_flows.model.checkpoint.lightning_import import PREFIX, RENAME, UNUSED
 from dao_flows.model.crystals import Crystal, Crystals
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.lightning_import import PREFIX, RENAME, UNUSED
-from dao_flows.model.pair_attention import SMALL, PairGeometry, attend
+from dao_flows.model.network import pair_attention
+from dao_flows.model.network.crysformer import Crysformer, CrysformerConfig, gated, gated_by_sums, time_embedding
+from dao_flows.model.network.pair_attention import SMALL, PairGeometry, attend
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = np.load(DATA / "crysformer_reference.npz")

@@ -5,19 +5,19 @@ import json
 import pytest
 import torch
 
-from dao_flows.model.checkpoint import load, verify
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.checkpoint.format import load, verify
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
-from dao_flows.model.data import read_crystals
-from dao_flows.model.flow import log_stretch, squared_series
-from dao_flows.model.metrics import METRICS
-from dao_flows.model.objective import Draw
-from dao_flows.model.sample import Request, SamplerConfig, sample
+from dao_flows.model.data.table import read_crystals
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.process.flow_matching import log_stretch, squared_series
+from dao_flows.model.process.objective import Draw
+from dao_flows.model.sampling.sample import Request, SamplerConfig, sample
 from dao_flows.model.train import main
-from dao_flows.model.train_config import TrainConfig
-from dao_flows.model.trainer import Trainer
+from dao_flows.model.training.config import TrainConfig
+from dao_flows.model.training.metrics import METRICS
+from dao_flows.model.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dao_flows.model.crystals import Crystal, Crystals
-from dao_flows.model.data import BucketedBatches, CrystalTable, NothingSelectedError, read_crystals
-from dao_flows.model.dataset import DataError
+from dao_flows.model.data.shards import DataError
+from dao_flows.model.data.table import BucketedBatches, CrystalTable, NothingSelectedError, read_crystals
 
 
 def table(sizes: list[int]) -> CrystalTable:

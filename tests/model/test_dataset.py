@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model.data import read_crystals
-from dao_flows.model.dataset import (
+from dao_flows.model.data.shards import (
     MANIFEST,
     DataError,
     Manifest,
@@ -16,6 +15,7 @@ from dao_flows.model.dataset import (
     write_manifest,
     write_shards,
 )
+from dao_flows.model.data.table import read_crystals
 
 
 def row(i: int) -> dict[str, object]:

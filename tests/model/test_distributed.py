@@ -12,16 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model.checkpoint import read_card, verify
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.checkpoint.format import read_card, verify
 from dao_flows.model.crystals import Crystal, Crystals
 from dao_flows.model.dao import Dao, DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, PropertyHead
-from dao_flows.model.distributed import Group, joined, local_device
-from dao_flows.model.metrics import METRICS, read
-from dao_flows.model.random import stream
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.runtime.random import stream
 from dao_flows.model.train import main
+from dao_flows.model.training.distributed import Group, joined, local_device
+from dao_flows.model.training.metrics import METRICS, read
 
 NETWORK = CrysformerConfig(hidden=8, layers=1, heads=2, frequencies=2, time_width=8)
 TINY = ["--hidden", "8", "--layers", "1", "--heads", "2", "--frequencies", "2", "--time-width", "8", "--threads", "1"]

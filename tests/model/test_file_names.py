@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dao_flows.model.file_names import file_name, is_file_name
+from dao_flows.model.files.file_names import file_name, is_file_name
 
 HOSTILE = [
     *(

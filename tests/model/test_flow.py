@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.crystals import Crystals
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.flow import (
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.process.flow_matching import (
     BASE_SIZE,
     COORDINATE_UNIT,
     LATTICE_UNIT,
@@ -20,7 +20,7 @@ from dao_flows.model.flow import (
     stretch,
     wrap,
 )
-from dao_flows.model.random import stream
+from dao_flows.model.runtime.random import stream
 
 SMALL = CrysformerConfig(hidden=32, layers=2, heads=4, frequencies=8, time_width=16)
 MODEL = DaoG(DaoConfig(SMALL, volume_scaling=True, objective="flow")).double()

@@ -12,14 +12,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dao_flows.model.checkpoint import build
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.checkpoint.format import build
 from dao_flows.model.dao import DaoConfig
-from dao_flows.model.data import read_crystals
-from dao_flows.model.graphs import Replayed
-from dao_flows.model.optimizers import Optimizers
-from dao_flows.model.train_config import TrainConfig
-from dao_flows.model.trainer import Trainer
+from dao_flows.model.data.table import read_crystals
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.training.config import TrainConfig
+from dao_flows.model.training.cuda_graphs import Replayed
+from dao_flows.model.training.optimizers import Optimizers
+from dao_flows.model.training.trainer import Trainer
 
 NETWORK = {"hidden": 16, "layers": 2, "heads": 4, "frequencies": 4, "time_width": 8}
 

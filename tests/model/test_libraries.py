@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dao_flows.model.dataset import (
+from dao_flows.model.data.shards import (
     COLUMNS,
     DataError,
     Manifest,

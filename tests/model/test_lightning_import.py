@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from dao_flows.model.checkpoint import CheckpointError, load
+from dao_flows.model.checkpoint.format import CheckpointError, load
+from dao_flows.model.checkpoint.lightning_import import STANDARDISED, import_checkpoint
 from dao_flows.model.crystals import Crystal, Crystals
-from dao_flows.model.lightning_import import STANDARDISED, import_checkpoint
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = np.load(DATA / "crysformer_reference.npz")

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.crystals import Crystal, Crystals
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
-from dao_flows.model.noise import NoiseConfig, NoiseSchedule, expected_squared_score, wrapped_score
-from dao_flows.model.random import stream
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.process.diffusion import NoiseConfig, NoiseSchedule, expected_squared_score, wrapped_score
+from dao_flows.model.runtime.random import stream
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "crysformer_reference.npz")
 SCHEDULE = NoiseSchedule()

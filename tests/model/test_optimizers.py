@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.muon import Muon
-from dao_flows.model.optimizers import Optimizers
-from dao_flows.model.train_config import TrainConfig
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.training.config import TrainConfig
+from dao_flows.model.training.muon import Muon
+from dao_flows.model.training.optimizers import Optimizers
 
 NETWORK = CrysformerConfig(hidden=16, layers=2, heads=4, frequencies=2, time_width=8)
 FLAT = {"weight_decay": 0.0, "gate_rate": 0.1, "muon_rate": 2.0}

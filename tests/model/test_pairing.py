@@ -8,7 +8,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.model.crystals import Crystal
-from dao_flows.model.pairing import pair
+from dao_flows.model.templates.pairing import pair
 
 MATCHER = StructureMatcher(stol=0.5, angle_tol=10, ltol=0.3)
 CELLS = {

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_p import DaoP, predict_energy
+from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.model.relax import RelaxConfig, relax
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dao_flows.model import rounding
+from dao_flows.model.runtime import matmul as rounding
 
 INTEL = "vendor_id : GenuineIntel\nflags : fpu avx512f avx512_bf16\n"
 

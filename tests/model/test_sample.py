@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
-from dao_flows.model.noise import NoiseConfig
-from dao_flows.model.sample import Guidance, NormalStreams, Request, SamplerConfig, SamplingError, sample
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.process.diffusion import NoiseConfig
+from dao_flows.model.sampling.sample import Guidance, NormalStreams, Request, SamplerConfig, SamplingError, sample
 
 NETWORK = CrysformerConfig(hidden=16, layers=2, heads=2, frequencies=3, time_width=8)
 

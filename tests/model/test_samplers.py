@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from dao_flows.model.crysformer import CrysformerConfig, CrysformerOutput
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, predict_energy
-from dao_flows.model.draws import NormalStreams
-from dao_flows.model.flow import COORDINATE_UNIT, LATTICE_UNIT, log_stretch, wrap
-from dao_flows.model.noise import wrapped_score
-from dao_flows.model.sample import Guidance, Request, SamplerConfig, SamplingError, sample
-from dao_flows.model.samplers import walk_for
+from dao_flows.model.network.crysformer import CrysformerConfig, CrysformerOutput
+from dao_flows.model.process.diffusion import wrapped_score
+from dao_flows.model.process.flow_matching import COORDINATE_UNIT, LATTICE_UNIT, log_stretch, wrap
+from dao_flows.model.sampling.registry import walk_for
+from dao_flows.model.sampling.requests import NormalStreams
+from dao_flows.model.sampling.sample import Guidance, Request, SamplerConfig, SamplingError, sample
 
 NETWORK = CrysformerConfig(hidden=16, layers=2, heads=2, frequencies=3, time_width=8)
 WAYS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dao_flows.model.dataset import DataError
+from dao_flows.model.data.shards import DataError
 from dao_flows.model.elements import symbols
 from dao_flows.model.templates.library import Cell, Library, refuse_held_out, verify_index
 from dao_flows.model.templates.places import FOLDER_VARIABLE, SHIPPED, find

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dao_flows.model import timing
-from dao_flows.model.checkpoint import load
-from dao_flows.model.library import find
+from dao_flows.model.checkpoint.format import load
+from dao_flows.model.checkpoint.library import find
+from dao_flows.model.sampling import timing
 
 
 @pytest.mark.parametrize(("asked", "timed"), [((4, 5), 4), ((400, 10), 48), ((8, 600), 4)])

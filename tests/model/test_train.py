@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from dao_flows.model.checkpoint import load, read_card, verify
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.checkpoint.format import load, read_card, verify
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import predict_energy
-from dao_flows.model.data import read_crystals
-from dao_flows.model.metrics import METRICS, loss_curve, take_back
+from dao_flows.model.data.table import read_crystals
+from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.model.train import main
-from dao_flows.model.train_config import TrainConfig, TrainingError
-from dao_flows.model.trainer import Trainer
-from dao_flows.model.training_state import STATE
+from dao_flows.model.training.config import TrainConfig, TrainingError
+from dao_flows.model.training.metrics import METRICS, loss_curve, take_back
+from dao_flows.model.training.state import STATE
+from dao_flows.model.training.trainer import Trainer
 
 TINY = ["--hidden", "8", "--layers", "1", "--heads", "2", "--frequencies", "2", "--time-width", "8"]
 TINY += ["--batch-size", "8", "--threads", "1", "--warm-up", "20", "--device", "cpu"]

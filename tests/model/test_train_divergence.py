@@ -7,16 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dao_flows.model.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
-from dao_flows.model.data import read_crystals
-from dao_flows.model.divergence import WINDOWS, RunningLevel
-from dao_flows.model.metrics import METRICS, read
-from dao_flows.model.train_config import TrainConfig, TrainingError
-from dao_flows.model.trainer import ROLLBACK_RATE, Trainer
-from dao_flows.model.training_plot import write_plot
-from dao_flows.model.training_state import LOCK, STATE, good_state, locked, read_state, write_state
+from dao_flows.model.data.table import read_crystals
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.training.config import TrainConfig, TrainingError
+from dao_flows.model.training.divergence import WINDOWS, RunningLevel
+from dao_flows.model.training.metrics import METRICS, read
+from dao_flows.model.training.plot import write_plot
+from dao_flows.model.training.state import LOCK, STATE, good_state, locked, read_state, write_state
+from dao_flows.model.training.trainer import ROLLBACK_RATE, Trainer
 
 losses = st.floats(0.1, 10, allow_nan=False)
 
@@ -52,7 +52,7 @@ class Faulty(Trainer):
 @pytest.fixture
 def trainer(parquet, tmp_path, monkeypatch):
     """Makes a faulty trainer in a folder of this name, which judges every ten steps."""
-    monkeypatch.setattr("dao_flows.model.trainer.WINDOW", 10)
+    monkeypatch.setattr("dao_flows.model.training.trainer.WINDOW", 10)
     table = read_crystals(parquet(), "train")
 
     def make(folder: str, **faults) -> Faulty:

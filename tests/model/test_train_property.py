@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dao_flows.model.checkpoint import load, read_card
+from dao_flows.model.checkpoint.format import load, read_card
 from dao_flows.model.dao_p import PropertyError, PropertyHead, predict_energy, predict_property
-from dao_flows.model.data import read_crystals
+from dao_flows.model.data.table import read_crystals
 from dao_flows.model.train import main, parser, recorded_command
 
 TINY = ["--hidden", "8", "--layers", "1", "--heads", "2", "--frequencies", "2", "--time-width", "8"]

@@ -9,12 +9,12 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dao_flows.model.checkpoint import verify
-from dao_flows.model.metrics import METRICS, read
-from dao_flows.model.stopping import UNFINISHED, Stop
+from dao_flows.model.checkpoint.format import verify
 from dao_flows.model.train import main
-from dao_flows.model.trainer import RESERVE_S, Fit
-from dao_flows.model.training_state import STOPPED, saved_step
+from dao_flows.model.training.deadline import UNFINISHED, Stop
+from dao_flows.model.training.metrics import METRICS, read
+from dao_flows.model.training.state import STOPPED, saved_step
+from dao_flows.model.training.trainer import RESERVE_S, Fit
 
 TINY = ["--hidden", "8", "--layers", "1", "--heads", "2", "--frequencies", "2", "--time-width", "8"]
 TINY += ["--batch-size", "8", "--threads", "1", "--warm-up", "10", "--device", "cpu"]
@@ -89,8 +89,8 @@ def test_as_many_steps_are_taken_as_fit_into_the_time(speed, slow_start_s, wall_
 
 
 def test_the_rate_has_fallen_when_the_time_is_up(parquet, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("dao_flows.model.trainer.WINDOW", 10)
-    monkeypatch.setattr("dao_flows.model.trainer.RESERVE_S", 1.0)
+    monkeypatch.setattr("dao_flows.model.training.trainer.WINDOW", 10)
+    monkeypatch.setattr("dao_flows.model.training.trainer.RESERVE_S", 1.0)
     out = tmp_path / "run"
     run = ["dao-g", str(parquet()), *TINY, "--out", str(out), "--steps", "1000000", "--constant", "0.3"]
     assert main([*run, "--wall-time-s", "5", "--fit-wall-time"]) == 0

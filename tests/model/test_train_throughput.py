@@ -6,12 +6,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from dao_flows.model.checkpoint import KINDS, architecture_of
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.checkpoint.format import KINDS, architecture_of
 from dao_flows.model.dao import DaoConfig
-from dao_flows.model.sample import SamplerConfig
+from dao_flows.model.network.crysformer import CrysformerConfig
+from dao_flows.model.sampling.sample import SamplerConfig
 from dao_flows.model.throughput import relaxation_throughput, sampling_throughput, throughput
-from dao_flows.model.train_config import TrainingError
+from dao_flows.model.training.config import TrainingError
 
 NETWORK = CrysformerConfig(hidden=16, layers=1, heads=2, frequencies=16, time_width=8)
 

@@ -1,0 +1,196 @@
+"""What is there, what is not, and the line that fixes it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel
+
+from dao_flows.errors import UserError, configuration_guard, explain
+from dao_flows.makers.machine.masking import one_line
+from dao_flows.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from jobflow.core.store import JobStore
+
+Status = Literal["ok", "missing", "broken"]
+
+BACKENDS = ("forcefield", "abinit", "cp2k", "vasp")
+SLURM = "run on a login node of a cluster with Slurm; elsewhere jobs run on this machine"
+
+
+class Check(BaseModel):
+    """One line of the report. missing: optional, and not there; broken: the main job cannot run; fix: what to do."""
+
+    name: str
+    status: Status
+    detail: str
+    fix: str | None = None
+
+
+def examine() -> Iterator[Check]:
+    """All checks, one after another."""
+    try:
+        config = settings()
+    except UserError as error:
+        yield Check(name="settings", status="broken", detail=str(error), fix="unset or correct it")
+        config = Settings.model_construct()  # the defaults
+    yield from check_store(config)
+    yield check_device(config)
+    yield from check_checkpoints(config)
+    yield from check_libraries(config)
+    yield from check_backends()
+    yield check_slurm()
+
+
+def check_store(config: Settings) -> Iterator[Check]:
+    """The store can be reached and written, and what it holds."""
+    try:
+        with configuration_guard():
+            from dao_flows.store.stores import EmbeddedStore, collection, describe, is_embedded, job_store
+        store = job_store(config)
+        candidates, runs = collection(store, "candidates").count(), collection(store, "runs").count({"event": "start"})
+    except UserError as error:
+        fix = "start the server, or correct your jobflow configuration; without one an embedded store is used"
+        if "(embedded)" in str(error):
+            fix = "set DAO_FLOWS_DATA_DIR to a folder that can be written"
+        yield Check(name="store", status="broken", detail=str(error), fix=fix)
+        return
+    where = f"{describe(store)}: {store.count():,} jobs, {candidates:,} candidates, {runs:,} runs"
+    docs = store.docs_store
+    if isinstance(docs, EmbeddedStore) and not os.access(docs.path, os.W_OK):
+        fix = "correct its permissions, or set DAO_FLOWS_DATA_DIR to another folder"
+        yield Check(name="store", status="broken", detail=f"{where}; it cannot be written", fix=fix)
+        return
+    yield Check(name="store", status="ok", detail=where)
+    yield from _damage(store)
+    if is_embedded(store):
+        fix = "name a MongoStore in ~/.jobflow.yaml"
+        yield Check(name="store for several machines", status="missing", detail="one machine at a time", fix=fix)
+
+
+def _damage(jobs: JobStore) -> Iterator[Check]:
+    """Rows of the embedded store that cannot be read, each by its name, and files that sqlite calls damaged."""
+    from dao_flows.store.stores import KEYS, RECOVER, EmbeddedStore, collection
+
+    for name in ("jobs", *KEYS):
+        try:
+            held = jobs.docs_store if name == "jobs" else collection(jobs, name)
+            if not isinstance(held, EmbeddedStore):
+                return
+            if (fault := held.check()) is not None:
+                fix = RECOVER.format(path=held.path)
+                yield Check(name=f"store, {name}", status="broken", detail=f"{held.path}: {fault}", fix=fix)
+            for key, found in held.examined():
+                if isinstance(found, str):
+                    fix = (
+                        "`dao-flows doctor --set-aside FOLDER` moves it into a file there; the others stay as they are"
+                    )
+                    yield Check(name=f"store, {name} {key}", status="broken", detail=found, fix=fix)
+        except UserError as error:
+            yield Check(name=f"store, {name}", status="broken", detail=str(error), fix="as it says")
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Move the rows of the embedded store that cannot be read into files of a folder. Raises StoreError, OSError."""
+    from dao_flows.store.stores import KEYS, EmbeddedStore, collection, job_store
+
+    jobs = job_store()
+    held = [jobs.docs_store, *(collection(jobs, name) for name in KEYS)]
+    return [path for each in held if isinstance(each, EmbeddedStore) for path in each.set_aside(folder)]
+
+
+def check_device(config: Settings) -> Check:
+    """The device that jobs run on."""
+    import torch
+
+    from dao_flows.makers.models.checkpoints import pick_device
+
+    try:
+        device = pick_device(config.device)
+    except ValueError as error:
+        return Check(name="device", status="broken", detail=one_line(error), fix="unset DAO_FLOWS_DEVICE")
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        detail = f"{device}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        return Check(name="device", status="ok", detail=f"{detail}, torch {torch.__version__}")
+    threads = torch.get_num_threads()
+    detail = f"{device}: {threads} thread{'s' * (threads != 1)}, torch {torch.__version__}"
+    return Check(name="device", status="ok", detail=detail)
+
+
+def check_checkpoints(config: Settings) -> Iterator[Check]:
+    """Every checkpoint is what its card says; those that `predict` takes by default are there."""
+    from dao_flows.model.checkpoint.format import verify
+    from dao_flows.model.checkpoint.library import available, find
+
+    folders = available()
+    for reference, kind in ((config.checkpoint, "dao-g"), (config.predictor, "dao-p")):
+        try:
+            folder = find(reference)
+            folders.setdefault(reference, folder)
+            found = verify(folder).kind
+        except ValueError:
+            found = None
+            if reference in folders:
+                continue  # damaged: said below
+        if found != kind:
+            fix = "`dao-flows checkpoint import FILE.ckpt`, or install the package again: checkpoints ship with it"
+            what = "is of another kind" if found else "is not there"
+            yield Check(name=f"checkpoint {reference}", status="broken", detail=what, fix=fix)
+    for name, folder in sorted(folders.items()):
+        try:
+            card = verify(folder)
+        except ValueError as error:
+            needed = name in (config.checkpoint, config.predictor)
+            status: Status = "broken" if needed else "missing"
+            yield Check(name=f"checkpoint {name}", status=status, detail=explain(error) or one_line(error))
+        else:
+            detail = f"{card.kind}, {card.sha256[:12]}, {len(card.elements)} elements, up to {card.max_atoms} atoms"
+            yield Check(name=f"checkpoint {name}", status="ok", detail=detail)
+
+
+def check_libraries(config: Settings) -> Iterator[Check]:
+    """Every library of crystals can be opened; the one that `predict` takes by default is there."""
+    from dao_flows.model.templates.places import available, open_library
+
+    for name in sorted({*available(), config.library}):
+        try:
+            library = open_library(name)
+        except ValueError as error:
+            status: Status = "broken" if name == config.library else "missing"
+            yield Check(name=f"library {name}", status=status, detail=explain(error) or one_line(error))
+        else:
+            detail = f"{len(library)} crystals, {library.sha256[:12]}"
+            yield Check(name=f"library {name}", status="ok", detail=detail)
+
+
+def check_backends() -> Iterator[Check]:
+    """What `--verify` can run here: each code with its version, its pseudopotentials and data, and what it lacks."""
+    with configuration_guard():
+        from dao_flows.makers.verify.installed import requirements
+
+    for code in BACKENDS:
+        try:
+            found = list(requirements(code))
+        except Exception as error:  # of the settings that a library reads when it is asked
+            if (said := explain(error)) is None:
+                raise
+            yield Check(name=code, status="missing", detail=said, fix="correct it, or take it away")
+            continue
+        for needed in found:
+            if needed.found is not None:
+                yield Check(name=needed.name, status="ok", detail=needed.found)
+            else:
+                yield Check(name=needed.name, status="missing", detail="not found", fix=needed.fix)
+
+
+def check_slurm() -> Check:
+    """Slurm's commands on the PATH."""
+    if found := shutil.which("sbatch"):
+        return Check(name="slurm", status="ok", detail=found)
+    return Check(name="slurm", status="missing", detail="sbatch is not on the PATH", fix=SLURM)

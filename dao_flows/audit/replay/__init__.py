@@ -1,0 +1,1 @@
+"""A stored result, computed again from its inputs and compared with what is stored."""

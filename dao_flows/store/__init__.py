@@ -1,0 +1,1 @@
+"""Where results live, and the collections that are laid out from them."""

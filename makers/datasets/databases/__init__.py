@@ -1,0 +1,1 @@
+"""Sources that are databases: the Materials Project, OPTIMADE providers, finished DFT of a store."""

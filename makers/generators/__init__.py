@@ -1,0 +1,1 @@
+"""Where candidates come from: templates of a library, and DAO-G."""

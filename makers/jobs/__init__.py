@@ -1,0 +1,1 @@
+"""What makes a function of ours a job: the decorator, its documents' provenance, attempts, reuse, progress."""

@@ -1,0 +1,1 @@
+"""How a stage comes by its networks and force fields."""

@@ -1,0 +1,1 @@
+"""The materials science of the stages, as functions of structures and compositions."""

@@ -1,0 +1,1 @@
+"""Crystals on disk, and held on the device for training."""

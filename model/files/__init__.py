@@ -1,0 +1,1 @@
+"""Names and places of files, wherever they come from."""

@@ -1,0 +1,1 @@
+"""Crysformer, the network that DAO-G and DAO-P share."""

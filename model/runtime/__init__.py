@@ -1,0 +1,1 @@
+"""How the model runs on a device: batches, memory, matrix products, random streams."""

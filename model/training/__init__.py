@@ -1,0 +1,1 @@
+"""The training loop and all that it keeps, tells and resumes from."""
