@@ -23,7 +23,7 @@ from rich.progress import Progress
 from dao_flows import __version__
 from dao_flows.api.local import run_here
 from dao_flows.makers.label import LabelMaker, label_jobs
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.labels import LabelledDatasetDoc
 from dao_flows.model.checkpoint.format import CheckpointError, load
 from dao_flows.model.checkpoint.library import find
@@ -159,7 +159,7 @@ def main() -> int:
                 continue
             done = label_part(folder / "crystals", folder / "labels", maker, name)
             print(f"{name}: {done.rows} frames of {done.crystals} crystals, {done.failed} failed, {done.sha256[:12]}")
-    except (CheckpointError, DataError, SettingError) as error:
+    except (CheckpointError, DataError, ParameterError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     return 0

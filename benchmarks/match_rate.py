@@ -29,7 +29,7 @@ from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, predict_energy
 from dao_flows.model.data.shards import DataError
 from dao_flows.model.data.table import CrystalTable, read_crystals
-from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.names import SamplerName
 from dao_flows.model.sampling.registry import STEPS
 from dao_flows.model.sampling.sample import Guidance, Request, SamplerConfig, SamplingError, sample
 
@@ -250,7 +250,7 @@ def main() -> int:
     p.add_argument("--limit", type=positive, help="a random subset of this many rows (always the same)")
     p.add_argument("--max-atoms", type=positive)
     p.add_argument("--samples", type=positive, default=1)
-    p.add_argument("--sampler", choices=get_args(Sampler), default="renoising")
+    p.add_argument("--sampler", choices=get_args(SamplerName), default="renoising")
     p.add_argument("--steps", type=positive, help="otherwise the default of the checkpoint's objective")
     p.add_argument("--churn", type=float, default=0.0)
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")

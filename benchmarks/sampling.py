@@ -33,8 +33,8 @@ from dao_flows.model.checkpoint.library import find
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.runtime.memory import keep_freed_memory
-from dao_flows.model.sampling.names import Sampler
-from dao_flows.model.sampling.registry import STEPS, walk_for
+from dao_flows.model.sampling.names import SamplerName
+from dao_flows.model.sampling.registry import STEPS, build_sampler
 from dao_flows.model.sampling.sample import Request, SamplerConfig, SamplingError, sample
 
 OURS, PUBLISHED_FORM = "DAO-G", "the published form"
@@ -137,7 +137,7 @@ def main() -> int:
     p.add_argument("--crystalflow", type=Path, help="a checkout of CrystalFlow to compare with")
     p.add_argument("--atoms", type=positive, nargs="+", default=[5, 10], help="cell sizes: perov-5's, MP-20's mean")
     p.add_argument("--batch-size", type=positive, nargs="+", default=[64], help="crystals drawn together")
-    p.add_argument("--sampler", choices=get_args(Sampler), default="renoising")
+    p.add_argument("--sampler", choices=get_args(SamplerName), default="renoising")
     p.add_argument("--steps", type=positive, help="otherwise the default of the checkpoint's objective")
     p.add_argument("--churn", type=float, default=0.0)
     p.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="our products in bf16")
@@ -155,7 +155,7 @@ def main() -> int:
         model, elements, about = generator(args)
         steps = args.steps or STEPS[model.config.objective]
         config = SamplerConfig(steps, args.sampler, churn=args.churn, bf16=args.bf16)
-        walk_for(model, config).times()  # settings that do not fit are refused before anything is timed
+        build_sampler(model, config).times()  # settings that do not fit are refused before anything is timed
         rivals = [peers.diffcsp(args.diffcsp)] if args.diffcsp else []
         rivals += [peers.crystalflow(args.crystalflow)] if args.crystalflow else []
         records = compare(args, model, elements, config, rivals)

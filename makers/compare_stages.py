@@ -48,7 +48,7 @@ class CompareStagesMaker(Maker):
 
     @stage_job(output_schema=StagesDoc)
     def make(self, labels: Sequence[str], evaluations: Sequence[EvaluationDoc], out: str) -> StagesDoc:
-        """Write the table and the picture of evaluations into a folder. Raises SettingError for a relative folder."""
+        """Write the table and the picture of evaluations into a folder. Raises ParameterError for a relative folder."""
         started, folder = datetime.now(UTC), in_full(out)
         stages = {label: EvaluationDoc.model_validate(found) for label, found in zip(labels, evaluations, strict=True)}
         folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from .jobs.provenance import execution_record, provenance
 from .jobs.stage import stage
 from .machine.places import PATH, Places
 from .merge import dataset_folder
-from .models.checkpoints import SettingError
+from .models.checkpoints import ParameterError
 from .models.force_field import ForceField, ForceFieldError
 from .schemas.relaxation import CheckedCrystal, CrossCheckDoc, Estimate
 from .science.structures import to_structure
@@ -56,18 +56,18 @@ class CrossCheckMaker(Maker):
     def make(self, parent: str | Mapping[str, Any], relaxed: str | Mapping[str, Any]) -> CrossCheckDoc:
         """Compare a relaxed dataset with the one it was made from; each by its folder or a document with its path.
 
-        Raises SettingError if they do not belong together, nothing was relaxed, or the force field is not installed;
+        Raises ParameterError if they do not belong together, nothing was relaxed, or the force field is not installed;
         DataError for a damaged dataset.
         """
         from dao_flows.model.data.shards import read_manifest
 
         started = datetime.now(UTC)
         if not 1 <= self.sample <= MAX_SAMPLE:
-            raise SettingError(f"sample must lie between 1 and {MAX_SAMPLE}, not {self.sample}")
+            raise ParameterError(f"sample must lie between 1 and {MAX_SAMPLE}, not {self.sample}")
         folders = dataset_folder(parent), dataset_folder(relaxed)
         before, after = (read_manifest(folder) for folder in folders)
         if after.parent != before.sha256:
-            raise SettingError(f"{folders[1]} was not made from {folders[0]}: its manifest names another parent")
+            raise ParameterError(f"{folders[1]} was not made from {folders[0]}: its manifest names another parent")
         judge = ForceField(self.force_field)
         version = judge.version
         total, chosen = _sample(folders[1], after, self.sample, self.seed)
@@ -152,7 +152,7 @@ def _sample(folder: Path, manifest: Manifest, size: int, seed: int) -> tuple[int
     ]
     total = sum(map(len, relaxed))
     if not total:
-        raise SettingError(f"nothing was relaxed in {folder}: there is nothing to check")
+        raise ParameterError(f"nothing was relaxed in {folder}: there is nothing to check")
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(size, total), replace=False))
     ends = np.cumsum([0, *map(len, relaxed)])
     return total, [

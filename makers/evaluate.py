@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from dao_flows import __version__
 from dao_flows.makers.schemas.document import SCHEMA_VERSION, PrecisionChoice, Provenance, Science
-from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.names import SamplerName
 
 from .generators.sampler import (
     Bf16,
@@ -33,7 +33,7 @@ from .jobs.run_folder import run_folder
 from .jobs.stage import stage
 from .machine.places import CHECKPOINT, PATH, Places
 from .machine.whole_files import write_whole
-from .models.checkpoints import SettingError, card, load_model, pick_device
+from .models.checkpoints import ParameterError, card, load_model, pick_device
 from .science.match_rate import Interval, MatchFigures, bootstrap, match, wilson
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class EvaluateMaker(Maker):
     max_atoms: int | None = None
     samples: int = 1
     steps: int | None = None
-    sampler: Sampler = "renoising"
+    sampler: SamplerName = "renoising"
     churn: float = 0.0
     double: bool = False
     bf16: Bf16 = False
@@ -129,7 +129,7 @@ class EvaluateMaker(Maker):
     def make(self, checkpoint: str, data: str, predictor: str | None = None) -> EvaluationDoc:
         """Evaluate one checkpoint on a parquet file or dataset; predictor, if given, replaces the maker's.
 
-        Raises CheckpointError, SettingError, and DataError for what cannot be read.
+        Raises CheckpointError, ParameterError, and DataError for what cannot be read.
         """
         from dao_flows.model.dao_p import predict_energy
 
@@ -181,17 +181,17 @@ class EvaluateMaker(Maker):
         covered = set(found.elements)
         fit = np.flatnonzero([set(np.unique(crystal.numbers).tolist()) <= covered for crystal in table.crystals])
         if not len(fit):
-            raise SettingError(f"{found.name} covers the elements of no crystal in {data}")
+            raise ParameterError(f"{found.name} covers the elements of no crystal in {data}")
         return Held(table, np.sort(np.random.default_rng(0).permutation(fit)[: self.limit]))
 
     def check(self, architecture: Mapping[str, Any]) -> None:
-        """Raises SettingError for a setting out of range; architecture: what is known of the generator's."""
+        """Raises ParameterError for a setting out of range; architecture: what is known of the generator's."""
         check_sampling(self, architecture)
         for setting in ("samples", "chunk", "limit", "max_atoms"):
             if (value := getattr(self, setting)) is not None and value < 1:
-                raise SettingError(f"{setting} must be at least 1, not {value}")
+                raise ParameterError(f"{setting} must be at least 1, not {value}")
         if self.guided and self.predictor is None:
-            raise SettingError("guidance needs a predictor: give one, or set both strengths to 0")
+            raise ParameterError("guidance needs a predictor: give one, or set both strengths to 0")
 
     @property
     def guided(self) -> bool:
@@ -199,7 +199,7 @@ class EvaluateMaker(Maker):
         return self.guidance_coordinates > 0 or self.guidance_lattice > 0
 
     def science(self, checkpoint: str, predictor: str | None, held: Held) -> Science:
-        """All that decides the result. Raises SettingError where bf16 is 'auto': it is not known yet."""
+        """All that decides the result. Raises ParameterError where bf16 is 'auto': it is not known yet."""
         cards = {"generator": card(checkpoint, "dao-g")}
         if predictor:
             cards["predictor"] = card(predictor, "dao-p")

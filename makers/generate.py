@@ -15,7 +15,7 @@ from pymatgen.core.composition import Composition
 
 from dao_flows import __version__
 from dao_flows.makers.schemas.document import Science
-from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.names import SamplerName
 
 from .generators.sampler import (
     Bf16,
@@ -33,7 +33,7 @@ from .jobs.provenance import execution_record, provenance
 from .jobs.reuse import reusable
 from .jobs.stage import stage
 from .machine.places import CHECKPOINT, LIBRARY, Places
-from .models.checkpoints import SettingError, card, load_model, pick_device
+from .models.checkpoints import ParameterError, card, load_model, pick_device
 from .schemas.prediction import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Origin
 from .science.chemistry import Z, atomic_numbers, check_coverage, deal, formula_of, formula_units, parse_batch
 from .science.structures import to_structure
@@ -75,7 +75,7 @@ class GenerateMaker(Maker):
     guidance_coordinates: float = 20.0
     guidance_lattice: float = 20.0
     steps: int | None = None
-    sampler: Sampler = "renoising"
+    sampler: SamplerName = "renoising"
     churn: float = 0.0
     double: bool = False
     bf16: Bf16 = False
@@ -93,7 +93,7 @@ class GenerateMaker(Maker):
         """Generate candidates for one formula or a batch of them; or, to repeat a generation, for its plan.
 
         Where bf16 is 'auto', a stored result of either precision is taken for reuse; if there is none, it is measured.
-        Where nothing is left to draw, DAO-G is not loaded. Raises CompositionError, SettingError, CheckpointError and
+        Where nothing is left to draw, DAO-G is not loaded. Raises CompositionError, ParameterError, CheckpointError and
         DataError as `check` does.
         """
         from dao_flows.model.runtime.batching import BatchLog
@@ -155,7 +155,7 @@ class GenerateMaker(Maker):
     def cards(self) -> dict[str, Card]:
         """Cards of the checkpoints that take part, by role: 'generator', and 'predictor' under guidance.
 
-        Raises CheckpointError for a missing one, SettingError for one of the wrong kind or two that do not fit.
+        Raises CheckpointError for a missing one, ParameterError for one of the wrong kind or two that do not fit.
         """
         cards = {"generator": card(self.checkpoint, "dao-g")}
         if self.guided:
@@ -167,7 +167,7 @@ class GenerateMaker(Maker):
         """What would be generated: for each reduced formula, in the order typed, its cells and candidates.
 
         Call it before submission. Compositions of the same reduced formula (H2O and OH2, Si and Si2) are merged. Raises
-        one CompositionError for all bad compositions, SettingError for settings, CheckpointError for a checkpoint,
+        one CompositionError for all bad compositions, ParameterError for settings, CheckpointError for a checkpoint,
         DataError for a library.
         """
         cards = self._check_settings()
@@ -202,7 +202,7 @@ class GenerateMaker(Maker):
         candidates = sum(cells.total for entry in plan for cells in entry.cells)
         atoms = sum(cells.total * cells.n_atoms for entry in plan for cells in entry.cells)
         if candidates > MAX_CANDIDATES or atoms > MAX_ATOMS:
-            raise SettingError(
+            raise ParameterError(
                 f"{candidates} candidates of {atoms} atoms in all are too many for one job (at most {MAX_CANDIDATES} "
                 f"candidates and {MAX_ATOMS} atoms): split the batch, or ask for fewer candidates"
             )
@@ -260,22 +260,22 @@ class GenerateMaker(Maker):
         )
 
     def _check_settings(self) -> dict[str, Card]:
-        """Raises SettingError for a setting out of range, else returns the cards."""
+        """Raises ParameterError for a setting out of range, else returns the cards."""
         if self.candidates < 1:
-            raise SettingError(f"candidates must be at least 1, not {self.candidates}")
+            raise ParameterError(f"candidates must be at least 1, not {self.candidates}")
         if self.templates is not None and self.templates < 0:
-            raise SettingError(f"templates must not be negative, but {self.templates}")
+            raise ParameterError(f"templates must not be negative, but {self.templates}")
         if not 0 <= self.seed < MAX_SEED:
-            raise SettingError(f"seed must lie between 0 and 2^63 − 1, not {self.seed}")
+            raise ParameterError(f"seed must lie between 0 and 2^63 − 1, not {self.seed}")
         if self.z != "auto" and self.z < 1:
-            raise SettingError(f"z must be 'auto' or at least 1, not {self.z}")
+            raise ParameterError(f"z must be 'auto' or at least 1, not {self.z}")
         if self.guidance_coordinates < 0 or self.guidance_lattice < 0:
-            raise SettingError("guidance strengths must not be negative")
+            raise ParameterError("guidance strengths must not be negative")
         cards = self.cards()
         check_sampling(self, cards["generator"].architecture)
         smallest = min(cards.values(), key=lambda c: c.max_atoms)
         if self.max_atoms is not None and not 1 <= self.max_atoms <= smallest.max_atoms:
-            raise SettingError(
+            raise ParameterError(
                 f"max_atoms must lie between 1 and {smallest.max_atoms}, which {smallest.name} covers, "
                 f"not {self.max_atoms}"
             )

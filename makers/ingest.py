@@ -64,7 +64,7 @@ class IngestMaker(Maker):
         """Build the dataset in the folder `out`, given in full; `store:` is the store of this job.
 
         A killed job goes on after its last batch, and a finished dataset is not built again. Raises SourceError,
-        SettingError for a folder that is not given in full, DataError for a damaged dataset among the sources.
+        ParameterError for a folder that is not given in full, DataError for a damaged dataset among the sources.
         """
         started, config, target = datetime.now(UTC), self.config(), in_full(out)
         manifest = build_dataset(

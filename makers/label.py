@@ -23,7 +23,7 @@ from .jobs.shards import NO_CRYSTAL, Chunk, Row, at_work, crystal_of, of_the_ori
 from .jobs.stage import stage
 from .machine.places import PATH, Places
 from .merge import REJECTS, dataset_folder, in_full, merge, merge_science
-from .models.checkpoints import SettingError, pick_device
+from .models.checkpoints import ParameterError, pick_device
 from .models.force_field import CHGNET, ForceField, ForceFieldError, Frame, known_name, package_version
 from .schemas.labels import FailedCrystal, LabelledDatasetDoc, LabellingDoc
 from .schemas.shards import ShardFile
@@ -78,7 +78,7 @@ class LabelMaker(Maker):
         """Label shard number `shard` of a dataset (its folder, or a document with its path) into the folder `out`.
 
         A killed job goes on after the last finished chunk, and a finished shard is not computed again. Raises
-        SettingError for a setting, folder or force field, DataError for a damaged dataset.
+        ParameterError for a setting, folder or force field, DataError for a damaged dataset.
         """
         from dao_flows.model.data.shards import read_manifest
 
@@ -114,15 +114,15 @@ class LabelMaker(Maker):
         return document
 
     def check(self) -> None:
-        """Raises SettingError for a setting out of range, and a force field that is not known or not installed."""
+        """Raises ParameterError for a setting out of range, and a force field that is not known or not installed."""
         if not self.steps or min(self.steps) < 0:
-            raise SettingError(f"steps must be numbers of relaxation steps from 0 on, not {tuple(self.steps)}")
+            raise ParameterError(f"steps must be numbers of relaxation steps from 0 on, not {tuple(self.steps)}")
         if self.chunk_rows < 1:
-            raise SettingError(f"chunk_rows must be at least 1, not {self.chunk_rows}")
+            raise ParameterError(f"chunk_rows must be at least 1, not {self.chunk_rows}")
         package_version(self.force_field)
 
     def science(self, manifest: Manifest, shard: int) -> Science:
-        """All that decides the result, known before the run. Raises SettingError if there is no such shard."""
+        """All that decides the result, known before the run. Raises ParameterError if there is no such shard."""
         return Science(
             maker=type(self).__name__,
             parameters={
@@ -241,8 +241,8 @@ class MergeLabelsMaker(Maker):
     def make(self, dataset: str | Mapping[str, Any], shards: Sequence[LabellingDoc], out: str) -> LabelledDatasetDoc:
         """Merge the documents' shards into the folder `out`, where they may lie already.
 
-        dataset: the original, by its folder or a document with its path. Raises SettingError if a shard is missing, or
-        is of another dataset, or was labelled otherwise than its fellows; DataError for a damaged file.
+        dataset: the original, by its folder or a document with its path. Raises ParameterError if a shard is missing,
+        or is of another dataset, or was labelled otherwise than its fellows; DataError for a damaged file.
         """
         from dao_flows.model.data.shards import read_manifest
 
@@ -275,7 +275,7 @@ def label_jobs(
     """Label a whole dataset: one job a shard, and one that merges them into a dataset in the folder `out`.
 
     A job itself, which reads the manifest when it runs. Its output is the merged dataset's document. Raises
-    SettingError and DataError as the makers do.
+    ParameterError and DataError as the makers do.
     """
     maker = maker or LabelMaker()
     maker.check()

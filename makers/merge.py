@@ -21,7 +21,7 @@ from .jobs.shards import WORK
 from .jobs.stage import stage
 from .machine.places import PATH, Places
 from .machine.whole_files import write_whole
-from .models.checkpoints import SettingError
+from .models.checkpoints import ParameterError
 from .schemas.relaxation import Outcome, RelaxationDoc, RelaxedDatasetDoc
 from .schemas.shards import ShardDoc
 
@@ -42,18 +42,18 @@ MEANING = {
 
 
 def in_full(path: str | Path) -> Path:
-    """A folder given in full. Raises SettingError for another: a job does not run where it was submitted."""
+    """A folder given in full. Raises ParameterError for another: a job does not run where it was submitted."""
     folder = Path(path).expanduser()
     if not folder.is_absolute():
-        raise SettingError(f"give the folder {str(path)!r} in full: a job does not run where it was submitted")
+        raise ParameterError(f"give the folder {str(path)!r} in full: a job does not run where it was submitted")
     return folder
 
 
 def dataset_folder(dataset: Any) -> Path:
-    """The folder of a dataset given as such, or as a document with a `path`. Raises SettingError for neither."""
+    """The folder of a dataset given as such, or as a document with a `path`. Raises ParameterError for neither."""
     found = dataset.get("path") if isinstance(dataset, Mapping) else getattr(dataset, "path", dataset)
     if not isinstance(found, str | Path):
-        raise SettingError("a dataset is given as its folder, or as a document with its path")
+        raise ParameterError("a dataset is given as its folder, or as a document with its path")
     return in_full(found)
 
 
@@ -75,8 +75,8 @@ class MergeShardsMaker(Maker):
     def make(self, dataset: str | Mapping[str, Any], shards: Sequence[RelaxationDoc], out: str) -> RelaxedDatasetDoc:
         """Merge the documents' shards into the folder `out`, where they may lie already.
 
-        dataset: the original, by its folder or a document with its path. Raises SettingError if a shard is missing, or
-        is of another dataset, or was relaxed otherwise than its fellows; DataError for a damaged file.
+        dataset: the original, by its folder or a document with its path. Raises ParameterError if a shard is missing,
+        or is of another dataset, or was relaxed otherwise than its fellows; DataError for a damaged file.
         """
         from dao_flows.model.data.shards import read_manifest
 
@@ -110,18 +110,18 @@ def merge(
     """Make a dataset of what was made of another one's shards; its manifest.
 
     told: for the manifest, beside the settings. rejects: lines that tell what was left out, for a file beside the
-    manifest. Raises SettingError for shards that are missing, of another dataset or made otherwise than their fellows,
-    DataError for a damaged file.
+    manifest. Raises ParameterError for shards that are missing, of another dataset or made otherwise than their
+    fellows, DataError for a damaged file.
     """
     from dao_flows.model.data.shards import MANIFEST, Manifest, read_manifest, write_manifest
 
     parent = read_manifest(folder)
     if target.resolve() == folder.resolve():
-        raise SettingError(f"{target} is the original dataset: merge into another folder")
+        raise ParameterError(f"{target} is the original dataset: merge into another folder")
     ordered = sorted(documents, key=lambda shard: shard.shard)
     _check_complete(parent, ordered)
     if (target / MANIFEST).exists() and read_manifest(target).parent != parent.sha256:
-        raise SettingError(f"{target} holds another dataset: merge into another folder")
+        raise ParameterError(f"{target} holds another dataset: merge into another folder")
     first = ordered[0].provenance.science
     splits: Counter[str] = Counter()
     for shard in ordered:
@@ -144,7 +144,7 @@ def merge(
         made_by=made_by,
     )
     if (target / MANIFEST).exists() and read_manifest(target).sha256 != manifest.sha256:
-        raise SettingError(f"{target} holds another dataset: merge into another folder")
+        raise ParameterError(f"{target} holds another dataset: merge into another folder")
     if rejects is not None:
         write_whole(target / REJECTS, rejects)
     write_manifest(target, manifest)
@@ -164,19 +164,19 @@ def merge_science(maker: str, manifest: Manifest) -> Science:
 
 
 def _check_complete(parent: Manifest, shards: Sequence[ShardDoc]) -> None:
-    """Raises SettingError unless these are the shards of the dataset, each once, made alike."""
+    """Raises ParameterError unless these are the shards of the dataset, each once, made alike."""
     if not parent.shards:
-        raise SettingError("the original dataset holds no crystals: there is nothing to merge")
+        raise ParameterError("the original dataset holds no crystals: there is nothing to merge")
     numbers = [shard.shard for shard in shards]
     if missing := sorted(set(range(len(parent.shards))) - set(numbers)):
-        raise SettingError(f"{len(missing)} of {len(parent.shards)} shards are missing, number {missing[0]} first")
+        raise ParameterError(f"{len(missing)} of {len(parent.shards)} shards are missing, number {missing[0]} first")
     if len(numbers) > len(parent.shards):
-        raise SettingError(f"{len(numbers)} shards are too many for a dataset of {len(parent.shards)}")
+        raise ParameterError(f"{len(numbers)} shards are too many for a dataset of {len(parent.shards)}")
     for shard, original in zip(shards, parent.shards, strict=True):
         if shard.dataset != parent.sha256 or shard.original.sha256 != original.sha256:
-            raise SettingError(f"shard {shard.shard} was made of another dataset, {shard.dataset[:12]}…")
+            raise ParameterError(f"shard {shard.shard} was made of another dataset, {shard.dataset[:12]}…")
         if _how(shard) != _how(shards[0]):
-            raise SettingError(
+            raise ParameterError(
                 f"shards {shards[0].shard} and {shard.shard} were made with different settings, checkpoints or "
                 "versions: make one of them again"
             )

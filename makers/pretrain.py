@@ -47,7 +47,7 @@ class PretrainFlowMaker(Maker):
     compare: CompareStagesMaker = field(default_factory=CompareStagesMaker)
 
     def check(self, sources: list[str]) -> None:
-        """Raises SourceError, SettingError or TrainingError for a source or a setting of any stage that cannot be."""
+        """Raises SourceError, ParameterError or TrainingError for a source or a setting of any stage that cannot be."""
         properties = self.ingest.config().properties
         for source in sources:
             if not source.startswith("store:"):  # the store of the job, which does not run yet

@@ -21,7 +21,7 @@ from .jobs.shards import NO_CRYSTAL, Chunk, Row, at_work, crystal_of, of_the_ori
 from .jobs.stage import stage
 from .machine.places import CHECKPOINT, PATH, Places
 from .merge import MergeShardsMaker, dataset_folder, in_full
-from .models.checkpoints import SettingError, card, load_model, pick_device
+from .models.checkpoints import ParameterError, card, load_model, pick_device
 from .schemas.relaxation import RelaxationDoc, RelaxedDatasetDoc
 from .schemas.shards import ShardFile
 
@@ -83,7 +83,7 @@ class RelaxDatasetMaker(Maker):
         """Relax shard number `shard` of a dataset (its folder, or a document with its path) into the folder `out`.
 
         A killed job goes on after the last finished chunk, and a finished shard is not computed again. Raises
-        SettingError for a setting or folder, DataError for a damaged dataset, CheckpointError.
+        ParameterError for a setting or folder, DataError for a damaged dataset, CheckpointError.
         """
         from dao_flows.model.data.shards import read_manifest
 
@@ -114,23 +114,23 @@ class RelaxDatasetMaker(Maker):
         return document
 
     def check(self) -> Card:
-        """The predictor's card. Raises SettingError for a setting out of range, CheckpointError for a checkpoint."""
+        """The predictor's card. Raises ParameterError for a setting out of range, CheckpointError for a checkpoint."""
         if not self.low < self.high:
-            raise SettingError(f"the window is empty: low ({self.low:g}) must be below high ({self.high:g}) eV/atom")
+            raise ParameterError(f"the window is empty: low ({self.low:g}) must be below high ({self.high:g}) eV/atom")
         for setting in ("iterations", "chunk_rows"):
             if getattr(self, setting) < 1:
-                raise SettingError(f"{setting} must be at least 1, not {getattr(self, setting)}")
+                raise ParameterError(f"{setting} must be at least 1, not {getattr(self, setting)}")
         for setting in ("max_displacement", "max_strain", "min_volume_ratio"):
             if not getattr(self, setting) > 0:
-                raise SettingError(f"{setting} must be above 0, not {getattr(self, setting):g}")
+                raise ParameterError(f"{setting} must be above 0, not {getattr(self, setting):g}")
         if not self.min_volume_ratio < 1 < self.max_volume_ratio:
-            raise SettingError("min_volume_ratio must be below 1, the original's volume, and max_volume_ratio above")
+            raise ParameterError("min_volume_ratio must be below 1, the original's volume, and max_volume_ratio above")
         if self.min_distance_ratio < 0:
-            raise SettingError("min_distance_ratio must not be negative")
+            raise ParameterError("min_distance_ratio must not be negative")
         return card(self.predictor, "dao-p")
 
     def science(self, manifest: Manifest, shard: int) -> Science:
-        """All that decides the result, known before the run. Raises SettingError if there is no such shard."""
+        """All that decides the result, known before the run. Raises ParameterError if there is no such shard."""
         settings = {name: value for name, value in asdict(self).items() if name not in ("name", "predictor", "device")}
         for name in ("low", "high", "max_displacement", "max_strain", *RATIOS):
             settings[name] = float(settings[name])  # 0 and 0.0 are one setting
@@ -246,7 +246,7 @@ def relax_jobs(
 
     A job itself, which reads the manifest when it runs: how many shards a dataset has may not be known before. Its
     output is the merged dataset's document. predictor: in place of the maker's, as the output of a training job.
-    Raises SettingError and DataError as the makers do.
+    Raises ParameterError and DataError as the makers do.
     """
     maker = maker or RelaxDatasetMaker()
     if predictor is not None:

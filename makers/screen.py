@@ -23,7 +23,7 @@ from .jobs.reuse import reusable
 from .jobs.stage import stage
 from .machine.parallel import parallel_map
 from .machine.places import CHECKPOINT, Places
-from .models.checkpoints import SettingError, card, load_model, pick_device
+from .models.checkpoints import ParameterError, card, load_model, pick_device
 from .models.force_field import known_name, package_version
 from .schemas.prediction import (
     CompositionPlan,
@@ -106,7 +106,7 @@ class ScreenMaker(Maker):
     def make(self, generation: GenerationDoc) -> ScreeningDoc:
         """Screen the candidates of a generation document.
 
-        Raises CompositionError for what the predictor does not cover, SettingError and CheckpointError.
+        Raises CompositionError for what the predictor does not cover, ParameterError and CheckpointError.
         """
         from dao_flows.model.runtime.batching import BatchLog
 
@@ -143,21 +143,21 @@ class ScreenMaker(Maker):
         )
 
     def check(self, plan: Sequence[CompositionPlan]) -> None:
-        """Raises CompositionError for all that the predictor does not cover, SettingError for a bad setting.
+        """Raises CompositionError for all that the predictor does not cover, ParameterError for a bad setting.
 
         A judge that is not installed is a bad setting, too.
         """
         for setting in ("min_distance_ratio", "min_distance", "min_volume_per_atom"):
             if getattr(self, setting) < 0:
-                raise SettingError(f"{setting} must not be negative")
+                raise ParameterError(f"{setting} must not be negative")
         for setting in ("symprec_tight", "symprec_loose", "ltol", "stol", "angle_tol", "relax_iterations"):
             if getattr(self, setting) <= 0:
-                raise SettingError(f"{setting} must be above 0, not {getattr(self, setting)}")
+                raise ParameterError(f"{setting} must be above 0, not {getattr(self, setting)}")
         if self.max_volume_per_atom <= self.min_volume_per_atom:
-            raise SettingError("max_volume_per_atom must be above min_volume_per_atom")
+            raise ParameterError("max_volume_per_atom must be above min_volume_per_atom")
         check_judge(self.judge, self.judge_steps, self.rank_by, self.softness)
         if self.top_k is not None and self.top_k < 1:
-            raise SettingError(f"top_k must be at least 1, not {self.top_k}")
+            raise ParameterError(f"top_k must be at least 1, not {self.top_k}")
         found = card(self.predictor, "dao-p")
         problems = {}
         for entry in plan:

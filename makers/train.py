@@ -29,7 +29,7 @@ from .jobs.run_folder import run_folder, run_root
 from .jobs.stage import stage as stage_job
 from .machine.places import CHECKPOINT, PATH, Places
 from .machine.queue_time import queue_seconds_left
-from .models.checkpoints import NAMES, SettingError, pick_device
+from .models.checkpoints import NAMES, ParameterError, pick_device
 from .models.register import check_name, register
 from .schemas.training import Rollback, TrainingDoc
 
@@ -92,7 +92,7 @@ class TrainMaker(Maker):
 
         dataset: folder of a dataset or a parquet file, or a document with its `path`. start: checkpoint, or the
         document of its training, in place of the maker's own. previous_run: for follow-up jobs, the run's folder.
-        Raises SettingError, TrainingError, DataError and CheckpointError with one line each.
+        Raises ParameterError, TrainingError, DataError and CheckpointError with one line each.
         """
         from dao_flows.model.train import CHECKPOINT
         from dao_flows.model.training.state import saved_step
@@ -105,7 +105,7 @@ class TrainMaker(Maker):
         before = saved_step(folder)
         if not self._launch(self.arguments(path, folder, parent, device), folder):
             if saved_step(folder) == before:
-                raise SettingError(f"training stopped without a single step; its folder is {folder}")
+                raise ParameterError(f"training stopped without a single step; its folder is {folder}")
             return Response(replace=self.make(str(path), str(parent) if parent else None, folder.name))
         card = self._labelled(folder / CHECKPOINT)
         if self.register_as is not None:
@@ -168,23 +168,24 @@ class TrainMaker(Maker):
     def check(self, path: Path = Path("data"), parent: Path | None = None) -> argparse.Namespace:
         """The settings, parsed; of a training from a dataset and a checkpoint. Call before submission.
 
-        Raises SettingError or TrainingError for one that cannot be, CheckpointError for a start or judge that is none.
+        Raises ParameterError or TrainingError for one that cannot be, CheckpointError for a start or judge that is
+        none.
         """
         from dao_flows.model.train import check, parser
 
         if self.kind not in NAMES:
-            raise SettingError(f"kind must be {' or '.join(NAMES)}, not {self.kind!r}")
+            raise ParameterError(f"kind must be {' or '.join(NAMES)}, not {self.kind!r}")
         for setting in ("processes", "nodes"):
             if getattr(self, setting) < 1:
-                raise SettingError(f"{setting} must be at least 1, not {getattr(self, setting)}")
+                raise ParameterError(f"{setting} must be at least 1, not {getattr(self, setting)}")
         if self.nodes > 1 and (not self.launcher or shutil.which(self.launcher[0]) is None):
-            raise SettingError(f"training on {self.nodes} nodes needs a launcher; there is no {self.launcher[:1]}")
+            raise ParameterError(f"training on {self.nodes} nodes needs a launcher; there is no {self.launcher[:1]}")
         if self.wall_time_s is not None and not self.wall_time_s > 0:
-            raise SettingError(f"wall_time_s must be positive, not {self.wall_time_s}")
+            raise ParameterError(f"wall_time_s must be positive, not {self.wall_time_s}")
         if self.register_as is not None:
             check_name(self.register_as)
         if taken := sorted(set(self.config) & set(OF_THE_MAKER)):
-            raise SettingError(f"config cannot set {', '.join(taken)}: the maker does")
+            raise ParameterError(f"config cannot set {', '.join(taken)}: the maker does")
         parent = parent or _checkpoint(self.start, self.kind)
         args = parser().parse_args(self.arguments(path, Path("run"), parent))
         check(args)
@@ -198,12 +199,12 @@ class TrainMaker(Maker):
         return str(architecture.get("objective") or "diffusion")
 
     def _seconds(self) -> float | None:
-        """How long this job may train; None: without end. Raises SettingError where the queue's time is up."""
+        """How long this job may train; None: without end. Raises ParameterError where the queue's time is up."""
         left = queue_seconds_left()
         if left is None:
             return self.wall_time_s
         if left <= MARGIN_S:
-            raise SettingError(
+            raise ParameterError(
                 f"only {left:.0f} s are left of the queue's time limit, too few to train: run the same again in a new "
                 "job; it goes on from the saved state"
             )
@@ -313,13 +314,13 @@ class TrainMaker(Maker):
 
 
 def _dataset(dataset: Any) -> Path:
-    """Where a dataset lies that is given as such, or as a document. Raises SettingError for neither."""
+    """Where a dataset lies that is given as such, or as a document. Raises ParameterError for neither."""
     found = dataset.get("path") if isinstance(dataset, Mapping) else getattr(dataset, "path", dataset)
     if not isinstance(found, str | Path):
-        raise SettingError("a dataset is given as its folder, a parquet file, or a document with its path")
+        raise ParameterError("a dataset is given as its folder, a parquet file, or a document with its path")
     path = Path(found).expanduser()
     if not path.is_absolute():
-        raise SettingError(
+        raise ParameterError(
             f"give the dataset {str(found)!r} with its full path: a job does not run where it is submitted"
         )
     return path
@@ -339,7 +340,7 @@ def _sha256(dataset: Path) -> str:
 def _checkpoint(reference: Any, kind: str) -> Path | None:
     """The folder of a checkpoint given by reference or as the document of its training, if one is given.
 
-    Raises CheckpointError if there is none, SettingError for one of another kind.
+    Raises CheckpointError if there is none, ParameterError for one of another kind.
     """
     from dao_flows.model.checkpoint.library import find
     from dao_flows.model.files.places import CARD
@@ -354,7 +355,7 @@ def _checkpoint(reference: Any, kind: str) -> Path | None:
         reference = str(path) if there else reference.checkpoint_sha256
     folder = find(str(reference))
     if (found := _card(folder).kind) != kind:
-        raise SettingError(f"{str(reference)!r} is a {NAMES[found]} checkpoint; a {NAMES[kind]} checkpoint is needed")
+        raise ParameterError(f"{str(reference)!r} is a {NAMES[found]} checkpoint; a {NAMES[kind]} checkpoint is needed")
     return folder.absolute()
 
 

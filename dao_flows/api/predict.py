@@ -38,7 +38,7 @@ from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.checkpoint.format import verify
 from dao_flows.model.checkpoint.library import find
 from dao_flows.model.files.places import at_home, checkpoint_in_full, library_in_full
-from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.names import SamplerName
 from dao_flows.settings import settings
 from dao_flows.store.candidates import CandidateBuilder, candidate_doc
 from dao_flows.store.runs import Batch, Run, RunLog, unfinished
@@ -189,7 +189,7 @@ def predict(
     out: str | Path | None = None,
     *,
     steps: int | None = None,
-    sampler: Sampler = "renoising",
+    sampler: SamplerName = "renoising",
     relax: bool | None = None,
     judge: str | None = None,
     judge_steps: int = 0,
@@ -229,7 +229,7 @@ def predict(
     Everything is checked before anything is computed. What is finished is stored batch by batch; a run that was
     interrupted goes on from there when it is called again, and one that finished is computed again without reuse.
 
-    Raises InputError, CompositionError, SettingError, CheckpointError, DataError or StoreError (all ValueErrors, one
+    Raises InputError, CompositionError, ParameterError, CheckpointError, DataError or StoreError (all ValueErrors, one
     line each), and Interrupted on Ctrl-C.
     """
     config = settings()
@@ -330,7 +330,7 @@ def prediction_maker(
     seed: int,
     guidance: bool | None,
     steps: int | None,
-    sampler: Sampler,
+    sampler: SamplerName,
     relax: bool | None,
     judge: str,
     judge_steps: int,
@@ -377,8 +377,8 @@ def prediction_maker(
 def plan_batches(entries: Sequence[Entry], maker: PredictFlowMaker, batch_candidates: int) -> list[PlannedBatch]:
     """The formulas in batches of one Z setting each, all of them checked.
 
-    What has the same reduced formula and Z shares a batch. Raises InputError for all bad formulas at once, SettingError
-    and CheckpointError.
+    What has the same reduced formula and Z shares a batch. Raises InputError for all bad formulas at once,
+    ParameterError and CheckpointError.
     """
     problems: list[str] = []
     groups: dict[tuple[str, Z], list[Entry]] = {}

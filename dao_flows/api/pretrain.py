@@ -113,7 +113,7 @@ class PretrainConfig(BaseModel):
         return {"device": self.device, "seed": self.seed, **split, **(self.evaluate or {})}
 
     def flow(self) -> Flow:
-        """The flow that does it, all checked. Raises InputError, SourceError, SettingError or TrainingError."""
+        """The flow that does it, all checked. Raises InputError, SourceError, ParameterError or TrainingError."""
         maker = self.maker()
         maker.check(self.sources)
         held_out = str(self.held_out) if self.held_out else None

@@ -63,7 +63,7 @@ def verify_candidates(
 
     backend: as `VerifyMaker` names them; reference_set: for formation energies and hulls (see docs/comparison.md).
     All is checked before anything runs. Calculations that the store holds are not repeated unless `again`; a candidate
-    whose calculation fails is told, and harms no other. Raises InputError, SettingError and StoreError.
+    whose calculation fails is told, and harms no other. Raises InputError, ParameterError and StoreError.
     """
     config = settings()
     jobs = job_store(config)

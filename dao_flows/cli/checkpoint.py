@@ -67,12 +67,12 @@ def show(
     from dao_flows.model.checkpoint.library import card_of
 
     if tree:
-        from dao_flows.model.checkpoint.lineage import ancestry
+        from dao_flows.model.checkpoint.lineage import checkpoint_lineage
 
         from .shared.tables import stdout
-        from .shared.tree import ancestry_tree
+        from .shared.tree import lineage_tree
 
-        stdout().print(ancestry_tree(ancestry(reference)))
+        stdout().print(lineage_tree(checkpoint_lineage(reference)))
         return
     print(json.dumps(asdict(card_of(reference)), indent=1, ensure_ascii=False))
 

@@ -13,7 +13,7 @@ import typer
 
 from dao_flows.errors import InputError
 from dao_flows.model.files.file_names import file_name
-from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.names import SamplerName
 
 from .shared.streams import talkative
 from .verify import BACKEND_HELP, REFERENCE_HELP, show
@@ -76,7 +76,7 @@ def predict(
     ] = None,
     reference: Annotated[str | None, typer.Option(help=REFERENCE_HELP)] = None,
     steps: Annotated[int | None, typer.Option(min=1, help=STEPS_HELP)] = None,
-    sampler: Annotated[Sampler, SAMPLER] = "renoising",
+    sampler: Annotated[SamplerName, SAMPLER] = "renoising",
     max_atoms: Annotated[
         int | None,
         typer.Option(min=1, help="Most atoms in a cell (otherwise 20, or a formula unit if it has more)."),

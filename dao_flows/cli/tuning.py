@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dao_flows.errors import InputError
-from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.names import SamplerName
 
 from .predict import AUTO_BF16, BF16, SAMPLER, STEPS_HELP, bf16_setting
 
@@ -101,7 +101,7 @@ def evaluate(
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger cells out.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Crystals drawn for each composition.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help=STEPS_HELP)] = None,
-    sampler: Annotated[Sampler, SAMPLER] = "renoising",
+    sampler: Annotated[SamplerName, SAMPLER] = "renoising",
     churn: Annotated[float, typer.Option(min=0, help="Noise that heun gives back before a step.")] = 0.0,
     bf16: Annotated[bool, BF16] = False,
     auto_bf16: Annotated[bool, AUTO_BF16] = False,

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from dao_flows.makers.schemas.document import Grown, Structure
+from dao_flows.makers.schemas.document import SparseModel, Structure
 from dao_flows.makers.schemas.prediction import Origin
 from dao_flows.makers.schemas.verification import Level
 
@@ -43,7 +43,7 @@ class Cost(BaseModel):
     dft_iteration_core_seconds: float | None
 
 
-class ComparisonDoc(Grown):
+class ComparisonDoc(SparseModel):
     """One verified candidate beside its prediction. Energies in eV/atom.
 
     rank: DAO's, within its composition in its run; predicted_energy_above_hull: DAO-P's; energy_per_atom: raw, as

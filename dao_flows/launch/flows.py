@@ -20,7 +20,7 @@ from dao_flows.model.checkpoint.format import verify as verify_checkpoint
 from dao_flows.model.checkpoint.library import available
 from dao_flows.model.checkpoint.library import find as find_checkpoint
 from dao_flows.model.files.places import library_in_full
-from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.names import SamplerName
 from dao_flows.model.templates.places import available as libraries
 from dao_flows.model.templates.places import open_library
 from dao_flows.store.candidates import find as find_candidate
@@ -63,7 +63,7 @@ def predict_flows(
     rank_by: str | None = None,
     top_k: int | None = None,
     steps: int | None = None,
-    sampler: Sampler = "renoising",
+    sampler: SamplerName = "renoising",
     max_atoms: int | None = None,
     bf16: Bf16 = False,
     templates: int | None = None,
@@ -77,7 +77,7 @@ def predict_flows(
     """A flow for each batch of formulas, with the same makers as `dao_flows.predict`, all checked.
 
     Checkpoints and libraries that are installed go by their sha256, for a name may mean another where the job runs; the
-    device is looked for there. Raises InputError, CompositionError, SettingError, CheckpointError and DataError.
+    device is looked for there. Raises InputError, CompositionError, ParameterError, CheckpointError and DataError.
     """
     maker = prediction_maker(
         checkpoint=pinned(checkpoint or config.checkpoint, "dao-g"),
@@ -117,7 +117,7 @@ def not_stored(planned: Sequence[Planned], jobs: JobStore) -> list[Planned]:
 
 
 def verify_flows(references: Sequence[str], candidates: Store, maker: VerifyMaker) -> list[Planned]:
-    """A flow for each stored candidate, given by id or the beginning of one. Raises InputError and SettingError."""
+    """A flow for each stored candidate, given by id or the beginning of one. Raises InputError and ParameterError."""
     if not references:
         raise InputError("no candidate given: `dao-flows list` shows their ids")
     found = {c.candidate_id: c for c in (find_candidate(candidates, reference) for reference in references)}

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from dao_flows.api.reuse import marks
 from dao_flows.errors import StoreError
 from dao_flows.makers.machine.masking import carries, environment_secrets
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.settings import Settings
 from dao_flows.store.stores import index, is_embedded, job_store
 
@@ -70,7 +70,7 @@ def submit(planned: Sequence[Planned], pad: LaunchPad, routes: Routes, queue: Qu
     """Submit flows, all of them checked before the first.
 
     A flow that was submitted before is shown and not submitted, unless `again`; of two that submit the same at once,
-    one does. A kill between two flows leaves the first whole, and the same command goes on. Raises SettingError for a
+    one does. A kill between two flows leaves the first whole, and the same command goes on. Raises ParameterError for a
     job that is too large or would carry credentials.
     """
     prepare(pad)
@@ -94,7 +94,7 @@ def _checked(planned: Planned, run_id: str) -> Workflow:
     for firework in workflow.fws:
         document = firework.to_db_dict()
         if (size := len(bson.encode(document))) > MAX_SPEC:
-            raise SettingError(
+            raise ParameterError(
                 f"the job {firework.name!r} of {planned.label} would be {size / 1e6:.1f} MB on the LaunchPad, at most "
                 f"{MAX_SPEC / 1e6:.0f} MB is allowed: give large inputs as files or datasets, or split the flow"
             )
@@ -105,7 +105,7 @@ def _checked(planned: Planned, run_id: str) -> Workflow:
         if found is None and (field := _secretive(document)):
             found = f"what its field {field} says"
         if found is not None:
-            raise SettingError(
+            raise ParameterError(
                 f"the job {firework.name!r} of {planned.label} would carry {found} to the LaunchPad "
                 "for all to read: give it to the workers by their environment instead"
             )

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.document import PrecisionChoice
-from dao_flows.model.sampling.names import Sampler
+from dao_flows.model.sampling.names import SamplerName
 
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint.format import Card
@@ -28,7 +28,7 @@ class SamplerSettings(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     steps: int | None
-    sampler: Sampler
+    sampler: SamplerName
     churn: float
     double: bool
     bf16: Bf16
@@ -38,7 +38,7 @@ Drawing = TypeVar("Drawing", bound=SamplerSettings)
 
 
 def sampler_config(maker: SamplerSettings, objective: str) -> SamplerConfig:
-    """The sampler's configuration. Raises SettingError for settings that exclude each other or are out of range.
+    """The sampler's configuration. Raises ParameterError for settings that exclude each other or are out of range.
 
     So does bf16='auto', which `settled` takes apart and the job settles. objective: the generator's.
     """
@@ -46,7 +46,7 @@ def sampler_config(maker: SamplerSettings, objective: str) -> SamplerConfig:
     from dao_flows.model.sampling.sampler import SamplerConfig, SamplingError
 
     if not isinstance(maker.bf16, bool):
-        raise SettingError(f"bf16 must be settled as true or false by now, not {maker.bf16!r}")
+        raise ParameterError(f"bf16 must be settled as true or false by now, not {maker.bf16!r}")
     try:
         return SamplerConfig(
             steps=STEPS[objective] if maker.steps is None else maker.steps,
@@ -56,7 +56,7 @@ def sampler_config(maker: SamplerSettings, objective: str) -> SamplerConfig:
             bf16=maker.bf16,
         )
     except SamplingError as error:
-        raise SettingError(str(error)) from None
+        raise ParameterError(str(error)) from None
 
 
 def sampler_parameters(maker: SamplerSettings, objective: str) -> dict[str, Any]:
@@ -70,16 +70,16 @@ def objective_of(architecture: Mapping[str, Any]) -> str:
 
 
 def settled(maker: Drawing) -> list[Drawing]:
-    """The maker, or for bf16='auto' both that may come of it, in fp32 and in bf16. Raises SettingError."""
+    """The maker, or for bf16='auto' both that may come of it, in fp32 and in bf16. Raises ParameterError."""
     if isinstance(maker.bf16, bool):
         return [maker]
     if maker.bf16 != "auto":
-        raise SettingError(f"bf16 must be true, false or 'auto', not {maker.bf16!r}")
+        raise ParameterError(f"bf16 must be true, false or 'auto', not {maker.bf16!r}")
     return [replace(maker, bf16=bf16) for bf16 in (False, True)]
 
 
 def check_sampling(maker: SamplerSettings, architecture: Mapping[str, Any]) -> None:
-    """Raises SettingError as sampler_config does, for either precision, and for a sampler that the generator has not.
+    """Raises ParameterError as sampler_config does, for either precision, and for a sampler that the generator has not.
 
     architecture: as on the generator's card, or what is known of it.
     """
@@ -93,18 +93,18 @@ def check_sampling(maker: SamplerSettings, architecture: Mapping[str, Any]) -> N
             check_sampler(config, objective)
             config.times(architecture.get("noise", {}).get("steps", NoiseConfig().steps))
         except SamplingError as error:
-            raise SettingError(str(error)) from None
+            raise ParameterError(str(error)) from None
 
 
 def check_guidance(generator: Card, predictor: Card) -> None:
-    """Raises SettingError for two that did not learn from the same noise."""
+    """Raises ParameterError for two that did not learn from the same noise."""
     from dao_flows.model.checkpoint.format import config_of
     from dao_flows.model.sampling.sampler import SamplingError, check_pair
 
     try:
         check_pair(config_of(generator.architecture), config_of(predictor.architecture))
     except SamplingError as error:
-        raise SettingError(f"{predictor.name} cannot guide {generator.name}: {error}") from None
+        raise ParameterError(f"{predictor.name} cannot guide {generator.name}: {error}") from None
 
 
 def measured_precision(model: DaoG, draws: Iterable[Sequence[Request]]) -> PrecisionChoice:

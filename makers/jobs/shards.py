@@ -19,7 +19,7 @@ from jobflow.core.state import CURRENT_JOB
 from pydantic import ValidationError
 
 from dao_flows.makers.machine.whole_files import write_whole
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.shards import Computation, ShardDoc, ShardFile, Spread
 
@@ -115,8 +115,8 @@ def at_work(
 ) -> Iterator[Document | ShardWork]:
     """The document of a shard, if it is finished, or the work to be done, which no other process does meanwhile.
 
-    dataset: folder and manifest; target: folder of the results; science: its inputs name the shard. Raises SettingError
-    for a folder that holds something else, DataError for a damaged shard.
+    dataset: folder and manifest; target: folder of the results; science: its inputs name the shard. Raises
+    ParameterError for a folder that holds something else, DataError for a damaged shard.
     """
     from dao_flows.model.data.shards import shard_path
 
@@ -137,17 +137,17 @@ def at_work(
 
 
 def _refuse_other_results(target: Path, folder: Path, manifest: Manifest) -> None:
-    """Raises SettingError if the folder for the results is the dataset's own, or holds another dataset."""
+    """Raises ParameterError if the folder for the results is the dataset's own, or holds another dataset."""
     from dao_flows.model.data.shards import MANIFEST, read_manifest
 
     if target.resolve() == folder.resolve():
-        raise SettingError(f"{target} is the dataset itself: take another folder for the results")
+        raise ParameterError(f"{target} is the dataset itself: take another folder for the results")
     if (target / MANIFEST).exists() and read_manifest(target).parent != manifest.sha256:
-        raise SettingError(f"{target} holds another dataset: take another folder for the results")
+        raise ParameterError(f"{target} holds another dataset: take another folder for the results")
 
 
 def _finished(kind: type[Document], result: Path, science: Science) -> Document | None:
-    """The document of the shard if it lies there whole. Raises SettingError if it was made otherwise."""
+    """The document of the shard if it lies there whole. Raises ParameterError if it was made otherwise."""
     from dao_flows.model.data.shards import file_sha256
 
     record = result.with_suffix(".json")
@@ -156,9 +156,9 @@ def _finished(kind: type[Document], result: Path, science: Science) -> Document 
     try:
         document = kind.model_validate_json(record.read_bytes())
     except ValidationError:
-        raise SettingError(f"{record} cannot be read: delete it, or take another folder for the results") from None
+        raise ParameterError(f"{record} cannot be read: delete it, or take another folder for the results") from None
     if document.provenance.science_hash != science_hash(science):
-        raise SettingError(
+        raise ParameterError(
             f"{result} was made from other data, with other settings or another version: take another folder"
         )
     whole = result.is_file() and file_sha256(result) == document.result.sha256
@@ -176,9 +176,9 @@ def _taken(kind: type[Document], science: Science) -> Document | None:
 
 
 def shard_inputs(manifest: Manifest, shard: int) -> dict[str, Any]:
-    """What the science of a shard names as its inputs. Raises SettingError if there is no such shard."""
+    """What the science of a shard names as its inputs. Raises ParameterError if there is no such shard."""
     if not 0 <= shard < len(manifest.shards):
-        raise SettingError(f"there is no shard {shard}: the dataset has {len(manifest.shards)}, the first is 0")
+        raise ParameterError(f"there is no shard {shard}: the dataset has {len(manifest.shards)}, the first is 0")
     return {"dataset": manifest.sha256, "shard": shard, "shard_sha256": manifest.shards[shard].sha256}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.model.files.places import absolute, at_home, checkpoint_in_full, library_in_full
 
 FOLDERS = (
@@ -47,7 +47,7 @@ def environment_in_full() -> Iterator[None]:
 
 
 def check_environment() -> None:
-    """Raises SettingError for a folder that is not named in full: a job does not run where it was named."""
+    """Raises ParameterError for a folder that is not named in full: a job does not run where it was named."""
     for name in FOLDERS:
         if (value := os.environ.get(name)) and not at_home(value).is_absolute():
-            raise SettingError(f"{name} is {value!r}: name it in full, for a job does not run where it was submitted")
+            raise ParameterError(f"{name} is {value!r}: name it in full, for a job does not run where it was submitted")

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 NAMES = {"dao-g": "DAO-G", "dao-p": "DAO-P"}
 
 
-class SettingError(ValueError):
+class ParameterError(ValueError):
     """A maker's setting is out of range or does not fit another; the message says which and what to do."""
 
 
 def pick_device(device: str) -> str:
-    """'auto' is CUDA where there is one, else the CPU. Raises SettingError for a device that is not there."""
+    """'auto' is CUDA where there is one, else the CPU. Raises ParameterError for a device that is not there."""
     import torch
 
     if device == "auto":
@@ -23,17 +23,22 @@ def pick_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; try 'auto'") from None
+        raise ParameterError(
+            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; try 'auto'"
+        ) from None
     return device
 
 
 def card(reference: str, kind: str) -> Card:
-    """The card of a checkpoint of this kind. Raises CheckpointError if there is none, SettingError if it is another."""
+    """The card of a checkpoint of this kind.
+
+    Raises CheckpointError if there is none, ParameterError if it is of another kind.
+    """
     from dao_flows.model.checkpoint.library import card_of
 
     found = card_of(reference)
     if found.kind != kind:
-        raise SettingError(f"{reference!r} is a {NAMES[found.kind]} checkpoint; a {NAMES[kind]} checkpoint is needed")
+        raise ParameterError(f"{reference!r} is a {NAMES[found.kind]} checkpoint; a {NAMES[kind]} checkpoint is needed")
     return found
 
 

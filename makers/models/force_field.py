@@ -18,7 +18,7 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
-from .checkpoints import SettingError
+from .checkpoints import ParameterError
 
 CHGNET = "CHGNet"
 INSTALL = "pip install 'dao-flows[forcefields]'"
@@ -70,10 +70,10 @@ class Relaxed:
 def names() -> dict[str, str]:
     """The closed list: each way to write the name of a force field of atomate2 -> its name.
 
-    atomate2 takes others, too, and imports what they name. Raises SettingError if it is not installed.
+    atomate2 takes others, too, and imports what they name. Raises ParameterError if it is not installed.
     """
     if find_spec("atomate2") is None:
-        raise SettingError(f"force fields need atomate2: {INSTALL}")
+        raise ParameterError(f"force fields need atomate2: {INSTALL}")
     from atomate2.forcefields.utils import MLFF
 
     known = [member for member in MLFF if member is not MLFF.Forcefield]
@@ -81,31 +81,31 @@ def names() -> dict[str, str]:
 
 
 def known_name(name: str) -> str:
-    """A force field's name as atomate2's list has it. Raises SettingError for one that is not on it."""
+    """A force field's name as atomate2's list has it. Raises ParameterError for one that is not on it."""
     known = names()
     if (found := known.get(name.removeprefix("MLFF."))) is None:
-        raise SettingError(
+        raise ParameterError(
             f"atomate2 has no force field {name!r}: take one of {', '.join(sorted(set(known.values())))}"
         )
     return found
 
 
 def package_version(name: str) -> str:
-    """The version of the package that computes a force field. Raises SettingError if it is not installed."""
+    """The version of the package that computes a force field. Raises ParameterError if it is not installed."""
     from atomate2.forcefields.utils import MLFF, _get_pkg_name, _get_pkg_version
 
     label = MLFF(known_name(name))
     if (version := _get_pkg_version(label)) is None:
         fix = INSTALL if label is MLFF.CHGNet else f"install {_get_pkg_name(label) or label.value}"
-        raise SettingError(f"the package of the force field {label.value} is not installed: {fix}")
+        raise ParameterError(f"the package of the force field {label.value} is not installed: {fix}")
     return str(version)
 
 
 class ForceField:
     """A force field on a device ('cpu', 'cuda', 'cuda:0'), opened when the first figure is asked for.
 
-    Raises SettingError for a name that is not known, or cannot be used here. Whatever goes wrong with one structure is
-    a ForceFieldError; the next one can be computed.
+    Raises ParameterError for a name that is not known, or cannot be used here. Whatever goes wrong with one structure
+    is a ForceFieldError; the next one can be computed.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
@@ -173,7 +173,7 @@ class ForceField:
                 return ase_calculator(label, **settings)
         except Exception as error:  # what is missing depends on the package
             said = _one_line(error)
-            raise SettingError(f"the force field {self.name} cannot be used here: {said}; take {CHGNET}") from None
+            raise ParameterError(f"the force field {self.name} cannot be used here: {said}; take {CHGNET}") from None
 
     @contextmanager
     def _one_structure(self) -> Iterator[Any]:
@@ -184,7 +184,7 @@ class ForceField:
         torch.set_default_dtype(self._dtype or before)
         try:
             yield self._calculator
-        except (SettingError, ForceFieldError):
+        except (ParameterError, ForceFieldError):
             raise
         except Exception as error:
             raise ForceFieldError(_one_line(error)) from error

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from dao_flows.model.files.file_names import is_file_name
 
-from .checkpoints import SettingError
+from .checkpoints import ParameterError
 
 
 def check_name(name: str) -> str:
-    """The name itself. Raises SettingError for one that cannot be a checkpoint's."""
+    """The name itself. Raises ParameterError for one that cannot be a checkpoint's."""
     if not is_file_name(name):
-        raise SettingError(f"{name!r} cannot be the name of a checkpoint: letters, digits, -, _ and . can, up to 100")
+        raise ParameterError(f"{name!r} cannot be the name of a checkpoint: letters, digits, -, _ and . can, up to 100")
     return name
 
 

@@ -32,7 +32,7 @@ Structure = Annotated[
 PlainData = Annotated[dict[str, Any], AfterValidator(unnamed)]
 
 
-def _settings_apart(parameters: dict[str, Any]) -> dict[str, Any]:
+def settings_apart(parameters: dict[str, Any]) -> dict[str, Any]:
     """A calculator's settings tell its classes: nothing else may name any."""
     unnamed({name: value for name, value in parameters.items() if name != "settings"})
     unreferenced(parameters.get("settings"))
@@ -43,7 +43,7 @@ class Science(BaseModel):
     """All that decides a result, and nothing else. Known before the run."""
 
     maker: str = Field(description="class of the maker")
-    parameters: Annotated[dict[str, Any], AfterValidator(_settings_apart)] = Field(description="its settings, resolved")
+    parameters: Annotated[dict[str, Any], AfterValidator(settings_apart)] = Field(description="its settings, resolved")
     inputs: PlainData = Field(description="compositions and cells, or science hashes of input documents")
     checkpoints: dict[str, str] = Field(description="role -> sha256 of the weights")
     seed: int | None = None
@@ -102,7 +102,7 @@ class Provenance(BaseModel):
     files: dict[str, str] = Field(default_factory=dict)
 
 
-class Grown(BaseModel):
+class SparseModel(BaseModel):
     """Fields in LATER are written where they say something, so that documents from before them stay as they were."""
 
     LATER: ClassVar[frozenset[str]] = frozenset()

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from .document import SCHEMA_VERSION, Grown, Provenance, Structure
+from .document import SCHEMA_VERSION, Provenance, SparseModel, Structure
 
 Cause = Literal["generation", "geometry", "charge", "energy", "duplicate", "rank"]
 
@@ -45,7 +45,7 @@ class Judgement(BaseModel):
         return f"{self.value:.4f} {self.unit} by {self.model} {self.model_version}{relaxed}"
 
 
-class Origin(Grown):
+class Origin(SparseModel):
     """Where a candidate comes from. drawn: DAO-G drew it; else it is a known crystal of a library.
 
     template: with its elements exchanged and its cell scaled; known: of the very composition, as the library has it.
@@ -87,7 +87,7 @@ def told_origin(origin: Origin | None) -> str:
     return (origin or Origin(kind="drawn")).told()
 
 
-class Cells(Grown):
+class Cells(SparseModel):
     """Candidates of one composition with z formula units per cell. templates: those that come from a library."""
 
     LATER: ClassVar[frozenset[str]] = frozenset({"templates"})
@@ -103,7 +103,7 @@ class Cells(Grown):
         return self.candidates + self.templates
 
 
-class CompositionPlan(Grown):
+class CompositionPlan(SparseModel):
     """What a composition was taken to mean.
 
     asked: as typed; cells: all Z that drawing may take, those that got no candidate too, and larger ones for which
@@ -118,7 +118,7 @@ class CompositionPlan(Grown):
     looked_up: list[int] = Field(default_factory=list)
 
 
-class GeneratedCandidate(Grown):
+class GeneratedCandidate(SparseModel):
     """A draw of DAO-G, or a template.
 
     index: its number among the draws of this formula and Z, or among all templates of this formula, best first. origin:
@@ -181,7 +181,7 @@ class Relaxation(BaseModel):
     energy_before: Energy
 
 
-class ScreenedCandidate(Grown):
+class ScreenedCandidate(SparseModel):
     """A candidate that passed. rank: 1 is the best of its composition, as ScreenMaker's rank_by says."""
 
     LATER: ClassVar[frozenset[str]] = frozenset({"origin", "judgement", "unjudged"})

@@ -14,7 +14,7 @@ from time import monotonic
 from pymatgen.core.structure import Structure
 
 from dao_flows.makers.jobs.progress import report
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.force_field import CHGNET, ForceField, ForceFieldError, package_version
 from dao_flows.makers.schemas.document import JudgeCost
 from dao_flows.makers.schemas.prediction import Judgement
@@ -39,7 +39,8 @@ def chosen(judge: str, rank_by: str | None) -> tuple[str | None, str]:
     """The judge and the ranking of a prediction, from what was asked for.
 
     judge: a force field's name; 'none'; or 'auto': CHGNet where it is installed and the ranking can use it. rank_by:
-    None: 'both' with a judge, else 'agreement'. Imports nothing. Raises SettingError for a ranking that needs a judge.
+    None: 'both' with a judge, else 'agreement'. Imports nothing. Raises ParameterError for a ranking that needs a
+    judge.
     """
     if judge == NONE:
         return None, rank_by or "agreement"
@@ -51,15 +52,15 @@ def chosen(judge: str, rank_by: str | None) -> tuple[str | None, str]:
 
 
 def check(judge: str | None, steps: int, rank_by: str, softness: float) -> None:
-    """Raises SettingError for settings that do not fit together, and a force field that cannot be used here."""
+    """Raises ParameterError for settings that do not fit together, and a force field that cannot be used here."""
     if rank_by not in RANKINGS:
-        raise SettingError(f"rank_by must be one of {', '.join(RANKINGS)}, not {rank_by!r}")
+        raise ParameterError(f"rank_by must be one of {', '.join(RANKINGS)}, not {rank_by!r}")
     if rank_by in OF_A_JUDGE and judge is None:
-        raise SettingError(f"rank_by {rank_by!r} needs a judge: a force field such as {CHGNET}")
+        raise ParameterError(f"rank_by {rank_by!r} needs a judge: a force field such as {CHGNET}")
     if steps < 0 or (steps and judge is None):
-        raise SettingError(f"judge_steps must not be negative, and need a judge: a force field such as {CHGNET}")
+        raise ParameterError(f"judge_steps must not be negative, and need a judge: a force field such as {CHGNET}")
     if not softness > 0:
-        raise SettingError(f"softness must be above 0, not {softness}")
+        raise ParameterError(f"softness must be above 0, not {softness}")
     if judge is not None:
         package_version(judge)
 

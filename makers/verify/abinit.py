@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -51,9 +51,9 @@ def tables() -> Iterator[Table]:
 
 
 def table(folder: Path) -> Table:
-    """The files of a folder by element: Si.psp8 before Si-sp.psp8, psp8 before XML. Raises SettingError."""
+    """The files of a folder by element: Si.psp8 before Si-sp.psp8, psp8 before XML. Raises ParameterError."""
     if not folder.is_dir():
-        raise SettingError(f"{FOLDER_VARIABLE}: {folder} is not a folder")
+        raise ParameterError(f"{FOLDER_VARIABLE}: {folder} is not a folder")
     files: dict[str, Path] = {}
     for path in sorted(
         folder.iterdir(), key=lambda p: (SUFFIXES.index(p.suffix) if p.suffix in SUFFIXES else 9, p.stem)
@@ -68,7 +68,7 @@ def table(folder: Path) -> Table:
 
 
 def choose(elements: Collection[str]) -> Table:
-    """The first table that has all elements. Raises SettingError that names what is missing."""
+    """The first table that has all elements. Raises ParameterError that names what is missing."""
     found = list(tables())
     for candidate in found:
         if set(elements) <= set(candidate.files):
@@ -76,10 +76,10 @@ def choose(elements: Collection[str]) -> Table:
     own = f"put PBE files (El.psp8 or El.xml) in a folder and set {FOLDER_VARIABLE} to it"
     fix = f"{own}, or `abips.py install {REPOSITORY[0]}`"
     if not found:
-        raise SettingError(f"ABINIT has no pseudopotentials here: apt install abinit-data, or {fix}")
+        raise ParameterError(f"ABINIT has no pseudopotentials here: apt install abinit-data, or {fix}")
     missing = "; ".join(f"{', '.join(sorted(set(elements) - set(t.files)))} in {t.name}" for t in found)
     wanted = ", ".join(sorted(elements))
-    raise SettingError(f"no table of ABINIT pseudopotentials has all of {wanted} (missing: {missing}): {fix}")
+    raise ParameterError(f"no table of ABINIT pseudopotentials has all of {wanted} (missing: {missing}): {fix}")
 
 
 def fill(maker: Any, structure: Structure) -> dict[str, str]:

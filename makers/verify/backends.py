@@ -9,7 +9,7 @@ from typing import Any
 
 from jobflow.core.maker import Maker
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.force_field import CHGNET, known_name
 from dao_flows.makers.models.force_field import INSTALL as OF_FORCE_FIELDS
 
@@ -32,26 +32,26 @@ class Backend:
     def replaced(self, steps: Mapping[str, Maker | None]) -> Backend:
         """With makers of the user's: those of a known name replace, None leaves out, others are added at the end.
 
-        Raises SettingError if nothing is left.
+        Raises ParameterError if nothing is left.
         """
         merged = {name: maker for name, maker in {**self.steps, **steps}.items() if maker is not None}
         if not merged:
-            raise SettingError(f"the backend {self.name!r} is left without a calculation: keep one of its steps")
+            raise ParameterError(f"the backend {self.name!r} is left without a calculation: keep one of its steps")
         return Backend(self.name, self.code, merged, self.hands_on)
 
 
 def backend(name: str) -> Backend:
-    """A preset by its name. Raises SettingError if there is none, or atomate2 is not installed."""
+    """A preset by its name. Raises ParameterError if there is none, or atomate2 is not installed."""
     preset, _, option = name.partition(":")
     if preset not in PRESETS or (option and preset != "forcefield"):
-        raise SettingError(f"there is no backend {name!r}: take one of {', '.join(PRESETS)}, or forcefield:NAME")
+        raise ParameterError(f"there is no backend {name!r}: take one of {', '.join(PRESETS)}, or forcefield:NAME")
     if find_spec("atomate2") is None:
-        raise SettingError(f"the backend {name!r} needs atomate2: {INSTALL[preset.split('-')[0]]}")
+        raise ParameterError(f"the backend {name!r} needs atomate2: {INSTALL[preset.split('-')[0]]}")
     try:
         return PRESETS[preset](option) if option else PRESETS[preset]()
     except ImportError as error:
         line = str(error).splitlines()[0]
-        raise SettingError(f"the backend {name!r} cannot be used: {line}; {INSTALL[preset.split('-')[0]]}") from None
+        raise ParameterError(f"the backend {name!r} cannot be used: {line}; {INSTALL[preset.split('-')[0]]}") from None
 
 
 def vasp() -> Backend:

@@ -36,7 +36,7 @@ from dao_flows.makers.jobs.stage import stage
 from dao_flows.makers.machine.folder_hashes import PREFIX, folder_hashes
 from dao_flows.makers.machine.masking import mask
 from dao_flows.makers.machine.places import Places
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.decoding import CALLS
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.verification import CalculationDoc
@@ -116,7 +116,7 @@ class CalculateMaker(Maker):
         pseudos: dict[str, str] = {}
         try:
             pseudos = self._fill(calculator, structure)
-        except SettingError as lacking:
+        except ParameterError as lacking:
             error = str(lacking)
         science = self.science(calculator, structure, before, pseudos)
         known = {"candidate_id": candidate_id, "backend": self.backend, "step": self.step}

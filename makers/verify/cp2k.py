@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 
 if TYPE_CHECKING:
     from pymatgen.core.structure import Structure
@@ -19,18 +19,18 @@ BASIS_FILE, POTENTIAL_FILE = "BASIS_MOLOPT", "GTH_POTENTIALS"
 
 
 def data_folder() -> Path:
-    """The folder with the files of basis sets and potentials. Raises SettingError."""
+    """The folder with the files of basis sets and potentials. Raises ParameterError."""
     folder = Path(os.environ.get(FOLDER_VARIABLE) or SHARED).expanduser()
     for name in (BASIS_FILE, POTENTIAL_FILE):
         if not (folder / name).is_file():
-            raise SettingError(
+            raise ParameterError(
                 f"CP2K's {name} is not in {folder}: apt install cp2k-data, or set {FOLDER_VARIABLE} to its data folder"
             )
     return folder
 
 
 def basis_and_potential(elements: Collection[str], basis: str, potential: str) -> dict[str, dict[str, Any]]:
-    """Objects of pymatgen for each element, as atomate2's input sets take them. Raises SettingError."""
+    """Objects of pymatgen for each element, as atomate2's input sets take them. Raises ParameterError."""
     folder = data_folder()
     found: dict[str, dict[str, Any]] = {}
     missing = []
@@ -40,7 +40,7 @@ def basis_and_potential(elements: Collection[str], basis: str, potential: str) -
         if one and other:
             found[element] = _parsed(one, other) | {"aux_basis": None}
     if missing:
-        raise SettingError(f"CP2K's {folder} has {', '.join(missing)}: name others with makers of your own")
+        raise ParameterError(f"CP2K's {folder} has {', '.join(missing)}: name others with makers of your own")
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dao_flows.makers.jobs.provenance import installed_version
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.force_field import package_version
 
 from . import abinit, cp2k
@@ -59,7 +59,7 @@ def requirements(code: str) -> Iterator[Requirement]:
 
 
 def check(backend: Backend, elements: Collection[str]) -> None:
-    """Raises SettingError, one line, for the first thing that the backend lacks here for these elements.
+    """Raises ParameterError, one line, for the first thing that the backend lacks here for these elements.
 
     Call it where the jobs are to run. Makers of the user's with pseudopotentials of their own are taken at their word.
     """
@@ -69,7 +69,7 @@ def check(backend: Backend, elements: Collection[str]) -> None:
     for requirement in requirements(backend.code):
         pseudos = requirement.name.endswith(("pseudopotentials", "data"))
         if requirement.found is None and not (pseudos and not _presets_pseudos(backend)):
-            raise SettingError(f"{requirement.name} not found: {requirement.fix}")
+            raise ParameterError(f"{requirement.name} not found: {requirement.fix}")
     if not _presets_pseudos(backend):
         return
     if backend.code == "abinit":
@@ -82,7 +82,7 @@ def check(backend: Backend, elements: Collection[str]) -> None:
 
 
 def _check_force_field(backend: Backend) -> None:
-    """Raises SettingError if the package of a force field is not installed."""
+    """Raises ParameterError if the package of a force field is not installed."""
     from atomate2.forcefields.utils import MLFF
 
     for maker in backend.steps.values():
@@ -144,7 +144,7 @@ def _abinit_pseudos() -> Requirement:
     fix = f"apt install abinit-data, or set {abinit.FOLDER_VARIABLE} to a folder of El.psp8 or El.xml files"
     try:
         found = [f"{table.name} ({len(table.files)} elements)" for table in abinit.tables()]
-    except SettingError as error:
+    except ParameterError as error:
         return Requirement("abinit: pseudopotentials", None, str(error))
     return Requirement("abinit: pseudopotentials", ", ".join(found) or None, fix)
 
@@ -152,7 +152,7 @@ def _abinit_pseudos() -> Requirement:
 def _cp2k_data() -> Requirement:
     try:
         return Requirement("cp2k: data", str(cp2k.data_folder()), "")
-    except SettingError as error:
+    except ParameterError as error:
         return Requirement("cp2k: data", None, str(error))
 
 

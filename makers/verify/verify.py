@@ -19,7 +19,7 @@ from dao_flows import __version__
 from dao_flows.makers.jobs.provenance import digest, execution_record, provenance
 from dao_flows.makers.jobs.stage import stage
 from dao_flows.makers.machine.places import QUERIES, REFERENCE, Places, told
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.prediction import ScreenedCandidate, ScreeningDoc
 from dao_flows.makers.schemas.verification import CalculationDoc, CalculationRecord, HullEnergy, VerificationDoc
@@ -66,8 +66,8 @@ class VerifyMaker(Maker):
     def make(self, structure: Structure, candidate_id: str, science_hash: str, formula: str) -> Flow:
         """A flow of the calculations of one candidate, whose output is a VerificationDoc.
 
-        science_hash: of the screening that ranked the candidate. Raises SettingError for a backend or step that cannot
-        be. A candidate that cannot be a crystal is not sent: the flow only writes the document that says so.
+        science_hash: of the screening that ranked the candidate. Raises ParameterError for a backend or step that
+        cannot be. A candidate that cannot be a crystal is not sent: the flow only writes the document that says so.
         """
         preset = self.preset()
         sent = symmetrised_primitive(structure, self.symprec)
@@ -103,16 +103,16 @@ class VerifyMaker(Maker):
         return Flow([*jobs, summary], output=summary.output, name=f"{self.name} {candidate_id}")
 
     def preset(self) -> Backend:
-        """The backend with the user's makers in it. Raises SettingError."""
+        """The backend with the user's makers in it. Raises ParameterError."""
         return backend(self.backend).replaced(self.steps)
 
     def check(self, elements: Collection[str]) -> None:
-        """Raises SettingError, one line, if the calculations could not run on this machine for these elements.
+        """Raises ParameterError, one line, if the calculations could not run on this machine for these elements.
 
         And ReferenceSetError for a reference set that cannot be read.
         """
         if self.top < 1:
-            raise SettingError(f"top must be at least 1, not {self.top}")
+            raise ParameterError(f"top must be at least 1, not {self.top}")
         check(self.preset(), elements)
         if self.reference is not None and not self.reference.startswith("store:"):  # that is the job's, not there yet
             from dao_flows.makers.reference import reference_set

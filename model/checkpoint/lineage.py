@@ -32,11 +32,11 @@ class Ancestor:
         """What is told of the training data: file, sha256, rows, and of a dataset its sources and parent."""
         return (self.training or {}).get("data") or {}
 
-    def walk(self) -> Iterator[Ancestor]:
+    def ancestors(self) -> Iterator[Ancestor]:
         """It and all before it."""
         yield self
         for parent in self.parents:
-            yield from parent.walk()
+            yield from parent.ancestors()
 
 
 def remembered(card: Card) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def remembered(card: Card) -> list[dict[str, Any]]:
     return [told, *card.training.get("parents", [])]
 
 
-def ancestry(reference: str) -> Ancestor:
+def checkpoint_lineage(reference: str) -> Ancestor:
     """A checkpoint with its whole ancestry, as far as the library holds it or cards remember it.
 
     Raises CheckpointError if there is no such checkpoint.

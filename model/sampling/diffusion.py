@@ -1,4 +1,4 @@
-"""Walks of a generator that learned the score and ε of a diffusion (arXiv 2503.10471, Methods)."""
+"""Samplers of a generator that learned the score and ε of a diffusion (arXiv 2503.10471, Methods)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from dao_flows.model.crystals import Crystals
 
 from .requests import NormalStreams
-from .sampler import Walk, energy_gradient
+from .sampler import Sampler, energy_gradient
 
 CORRECTOR_STEP = 1e-5  # Langevin step at σ_1; grows with σ²
 KARRAS = 7.0  # exponent of the schedule of arXiv 2206.00364, table 1
 
 
-class _Diffusion(Walk):
+class _Diffusion(Sampler):
     def start(self, noise: NormalStreams) -> tuple[Tensor, Tensor]:
-        """As Walk.start."""
+        """As Sampler.start."""
         return noise.coordinates(uniform=True), noise.lattice()
 
     def downhill(self, crystals: Crystals, t: int, s: int) -> tuple[Tensor | float, Tensor | float]:
@@ -42,7 +42,7 @@ class Renoising(_Diffusion):
     """
 
     def step(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> Crystals:
-        """As Walk.step."""
+        """As Sampler.step."""
         schedule, alpha_bar = self.schedule, self.schedule.alpha_bar
         output = self.output(crystals, t)
         variance_x, variance_l = float(schedule.sigma[t]) ** 2, float(1 - alpha_bar[t])
@@ -65,7 +65,7 @@ class Ancestral(_Diffusion):
     """Ancestral sampling over all times or a stride of them."""
 
     def step(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> Crystals:
-        """As Walk.step."""
+        """As Sampler.step."""
         schedule = self.schedule
         sigma, norm = float(schedule.sigma[t]), float(schedule.score_norm[t])
         output = self.output(crystals, t)
@@ -84,7 +84,7 @@ class PredictorCorrector(Ancestral):
     """The published sampler: a Langevin step on the coordinates before each ancestral one."""
 
     def step(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> Crystals:
-        """As Walk.step."""
+        """As Sampler.step."""
         sigma, norm = float(self.schedule.sigma[t]), float(self.schedule.score_norm[t])
         length = CORRECTOR_STEP * (sigma / self.schedule.config.sigma_min) ** 2
         score = self.output(crystals, t).score * norm
@@ -113,7 +113,7 @@ class Heun(_Diffusion):
         return [*sorted({int(t) for t in nearest}, reverse=True), 0]
 
     def step(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> Crystals:
-        """As Walk.step."""
+        """As Sampler.step."""
         crystals, t = self._noisier(crystals, t, s, noise)
         slope_x, eps = self._slope(crystals, t)
         ahead = self._euler(crystals, t, s, slope_x, eps)

@@ -1,4 +1,4 @@
-"""Walks of a generator that learned by flow matching (`flow`): along its velocity, from the base at T to the crystal.
+"""Samplers of a generator that learned by flow matching: along its velocity, from the base at T to the crystal.
 
 Guidance takes the velocity of a path whose ends are weighted by exp(−λE): −λ·(1 − s)/s·σ²·∇E is added to it, σ the
 spread of the base (the score of a Gaussian path in terms of its velocity; for the coordinates, an approximation).
@@ -19,15 +19,15 @@ from dao_flows.model.process.flow_matching import (
 )
 
 from .requests import NormalStreams
-from .sampler import Walk, energy_gradient
+from .sampler import Sampler, energy_gradient
 
 FIRST = 0.6  # share of the path that is left after renoising's first step: steps serve better there (docs/sampling.md)
 EARLIEST = 0.1  # share of the path from which on guidance counts: before, its factor has no bound
 
 
-class _Flow(Walk):
+class _Flow(Sampler):
     def start(self, noise: NormalStreams) -> tuple[Tensor, Tensor]:
-        """As Walk.start."""
+        """As Sampler.start."""
         return noise.coordinates(uniform=True), stretch(base_lattice(noise.lattice()))
 
     def times(self) -> list[int]:
@@ -52,7 +52,7 @@ class _Flow(Walk):
 class FlowRenoising(_Flow):
     """Each step goes to the end of the path, and from there back to s on the path of another beginning.
 
-    As `diffusion_walks.Renoising` does: errors that the network made on one beginning do not last.
+    As `diffusion.Renoising` does: errors that the network made on one beginning do not last.
     """
 
     def times(self) -> list[int]:
@@ -65,7 +65,7 @@ class FlowRenoising(_Flow):
         return [self.last, *(round(first * (1 - i / rest)) for i in range(rest + 1))]
 
     def step(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> Crystals:
-        """As Walk.step."""
+        """As Sampler.step."""
         log = log_stretch(crystals.lattice)
         u, change = self.velocity(crystals, log, t)
         frac, log = crystals.frac + t / self.last * u, log + t / self.last * change
@@ -79,7 +79,7 @@ class FlowEuler(_Flow):
     """First order: the velocity at the step's beginning."""
 
     def step(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> Crystals:
-        """As Walk.step. noise: not used, the path is given by its beginning."""
+        """As Sampler.step. noise: not used, the path is given by its beginning."""
         log = log_stretch(crystals.lattice)
         return self.along(crystals, log, t, s, *self.velocity(crystals, log, t))
 
@@ -93,7 +93,7 @@ class FlowHeun(FlowEuler):
     """Second order: the mean of the velocities at both ends of a step."""
 
     def step(self, crystals: Crystals, t: int, s: int, noise: NormalStreams) -> Crystals:
-        """As Walk.step. noise: not used."""
+        """As Sampler.step. noise: not used."""
         log = log_stretch(crystals.lattice)
         u, change = self.velocity(crystals, log, t)
         ahead = self.along(crystals, log, t, s, u, change)

@@ -1,5 +1,5 @@
-"""The samplers' names, where whoever only reads or offers them need not load torch; what they are: `samplers`."""
+"""The samplers' names, for whoever only reads or offers them and need not load torch; what they are: `registry`."""
 
 from typing import Literal
 
-Sampler = Literal["renoising", "predictor-corrector", "ancestral", "heun", "euler"]
+SamplerName = Literal["renoising", "predictor-corrector", "ancestral", "heun", "euler"]

@@ -1,4 +1,4 @@
-"""Ways to walk from noise to a crystal, behind one interface (`walk.Walk`), by the objective and a name.
+"""The samplers by objective and name, behind one interface (`sampler.Sampler`).
 
 - `renoising`: to the crystal that the network expects, and back to the next time with new noise; one call a step.
 - `predictor-corrector`: as published, over all times or a stride of them; two calls a step.
@@ -18,10 +18,10 @@ from dao_flows.model.dao_p import DaoP
 
 from .diffusion import Ancestral, Heun, PredictorCorrector, Renoising
 from .flow_matching import FlowEuler, FlowHeun, FlowRenoising
-from .names import Sampler
-from .sampler import Guidance, SamplerConfig, SamplingError, Walk, check_pair
+from .names import SamplerName
+from .sampler import Guidance, Sampler, SamplerConfig, SamplingError, check_pair
 
-WALKS: dict[str, dict[str, type[Walk]]] = {
+SAMPLERS: dict[str, dict[str, type[Sampler]]] = {
     "diffusion": {
         "renoising": Renoising,
         "predictor-corrector": PredictorCorrector,
@@ -30,7 +30,7 @@ WALKS: dict[str, dict[str, type[Walk]]] = {
     },
     "flow": {"renoising": FlowRenoising, "euler": FlowEuler, "heun": FlowHeun},
 }
-WALKS["bridge"] = WALKS["flow"]  # drawn freely
+SAMPLERS["bridge"] = SAMPLERS["flow"]  # drawn freely
 
 
 STEPS = {"diffusion": 100, "flow": 50, "bridge": 50}  # of renoising: docs/sampling.md, "Which one"
@@ -43,22 +43,22 @@ def default_config(objective: str) -> SamplerConfig:
 
 def check_sampler(config: SamplerConfig, objective: str) -> None:
     """Raises SamplingError for a sampler that there is not for a generator of this objective."""
-    if config.sampler not in get_args(Sampler):
-        raise SamplingError(f"sampler must be one of {', '.join(get_args(Sampler))}, not {config.sampler!r}")
-    if config.sampler not in WALKS[objective]:
+    if config.sampler not in get_args(SamplerName):
+        raise SamplingError(f"sampler must be one of {', '.join(get_args(SamplerName))}, not {config.sampler!r}")
+    if config.sampler not in SAMPLERS[objective]:
         raise SamplingError(
             f"a checkpoint that learned by {objective} is not sampled by {config.sampler!r}: "
-            f"sampler must be one of {', '.join(WALKS[objective])}"
+            f"sampler must be one of {', '.join(SAMPLERS[objective])}"
         )
     if config.churn and objective != "diffusion":
         raise SamplingError("churn must be 0 for a checkpoint that learned by flow: its path has no noise to give back")
 
 
-def walk_for(
+def build_sampler(
     model: DaoG, config: SamplerConfig, predictor: DaoP | None = None, guidance: Guidance | None = None
-) -> Walk:
+) -> Sampler:
     """The sampler that a generator's objective and the settings ask for. Raises SamplingError for a wrong pair."""
     check_sampler(config, model.config.objective)
     if predictor is not None and guidance is not None:
         check_pair(model.config, predictor.config)
-    return WALKS[model.config.objective][config.sampler](model, config, predictor, guidance)
+    return SAMPLERS[model.config.objective][config.sampler](model, config, predictor, guidance)

@@ -14,9 +14,9 @@ from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
 from dao_flows.model.runtime.batching import Batches, BatchLog
 
-from .registry import default_config, walk_for
+from .registry import build_sampler, default_config
 from .requests import NormalStreams, Request
-from .sampler import Guidance, SamplerConfig, SamplingError, Walk, check_pair
+from .sampler import Guidance, Sampler, SamplerConfig, SamplingError, check_pair
 
 __all__ = ["Guidance", "NormalStreams", "Request", "SamplerConfig", "SamplingError", "check_pair", "sample"]
 
@@ -26,7 +26,7 @@ BATCH_ATOMS = 2048  # at most in a batch, if one block has no more
 @torch.no_grad()
 def sample_batch(
     model: DaoG,
-    walk: Walk,
+    sampler: Sampler,
     requests: Sequence[Request],
     seed: int,
     advance: Callable[[], None] = lambda: None,
@@ -34,9 +34,9 @@ def sample_batch(
     """One padded batch through the whole trajectory; `advance` is called once a step."""
     empty = model.collate([Crystal(r.numbers, np.zeros((len(r.numbers), 3)), np.eye(3)) for r in requests])
     noise = NormalStreams(requests, seed, empty.frac)
-    crystals = empty.with_geometry(*walk.start(noise))
-    for t, s in pairwise(walk.times()):
-        crystals = walk.step(crystals, t, s, noise)
+    crystals = empty.with_geometry(*sampler.start(noise))
+    for t, s in pairwise(sampler.times()):
+        crystals = sampler.step(crystals, t, s, noise)
         advance()
     return model.to_angstrom(crystals).unpad()
 
@@ -63,9 +63,9 @@ def sample(
     config = config or default_config(model.config.objective)
     if config.double:
         model, predictor = deepcopy(model).double(), deepcopy(predictor).double() if predictor is not None else None
-    walk = walk_for(model, config, predictor, guidance)
+    sampler = build_sampler(model, config, predictor, guidance)
     batches = _batches(requests, max_batch_atoms, log)
-    steps = len(walk.times()) - 1
+    steps = len(sampler.times()) - 1
 
     def compute(batch: list[int]) -> list[Crystal]:
         done, total = (batches.begun - 1) * steps, (batches.begun + batches.left) * steps
@@ -76,7 +76,7 @@ def sample(
             if progress:
                 progress(done, total)
 
-        return sample_batch(model, walk, [requests[i] for i in batch], seed, advance)
+        return sample_batch(model, sampler, [requests[i] for i in batch], seed, advance)
 
     return batches.run(compute)
 

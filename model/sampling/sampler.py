@@ -1,4 +1,4 @@
-"""What the ways from noise to a crystal have in common: their settings, the network's word, and DAO-P's energy."""
+"""What all samplers have in common: their settings, a step of the network, and the gradient of DAO-P's energy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dao_flows.model.dao_p import DaoP
 from dao_flows.model.network.crysformer import Crysformer, CrysformerOutput
 from dao_flows.model.process.flow_matching import stretch
 
-from .names import Sampler
+from .names import SamplerName
 from .requests import NormalStreams
 
 
@@ -26,9 +26,9 @@ class SamplingError(ValueError):
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How to walk from noise to a crystal; `SamplerConfig(1000, "predictor-corrector")` is the published sampler.
+    """How to get from noise to a crystal; `SamplerConfig(1000, "predictor-corrector")` is the published sampler.
 
-    steps: times visited, at most the schedule's T. sampler: by name, see `samplers`. churn: noise given back before
+    steps: times visited, at most the schedule's T. sampler: by name, see `registry`. churn: noise given back before
     each step but the last, as a share of the step's length (heun on a diffusion). double: compute in float64. A long
     trajectory magnifies rounding: over 1000 steps float32 loses a candidate that comes in another batch, float64 does
     not. bf16: the generator's matrix products in bfloat16, which some processors and all recent GPUs do faster; on
@@ -36,7 +36,7 @@ class SamplerConfig:
     """
 
     steps: int
-    sampler: Sampler = "renoising"
+    sampler: SamplerName = "renoising"
     churn: float = 0.0
     double: bool = False
     bf16: bool = False
@@ -72,7 +72,7 @@ class Guidance:
     max_norm: float | None = None
 
 
-class Walk(ABC):
+class Sampler(ABC):
     """A sampler set up for a generator: takes a batch from time t to an earlier s. DAO-P's energy may guide it."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Walk(ABC):
         return self.config.times(self.last)
 
     def output(self, crystals: Crystals, t: int) -> CrysformerOutput:
-        """The generator's word on a batch."""
+        """Run the generator's network."""
         return call_network(self.network, crystals, t, self.config.bf16)
 
 
@@ -140,7 +140,7 @@ def prepared_network(model: DaoG, bf16: bool) -> Crysformer:
 
 
 def call_network(network: Crysformer, crystals: Crystals, t: int, bf16: bool) -> CrysformerOutput:
-    """The generator's word on a batch, in the batch's precision."""
+    """Run the generator's network, in the batch's precision."""
     if not bf16:
         output: CrysformerOutput = network(crystals, _at(t, crystals))
         return output

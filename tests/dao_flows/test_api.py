@@ -9,7 +9,7 @@ from dao_flows import predict
 from dao_flows.api import predict as api
 from dao_flows.errors import InputError
 from dao_flows.makers import generate
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.store import runs, stores
 from dao_flows.store.candidates import CandidateBuilder
 
@@ -95,7 +95,7 @@ def test_a_thousand_formulas_with_three_bad_ones_name_the_three_before_anything_
     ],
 )
 def test_settings_out_of_range_are_refused_before_anything_runs(workplace, setting):
-    with pytest.raises(SettingError):
+    with pytest.raises(ParameterError):
         predict("NaCl", **{**QUICK, **setting})
     assert runs_of(stores.job_store()) == []
 

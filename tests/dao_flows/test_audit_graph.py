@@ -19,7 +19,7 @@ from maggma.stores import MongoStore
 from monty.json import jsanitize
 
 from dao_flows.audit.graph import documents
-from dao_flows.audit.graph.assembly import assemble
+from dao_flows.audit.graph.build import assemble
 from dao_flows.audit.graph.collapse import collapse
 from dao_flows.audit.graph.documents import read
 from dao_flows.audit.graph.drawing import mermaid, svg

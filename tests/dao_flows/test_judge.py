@@ -12,7 +12,7 @@ from dao_flows.audit.replay.replay import replay
 from dao_flows.launch.flows import predict_flows
 from dao_flows.makers import screen
 from dao_flows.makers.jobs.provenance import content_hash, digest
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.force_field import ForceField
 from dao_flows.makers.screening import judge
 from dao_flows.settings import settings
@@ -109,7 +109,7 @@ def test_another_version_of_the_judge_is_told(judged, monkeypatch):
 
 def test_a_judge_that_is_not_installed_any_more_is_told(judged, monkeypatch):
     def gone(name: str) -> str:
-        raise SettingError(f"the package of the force field {name} is not installed")
+        raise ParameterError(f"the package of the force field {name} is not installed")
 
     monkeypatch.setattr(screen, "package_version", gone)
     identifier = collection(job_store(), "candidates").query_one({"rank": 1})["candidate_id"]

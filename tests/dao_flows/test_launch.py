@@ -28,7 +28,7 @@ from dao_flows.launch.progress import status
 from dao_flows.launch.routes import CATEGORIES, DEFAULTS, Route, apply_routes, function_of, read_routes, stage_of
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.label import label_jobs
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker
@@ -282,7 +282,7 @@ def test_a_submission_that_a_kill_cut_short_is_made_anew(pad, monkeypatch):
 def test_a_large_flow_is_refused_before_anything_is_submitted(pad):
     good, large = planned("NaCl")[0], planned("MgO")[0]
     large.flow.jobs[0].function_args = (["MgO"] * 200_000,)
-    with pytest.raises(SettingError, match=r"'generate' of MgO would be \d\.\d MB"):
+    with pytest.raises(ParameterError, match=r"'generate' of MgO would be \d\.\d MB"):
         submit.submit([good, large], pad, read_routes(None), "none")
     assert pad.workflows.count_documents({}) == 0
 
@@ -291,7 +291,7 @@ def test_a_large_flow_is_refused_before_anything_is_submitted(pad):
 def test_credentials_in_a_job_are_refused(pad, monkeypatch, planted):
     monkeypatch.setenv("MP_API_KEY", "k3y-of-my-database")
     flow = planned_of(planted)
-    with pytest.raises(SettingError, match="'generate' of x would carry") as error:
+    with pytest.raises(ParameterError, match="'generate' of x would carry") as error:
         submit.submit([flow], pad, read_routes(None), "none")
     assert planted not in str(error.value)
     assert pad.fireworks.count_documents({}) == 0
@@ -320,7 +320,7 @@ def test_a_word_that_is_somebodys_password_refuses_no_job(pad, monkeypatch, word
 )
 def test_a_word_that_stands_as_a_password_refuses_the_job(pad, monkeypatch, argument):
     monkeypatch.setenv("DB_PASSWORD", "generate")
-    with pytest.raises(SettingError, match="'generate' of x would carry") as error:
+    with pytest.raises(ParameterError, match="'generate' of x would carry") as error:
         submit.submit([planned_of(argument)], pad, read_routes(None), "none")
     assert "service" not in str(error.value)
     assert pad.fireworks.count_documents({}) == 0

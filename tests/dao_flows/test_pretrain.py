@@ -15,7 +15,7 @@ from dao_flows.api.pretrain import pretrain, read_config
 from dao_flows.errors import InputError
 from dao_flows.makers.compare_stages import StagesDoc
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, card_of
-from dao_flows.model.checkpoint.lineage import ancestry
+from dao_flows.model.checkpoint.lineage import checkpoint_lineage
 from dao_flows.model.data.shards import read_manifest
 
 CRYSTALS = Path(__file__).parent.parent.parent / "examples" / "data" / "crystals_small.parquet"
@@ -69,8 +69,8 @@ def test_the_whole_flow_and_the_same_again(write, tmp_path):
     assert relaxed.parent == raw.sha256
     assert relaxed.rows == raw.rows
     assert relaxed.made_by["outcomes"].get("relaxed", 0) > 0
-    assert {a.sha256 for a in ancestry("tiny-stage-2").walk()} == {two.sha256, one.sha256, judge.sha256}
-    assert all(a.here for a in ancestry("tiny-stage-2").walk())
+    assert {a.sha256 for a in checkpoint_lineage("tiny-stage-2").ancestors()} == {two.sha256, one.sha256, judge.sha256}
+    assert all(a.here for a in checkpoint_lineage("tiny-stage-2").ancestors())
     assert str(tmp_path) not in json.dumps(two.training)
     assert Path(document.picture).read_bytes().startswith(b"\x89PNG")
     before = {path: path.read_text() for path in (tmp_path / "runs").rglob("metrics.jsonl")}

@@ -15,7 +15,7 @@ from dao_flows.api.predict import predict
 from dao_flows.api.pretrain import read_config
 from dao_flows.audit.replay.calculations import _reference_file
 from dao_flows.audit.replay.materials import Materials, ReplayError
-from dao_flows.audit.replay.recorded import Recorded
+from dao_flows.audit.replay.original import Recorded
 from dao_flows.errors import InputError
 from dao_flows.launch.flows import pinned, predict_flows, verify_flows
 from dao_flows.launch.project import Project, contents

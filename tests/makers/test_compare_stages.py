@@ -10,7 +10,7 @@ from jobflow import run_locally
 from dao_flows.makers.compare_stages import CompareStagesMaker, StagesDoc, table
 from dao_flows.makers.evaluate import EvaluationDoc, energy_figures
 from dao_flows.makers.jobs.provenance import execution_record, provenance
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.science.match_rate import figures
 
@@ -63,5 +63,5 @@ def test_the_job_writes_both_and_names_the_last_stage(tmp_path, job_store, monke
 
 
 def test_a_relative_folder_is_refused():
-    with pytest.raises(SettingError, match="in full"):
+    with pytest.raises(ParameterError, match="in full"):
         CompareStagesMaker().make.original(CompareStagesMaker(), list(STAGES), list(STAGES.values()), "out")

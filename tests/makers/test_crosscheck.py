@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from dao_flows.makers import crosscheck
 from dao_flows.makers.crosscheck import CrossCheckMaker, _spearman, compared
 from dao_flows.makers.merge import MergeShardsMaker
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.force_field import ForceFieldError
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker
 from dao_flows.makers.schemas.relaxation import CrossCheckDoc
@@ -66,7 +66,7 @@ def test_the_energies_are_those_of_chgnet(relaxed):
 
 @needs_chgnet
 def test_a_force_field_that_is_not_there_is_refused(relaxed):
-    with pytest.raises(SettingError, match="no force field 'Nonsense'"):
+    with pytest.raises(ParameterError, match="no force field 'Nonsense'"):
         check(relaxed, force_field="Nonsense")
 
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_compared_is_refused(relaxed, random_dataset):
         ("another parent", lambda: check((other, relaxed[1]))),
         ("sample must lie", lambda: check(relaxed, sample=0)),
     ]:
-        with pytest.raises(SettingError, match=says):
+        with pytest.raises(ParameterError, match=says):
             attempt()
 
 

@@ -8,7 +8,7 @@ from jobflow import run_locally
 
 from dao_flows.makers import evaluate
 from dao_flows.makers.evaluate import EvaluateMaker, EvaluationDoc, energy_figures
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.science.match_rate import match
 from dao_flows.model.checkpoint.format import CheckpointError
 from dao_flows.model.data.shards import DataError
@@ -112,13 +112,13 @@ def test_splits_limits_and_judges(run, held_out):
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"samples": 0}, SettingError, "samples must be at least 1, not 0"),
-        ({"limit": 0}, SettingError, "limit must be at least 1"),
-        ({"bf16": "fast"}, SettingError, "bf16 must be true, false or 'auto', not 'fast'"),
-        ({"checkpoint": "dao-p-tiny"}, SettingError, "a DAO-G checkpoint is needed"),
+        ({"samples": 0}, ParameterError, "samples must be at least 1, not 0"),
+        ({"limit": 0}, ParameterError, "limit must be at least 1"),
+        ({"bf16": "fast"}, ParameterError, "bf16 must be true, false or 'auto', not 'fast'"),
+        ({"checkpoint": "dao-p-tiny"}, ParameterError, "a DAO-G checkpoint is needed"),
         ({"checkpoint": "nope"}, CheckpointError, "no checkpoint called 'nope'"),
         ({"split": "other"}, DataError, "no crystal with split == 'other'"),
-        ({"predictor": None, "guidance_lattice": 1.0}, SettingError, "guidance needs a predictor"),
+        ({"predictor": None, "guidance_lattice": 1.0}, ParameterError, "guidance needs a predictor"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_drawn(tiny_library, held_out, settings, error, says):
@@ -131,7 +131,7 @@ def test_a_judge_that_learned_by_another_objective_judges_but_does_not_guide(by_
     judging, guiding = EvaluateMaker(**QUICK), EvaluateMaker(**QUICK, guidance_lattice=1.0)
     held = judging.held_out(by_flow, held_out)
     judging.science(by_flow, "dao-p-tiny", held)
-    with pytest.raises(SettingError, match="dao-p-tiny cannot guide dao-g-flowing"):
+    with pytest.raises(ParameterError, match="dao-p-tiny cannot guide dao-g-flowing"):
         guiding.science(by_flow, "dao-p-tiny", held)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.models import force_field
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.force_field import ForceField, ForceFieldError, known_name
 
 pytestmark = pytest.mark.skipif(
@@ -104,7 +104,7 @@ def test_names_are_on_a_closed_list(tmp_path, monkeypatch):
     (tmp_path / "planted.py").write_text("raise SystemExit('called')")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("planted.call", "MLFF.planted.call", "Forcefield", "chgnet.model.dynamics.CHGNetCalculator", ""):
-        with pytest.raises(SettingError, match="atomate2 has no force field") as caught:
+        with pytest.raises(ParameterError, match="atomate2 has no force field") as caught:
             ForceField(name)
         assert "CHGNet, DeepMD" in str(caught.value)
     assert known_name("MLFF.CHGNet") == known_name("CHGNet") == ForceField("CHGNet").name == "CHGNet"
@@ -115,7 +115,7 @@ def test_names_are_on_a_closed_list(tmp_path, monkeypatch):
 def test_a_package_that_is_not_installed_is_named():
     field = ForceField("MACE-MP-0")  # nothing is opened yet
     for ask in (lambda: field.version, lambda: field.energy(rutile())):
-        with pytest.raises(SettingError, match="the force field MACE-MP-0 is not installed: install mace-torch"):
+        with pytest.raises(ParameterError, match="the force field MACE-MP-0 is not installed: install mace-torch"):
             ask()
 
 

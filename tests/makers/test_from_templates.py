@@ -11,7 +11,7 @@ from dao_flows.makers import generate as module
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.generators.templates import candidate_id, template_id
 from dao_flows.makers.jobs.provenance import science_hash
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.schemas.prediction import GenerationDoc, Origin
 from dao_flows.makers.science.chemistry import CompositionError
@@ -227,7 +227,7 @@ def test_screening_keeps_the_origin(job_store):
 def test_what_is_wrong_is_one_line(known_crystals, tmp_path):
     with pytest.raises(DataError, match=r"no library called 'nowhere'; there are: known"):
         maker(library="nowhere").check("NaCl")
-    with pytest.raises(SettingError, match="templates must not be negative, but -1"):
+    with pytest.raises(ParameterError, match="templates must not be negative, but -1"):
         maker(templates=-1).check("NaCl")
     damaged = shutil.copytree(known_crystals, tmp_path / "damaged")
     index = bytearray((damaged / "index.safetensors").read_bytes())
@@ -235,7 +235,7 @@ def test_what_is_wrong_is_one_line(known_crystals, tmp_path):
     (damaged / "index.safetensors").write_bytes(index)
     with pytest.raises(DataError, match="was changed"):
         maker(library=str(damaged)).check("NaCl")
-    with pytest.raises(SettingError, match="too many for one job"):
+    with pytest.raises(ParameterError, match="too many for one job"):
         maker(candidates=2001, templates=2001).check("NaCl")
 
 

@@ -10,7 +10,7 @@ from monty.json import MontyDecoder, jsanitize
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.jobs.progress import reporter
 from dao_flows.makers.jobs.provenance import science_hash
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.prediction import GenerationDoc
 from dao_flows.makers.science.chemistry import CompositionError
 from dao_flows.makers.science.structures import to_crystal, to_structure
@@ -133,7 +133,7 @@ def test_samplers_that_exclude_each_other_are_said_before_anything_runs():
         ({"double": True, "bf16": "auto"}, "double"),
         ({"bf16": "yes"}, "bf16 must be true, false or 'auto', not 'yes'"),
     ):
-        with pytest.raises(SettingError, match=words):
+        with pytest.raises(ParameterError, match=words):
             maker(**settings).check("NaCl")
 
 
@@ -166,7 +166,7 @@ def test_what_auto_measures(job_store):
     choice = generate(job_store, "NaCl", bf16="auto").provenance.execution.precision
     assert choice.fp32_seconds > 0
     assert choice.bf16 == (choice.fp32_seconds >= 1.1 * choice.bf16_seconds > 0)
-    with pytest.raises(SettingError, match="settled"):
+    with pytest.raises(ParameterError, match="settled"):
         maker(bf16="auto").science("NaCl")  # not known before the run
 
 
@@ -249,14 +249,14 @@ def test_bad_compositions_are_all_named_up_front():
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(settings, wrong):
-    with pytest.raises(SettingError, match=wrong):
+    with pytest.raises(ParameterError, match=wrong):
         maker(**settings).check("NaCl")
 
 
 def test_a_missing_checkpoint_or_device_is_named():
     with pytest.raises(CheckpointError, match=r"no checkpoint called 'dao-g-nowhere'; there are: .*dao-g-tiny"):
         maker(checkpoint="dao-g-nowhere").check("NaCl")
-    with pytest.raises(SettingError, match="device 'gpu' cannot be used here"):
+    with pytest.raises(ParameterError, match="device 'gpu' cannot be used here"):
         maker(device="gpu").make.original(maker(device="gpu"), "NaCl")
 
 
@@ -301,6 +301,6 @@ def test_the_default_number_of_steps_is_that_of_the_objective(by_flow):
 
 def test_a_predictor_of_another_objective_guides_nothing(by_flow):
     words = "dao-p-tiny cannot guide dao-g-flowing: the generator learned by flow, the predictor by diffusion"
-    with pytest.raises(SettingError, match=words):
+    with pytest.raises(ParameterError, match=words):
         maker(checkpoint=by_flow).check("NaCl")
     maker(checkpoint=by_flow, predictor=None).check("NaCl")

@@ -8,7 +8,7 @@ from monty.json import MontyDecoder, jsanitize
 
 from dao_flows.makers.datasets import BuildConfig, SourceError
 from dao_flows.makers.ingest import IngestMaker
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.dataset import DatasetDoc
 from dao_flows.model.data.shards import dataset_rows, read_manifest
 
@@ -78,5 +78,5 @@ def test_the_maker_survives_its_serialisation_and_says_what_is_wrong(tmp_path):
     assert IngestMaker().config() == BuildConfig()
     with pytest.raises(SourceError, match="min_atoms must not be above"):
         IngestMaker(min_atoms=9, max_atoms=3).config()
-    with pytest.raises(SettingError, match="in full"):
+    with pytest.raises(ParameterError, match="in full"):
         IngestMaker.build.original(IngestMaker(), ["x.parquet"], "set")

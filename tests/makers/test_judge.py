@@ -7,7 +7,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.jobs.provenance import science_hash
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.force_field import ForceField, package_version
 from dao_flows.makers.schemas.prediction import CandidateDoc, GenerationDoc, Origin, ScreenedCandidate, ScreeningDoc
 from dao_flows.makers.screen import ScreenMaker
@@ -155,7 +155,7 @@ def test_the_default_is_chgnet_where_it_is_installed_and_of_use(monkeypatch):
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(settings, wrong):
-    with pytest.raises(SettingError, match=wrong):
+    with pytest.raises(ParameterError, match=wrong):
         ScreenMaker(predictor="dao-p-tiny", **settings).check([])
 
 

@@ -19,7 +19,7 @@ from pymatgen.core import Lattice, Structure
 from dao_flows.makers.jobs.progress import reporter
 from dao_flows.makers.jobs.shards import WORK
 from dao_flows.makers.label import COLUMNS, MEANING, LabelMaker, MergeLabelsMaker, label_jobs
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.labels import LabelledDatasetDoc, LabellingDoc
 from dao_flows.model.data.shards import DataError, dataset_rows, file_sha256, read_manifest, read_rows
 from dao_flows.model.data.table import read_crystals
@@ -250,20 +250,20 @@ def test_what_cannot_go_on_is_refused_in_one_line(dataset, tmp_path):
     assert label(dataset, out, replace(MAKER, name="again", steps=(0, 0))) == shard
     assert Path(shard.path).stat().st_mtime_ns == written
     for error, says, attempt in [
-        (SettingError, "another version", lambda: label(dataset, out)),
-        (SettingError, "the dataset itself", lambda: label(dataset, dataset)),
-        (SettingError, "no shard 2", lambda: label(dataset, out, shard=2)),
-        (SettingError, "in full", lambda: label(dataset, Path("out"))),
-        (SettingError, "steps must be", lambda: label(dataset, out, replace(MAKER, steps=()))),
-        (SettingError, "steps must be", lambda: label(dataset, out, replace(MAKER, steps=(-1, 2)))),
-        (SettingError, "chunk_rows", lambda: label(dataset, out, replace(MAKER, chunk_rows=0))),
+        (ParameterError, "another version", lambda: label(dataset, out)),
+        (ParameterError, "the dataset itself", lambda: label(dataset, dataset)),
+        (ParameterError, "no shard 2", lambda: label(dataset, out, shard=2)),
+        (ParameterError, "in full", lambda: label(dataset, Path("out"))),
+        (ParameterError, "steps must be", lambda: label(dataset, out, replace(MAKER, steps=()))),
+        (ParameterError, "steps must be", lambda: label(dataset, out, replace(MAKER, steps=(-1, 2)))),
+        (ParameterError, "chunk_rows", lambda: label(dataset, out, replace(MAKER, chunk_rows=0))),
         (
-            SettingError,
+            ParameterError,
             "no force field 'Nonsense'",
             lambda: label(dataset, out, replace(MAKER, force_field="Nonsense")),
         ),
         (DataError, "no dataset", lambda: label(tmp_path, out)),
-        (SettingError, "are missing", lambda: merge(dataset, [], out)),
+        (ParameterError, "are missing", lambda: merge(dataset, [], out)),
     ]:
         with pytest.raises(error, match=says) as raised:
             attempt()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dao_flows.makers.merge import MEANING, MergeShardsMaker
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.relax_dataset import COLUMNS, RelaxDatasetMaker
 from dao_flows.makers.schemas.relaxation import RelaxationDoc, RelaxedDatasetDoc
 from dao_flows.model.data.shards import DataError, Manifest, columns, dataset_rows, read_manifest, write_manifest
@@ -71,7 +71,7 @@ def test_what_does_not_belong_together_is_refused_in_one_line(random_dataset, tm
         ("another dataset", lambda: merge(dataset, shards, other)),
         ("in full", lambda: merge(dataset, shards, Path("out"))),
     ]:
-        with pytest.raises(SettingError, match=says) as raised:
+        with pytest.raises(ParameterError, match=says) as raised:
             attempt()
         assert "\n" not in str(raised.value)
     assert not (out / "manifest.json").exists()
@@ -81,7 +81,7 @@ def test_an_empty_dataset_is_refused(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     write_manifest(empty, Manifest("empty", columns(), (), {}, "0"))
-    with pytest.raises(SettingError, match="holds no crystals"):
+    with pytest.raises(ParameterError, match="holds no crystals"):
         merge(empty, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -17,7 +17,7 @@ from dao_flows.makers.label import LabelMaker, MergeLabelsMaker, label_jobs
 from dao_flows.makers.machine.environment import FOLDERS, check_environment, environment_in_full
 from dao_flows.makers.machine.places import LIBRARY, maker_in_full, reference, source, told
 from dao_flows.makers.merge import MergeShardsMaker
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.pretrain import PretrainFlowMaker
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker, relax_jobs
@@ -140,7 +140,7 @@ def test_within_a_job_folders_are_named_in_full_or_refused(here, monkeypatch, jo
         assert os.environ["PATH"] == f"{here}/bin:{here}"
     assert os.environ["DAO_FLOWS_RUN_DIR"] == "runs"
     job = GenerateMaker(checkpoint="dao-g-tiny", steps=2, candidates=1, z=1).make("Si")
-    with pytest.raises(SettingError, match="DAO_FLOWS_RUN_DIR is 'runs': name it in full"):
+    with pytest.raises(ParameterError, match="DAO_FLOWS_RUN_DIR is 'runs': name it in full"):
         run_locally(job, store=job_store, raise_immediately=True)
     for name in FOLDERS:
         monkeypatch.setenv(name, "~/x")

@@ -15,7 +15,7 @@ from jobflow import run_locally
 from monty.json import jsanitize
 
 from dao_flows.makers.jobs.shards import WORK
-from dao_flows.makers.models.checkpoints import SettingError, load_model
+from dao_flows.makers.models.checkpoints import ParameterError, load_model
 from dao_flows.makers.relax_dataset import COLUMNS, RelaxDatasetMaker, relax_jobs
 from dao_flows.makers.schemas.relaxation import RelaxationDoc, RelaxedDatasetDoc
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
@@ -217,16 +217,16 @@ def test_what_cannot_go_on_is_refused_in_one_line(random_dataset, tmp_path):
     relax(MAKER, dataset, 0, out)
     other = random_dataset(40, name="other")
     for error, says, attempt in [
-        (SettingError, "another version", lambda: relax(replace(MAKER, high=0.4), dataset, 0, out)),
-        (SettingError, "the dataset itself", lambda: relax(MAKER, dataset, 0, dataset)),
-        (SettingError, "another dataset", lambda: relax(MAKER, dataset, 0, other)),
-        (SettingError, "no shard 2", lambda: relax(MAKER, dataset, 2, out)),
-        (SettingError, "in full", lambda: relax(MAKER, dataset, 0, Path("out"))),
-        (SettingError, "the window is empty", lambda: relax(replace(MAKER, low=0.6), dataset, 0, out)),
-        (SettingError, "iterations", lambda: relax(replace(MAKER, iterations=0), dataset, 0, out)),
-        (SettingError, "max_strain", lambda: relax(replace(MAKER, max_strain=0.0), dataset, 0, out)),
-        (SettingError, "max_volume_ratio", lambda: relax(replace(MAKER, max_volume_ratio=0.9), dataset, 0, out)),
-        (SettingError, "DAO-G", lambda: relax(replace(MAKER, predictor="dao-g-tiny"), dataset, 0, out)),
+        (ParameterError, "another version", lambda: relax(replace(MAKER, high=0.4), dataset, 0, out)),
+        (ParameterError, "the dataset itself", lambda: relax(MAKER, dataset, 0, dataset)),
+        (ParameterError, "another dataset", lambda: relax(MAKER, dataset, 0, other)),
+        (ParameterError, "no shard 2", lambda: relax(MAKER, dataset, 2, out)),
+        (ParameterError, "in full", lambda: relax(MAKER, dataset, 0, Path("out"))),
+        (ParameterError, "the window is empty", lambda: relax(replace(MAKER, low=0.6), dataset, 0, out)),
+        (ParameterError, "iterations", lambda: relax(replace(MAKER, iterations=0), dataset, 0, out)),
+        (ParameterError, "max_strain", lambda: relax(replace(MAKER, max_strain=0.0), dataset, 0, out)),
+        (ParameterError, "max_volume_ratio", lambda: relax(replace(MAKER, max_volume_ratio=0.9), dataset, 0, out)),
+        (ParameterError, "DAO-G", lambda: relax(replace(MAKER, predictor="dao-g-tiny"), dataset, 0, out)),
         (DataError, "no dataset", lambda: relax(MAKER, tmp_path, 0, out)),
     ]:
         with pytest.raises(error, match=says) as raised:

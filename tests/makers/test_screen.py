@@ -7,7 +7,7 @@ from monty.json import MontyDecoder, jsanitize
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.jobs.provenance import science_hash
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.prediction import FailedCandidate, ScreeningDoc
 from dao_flows.makers.science.chemistry import CompositionError
 from dao_flows.makers.science.structures import to_crystal
@@ -228,7 +228,7 @@ def test_the_document_survives_a_store(screen, generation, crystals):
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(settings, wrong):
-    with pytest.raises(SettingError, match=wrong):
+    with pytest.raises(ParameterError, match=wrong):
         ScreenMaker(**{"predictor": "dao-p-tiny", **settings}).check([])
 
 

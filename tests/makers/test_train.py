@@ -14,14 +14,14 @@ from jobflow import Flow, run_locally
 
 from dao_flows.makers.jobs.run_folder import run_root
 from dao_flows.makers.machine.queue_time import parse_time_left, queue_seconds_left
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.register import register
 from dao_flows.makers.schemas.training import TrainingDoc
 from dao_flows.makers.train import TrainMaker
 from dao_flows.model.checkpoint import format as checkpoint
 from dao_flows.model.checkpoint.format import load, read_card, save, verify, weight_files
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, find
-from dao_flows.model.checkpoint.lineage import ancestry
+from dao_flows.model.checkpoint.lineage import lineage
 from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
 from dao_flows.model.training.config import TrainingError
 from dao_flows.model.training.deadline import Stop
@@ -70,7 +70,7 @@ def test_settings_that_came_later_are_part_of_the_science_only_where_they_change
     assert not {"store_as", "cuda_graphs", "fused", "fit_wall_time"} & ever.parameters.keys()
     assert science(cuda_graphs=False, fused=True) == ever
     assert science(store_as="float16").parameters == ever.parameters | {"store_as": "float16"}
-    with pytest.raises(SettingError, match="config cannot set fit_wall_time"):
+    with pytest.raises(ParameterError, match="config cannot set fit_wall_time"):
         science(fit_wall_time=True)
 
 
@@ -214,7 +214,7 @@ def test_the_queues_time_is_known(dataset, monkeypatch, job_store, tmp_path):
     assert TrainMaker(wall_time_s=7)._seconds() == 7
     assert TrainMaker(wall_time_s=1e6)._seconds() == pytest.approx(880, abs=5)
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 100))
-    with pytest.raises(SettingError, match="are left of the queue's time limit"):
+    with pytest.raises(ParameterError, match="are left of the queue's time limit"):
         maker._seconds()
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -265,7 +265,7 @@ def test_the_judge_of_the_data_is_part_of_what_decides(dataset, tmp_path, job_st
         science = document.provenance.science
         assert science.checkpoints == {"judge": judge.checkpoint_sha256}
         assert "judge" not in science.parameters  # where it lay decides nothing
-        assert [each.role for each in ancestry(document.path).parents] == ["judge of its data"]
+        assert [each.role for each in lineage(document.path).parents] == ["judge of its data"]
     assert documents[0].run != documents[1].run
     with pytest.raises(ValueError, match="a DAO-P checkpoint is needed"):
         TrainMaker(config=config | {"judge": documents[0].path}, device="cpu").resolve(str(dataset))

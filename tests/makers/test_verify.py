@@ -20,7 +20,7 @@ from monty.serialization import dumpfn
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 from dao_flows.makers.science.symmetry import symmetrised_primitive
 from dao_flows.makers.screen import ScreenMaker
@@ -371,7 +371,7 @@ def test_routing_leaves_other_settings_of_children():
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_a_line(settings, says):
-    with pytest.raises(SettingError, match=says) as caught:
+    with pytest.raises(ParameterError, match=says) as caught:
         VerifyMaker(**settings).check(["Si"])
     assert "\n" not in str(caught.value)
 

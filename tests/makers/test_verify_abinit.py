@@ -11,7 +11,7 @@ from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.generate import GenerateMaker
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.verify import VerifyMaker, backends, verify_screening
@@ -125,11 +125,11 @@ def test_a_table_is_chosen_that_has_all_elements(monkeypatch, tmp_path):
     assert abinit_module.choose(["Na", "I"]).name == PAW.name  # the other has neither
     assert abinit_module.choose(["Sn"]).files["Sn"].name == "Sn.xml"
     assert abinit_module.choose(["Zn"]).files["Zn"].name == "Zn-sp.psp8"
-    with pytest.raises(SettingError, match=r"has all of Na, Zn \(missing: Na in") as caught:
+    with pytest.raises(ParameterError, match=r"has all of Na, Zn \(missing: Na in") as caught:
         abinit_module.choose(["Na", "Zn"])
     assert "\n" not in str(caught.value)
     monkeypatch.setenv(abinit_module.FOLDER_VARIABLE, str(tmp_path / "nowhere"))
-    with pytest.raises(SettingError, match="is not a folder"):
+    with pytest.raises(ParameterError, match="is not a folder"):
         abinit_module.choose(["Si"])
     (tmp_path / "mine").mkdir()
     shutil.copy(NORM_CONSERVING / "Si.psp8", tmp_path / "mine" / "Si-mine.psp8")
@@ -137,7 +137,7 @@ def test_a_table_is_chosen_that_has_all_elements(monkeypatch, tmp_path):
     shutil.copy(PAW / "O.xml", tmp_path / "mine" / "O.xml")
     monkeypatch.setenv(abinit_module.FOLDER_VARIABLE, str(tmp_path / "mine"))
     assert abinit_module.choose(["Si"]).files == {"Si": tmp_path / "mine" / "Si-mine.psp8"}
-    with pytest.raises(SettingError, match="O in mine"):  # norm-conserving and PAW do not mix
+    with pytest.raises(ParameterError, match="O in mine"):  # norm-conserving and PAW do not mix
         abinit_module.choose(["Si", "O"])
 
 

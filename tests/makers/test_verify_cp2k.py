@@ -12,7 +12,7 @@ from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Kpoints
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 from dao_flows.makers.verify import VerifyMaker, backends
 from dao_flows.makers.verify import cp2k as cp2k_module
@@ -115,11 +115,11 @@ def test_basis_potential_and_k_points_are_looked_up_for_a_structure(silicon):
 @needs_makers
 @needs_data
 def test_what_the_data_folder_lacks_is_told_in_a_line(tmp_path, monkeypatch):
-    with pytest.raises(SettingError, match="no DZVP-MOLOPT-SR-GTH for U") as caught:
+    with pytest.raises(ParameterError, match="no DZVP-MOLOPT-SR-GTH for U") as caught:
         cp2k_module.basis_and_potential(["Si", "U"], "DZVP-MOLOPT-SR-GTH", "GTH-PBE")
     assert "\n" not in str(caught.value)
     monkeypatch.setenv(cp2k_module.FOLDER_VARIABLE, str(tmp_path))
-    with pytest.raises(SettingError, match="apt install cp2k-data"):
+    with pytest.raises(ParameterError, match="apt install cp2k-data"):
         cp2k_module.data_folder()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.verify import abinit, cp2k, installed
 from dao_flows.makers.verify.backends import Backend, backend
 from dao_flows.makers.verify.installed import check, program_version, requirements
@@ -65,19 +65,19 @@ def test_a_code_called_through_mpirun_tells_its_own_version(bare, monkeypatch):
 
 
 def test_a_check_says_the_first_thing_that_is_missing(bare):
-    with pytest.raises(SettingError, match="abinit not found: apt install abinit"):
+    with pytest.raises(ParameterError, match="abinit not found: apt install abinit"):
         check(backend("abinit"), ["Si"])
     program(bare, "abinit", "9.6.2")
-    with pytest.raises(SettingError, match="pseudopotentials not found: apt install abinit-data"):
+    with pytest.raises(ParameterError, match="pseudopotentials not found: apt install abinit-data"):
         check(backend("abinit"), ["Si"])
-    with pytest.raises(SettingError, match="cp2k not found"):
+    with pytest.raises(ParameterError, match="cp2k not found"):
         check(backend("cp2k"), ["Si"])
     check(backend("forcefield"), ["Si"])
 
 
 @pytest.mark.skipif(find_spec("deepmd") is not None, reason="DeePMD is installed here")
 def test_a_force_field_without_its_package_is_refused():
-    with pytest.raises(SettingError, match="force field DeepMD is not installed: install deepmd-kit"):
+    with pytest.raises(ParameterError, match="force field DeepMD is not installed: install deepmd-kit"):
         check(backend("forcefield:DeepMD"), ["Si"])
 
 
@@ -95,7 +95,7 @@ def test_elements_without_pseudopotentials_are_refused(bare, tmp_path, monkeypat
     (tmp_path / "mine" / "Si.psp8").touch()
     monkeypatch.setenv(abinit.FOLDER_VARIABLE, str(tmp_path / "mine"))
     check(backend("abinit"), ["Si"])
-    with pytest.raises(SettingError, match="O in mine"):
+    with pytest.raises(ParameterError, match="O in mine"):
         check(backend("abinit"), ["Si", "O"])
 
 

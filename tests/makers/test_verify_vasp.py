@@ -16,7 +16,7 @@ from monty.os.path import zpath
 from pymatgen.core import Structure
 from pymatgen.io.vasp import Incar, Kpoints, Poscar
 
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 from dao_flows.makers.science.symmetry import symmetrised_primitive
 from dao_flows.makers.verify import VerifyMaker
@@ -241,5 +241,5 @@ def test_other_inputs_would_be_noticed(crystals, vasp_hook, tmp_path, monkeypatc
 
 @pytest.mark.skipif(shutil.which("vasp_std") is not None, reason="VASP is installed here")
 def test_without_vasp_a_line_says_so():
-    with pytest.raises(SettingError, match="vasp not found: VASP is licensed"):
+    with pytest.raises(ParameterError, match="vasp not found: VASP is licensed"):
         VerifyMaker(backend="vasp").check(["Na", "Cl"])

@@ -13,7 +13,7 @@ from dao_flows.model.dao_p import DaoP, predict_energy
 from dao_flows.model.network.crysformer import CrysformerConfig, CrysformerOutput
 from dao_flows.model.process.diffusion import wrapped_score
 from dao_flows.model.process.flow_matching import COORDINATE_UNIT, LATTICE_UNIT, log_stretch, wrap
-from dao_flows.model.sampling.registry import walk_for
+from dao_flows.model.sampling.registry import build_sampler
 from dao_flows.model.sampling.requests import NormalStreams
 from dao_flows.model.sampling.sample import Guidance, Request, SamplerConfig, SamplingError, sample
 
@@ -174,7 +174,7 @@ def test_a_sampler_that_the_objective_has_not_is_refused(objective, settings, wo
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 601, 700, 1000])
 def test_renoising_a_flow_goes_at_once_to_where_crystals_can_be_told_apart(steps):
-    times = walk_for(build(DaoG, "flow"), SamplerConfig(steps)).times()
+    times = build_sampler(build(DaoG, "flow"), SamplerConfig(steps)).times()
     assert (times[0], times[-1], len(times)) == (1000, 0, steps + 1)
     assert all(t > s for t, s in pairwise(times))
     if 1 < steps <= 601:
@@ -190,14 +190,14 @@ def test_renoising_forgets_all_but_the_crystal_that_the_network_expects(objectiv
     """Of two batches that lead to the same expectation nothing tells, after a step, which one it was."""
     model = build(DaoG, objective).double()
     model.network.forward = Oracle(model)
-    walk = walk_for(model, SamplerConfig(40))
+    sampler = build_sampler(model, SamplerConfig(40))
     wanted = [Request(TARGET.numbers, (k,)) for k in range(4)]
     like = model.collate([TARGET] * 4)
     ends = []
     for seed in (1, 2):
         noise = NormalStreams(wanted, seed, like.frac)
         begun = like.with_geometry((like.frac + 0.05 * noise.coordinates()) % 1, like.lattice + 0.1 * noise.lattice())
-        ends.append(walk.step(begun, 500, 480, NormalStreams(wanted, 3, like.frac)))
+        ends.append(sampler.step(begun, 500, 480, NormalStreams(wanted, 3, like.frac)))
     if objective == "diffusion":  # flow leaves the origin open, and with it the shortest way from a new beginning
         assert wrap(ends[0].frac - ends[1].frac)[like.mask].abs().max() < 1e-6
     assert torch.allclose(*(end.lattice @ end.lattice.mT for end in ends), rtol=1e-6)

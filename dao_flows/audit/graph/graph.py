@@ -174,7 +174,7 @@ def build(store: JobStore, ids: str | Sequence[str] | None = None, direction: Di
     The same few queries whatever the store's size. Raises InputError for an id that is unknown or not unique,
     StoreError.
     """
-    from .assembly import assemble
+    from .build import assemble
     from .documents import read
 
     whole = assemble(read(store))

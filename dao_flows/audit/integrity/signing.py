@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from dao_flows.errors import InputError
 from dao_flows.makers.jobs.attempts import RECORD_ID, SCHEMA_VERSION, append, who
 from dao_flows.makers.jobs.provenance import canonical_json, content_hash, digest
-from dao_flows.makers.models.checkpoints import SettingError
+from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.store.stores import KEYS, collection
 
 from .reading import Damaged, documents
@@ -257,7 +257,7 @@ def _ed25519() -> Any:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise SettingError("signatures need cryptography: pip install 'dao-flows[audit]'") from None
+        raise ParameterError("signatures need cryptography: pip install 'dao-flows[audit]'") from None
     return ed25519
 
 

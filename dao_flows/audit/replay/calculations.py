@@ -25,7 +25,7 @@ from dao_flows.store.stores import collection
 
 from .agreement import CALCULATION, Difference, Terms, agree
 from .materials import Materials, ReplayError
-from .recorded import Place, Rebuilt, Recorded
+from .original import Place, Rebuilt, Recorded
 
 ABOUT = ("verification_id", "candidate_id", "candidate_science_hash", "formula", "chemsys", "backend")
 

@@ -34,7 +34,7 @@ from dao_flows.model.files.file_names import file_name
 from .agreement import TRAINING, Terms
 from .calculations import calculation, verification
 from .materials import Materials, ReplayError
-from .recorded import Place, Rebuilt, Recorded
+from .original import Place, Rebuilt, Recorded
 
 Rebuild = Callable[[Recorded, Materials, Place], Rebuilt]
 

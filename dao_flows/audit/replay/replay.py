@@ -27,15 +27,15 @@ from dao_flows.makers.jobs.progress import Reporter
 from dao_flows.makers.jobs.provenance import code_sha256, library_versions, science_hash
 from dao_flows.makers.jobs.run_folder import FOLDER_VARIABLE
 from dao_flows.makers.machine.masking import one_line
-from dao_flows.makers.models.checkpoints import SettingError, pick_device
+from dao_flows.makers.models.checkpoints import ParameterError, pick_device
 from dao_flows.makers.schemas.document import Science
 from dao_flows.store.stores import collection, describe
 
 from . import calculations, own
 from .agreement import Agreement, Difference, agree
 from .materials import Materials, ReplayError
+from .original import Place, Rebuilt, Recorded
 from .rebuild import rebuild
-from .recorded import Place, Rebuilt, Recorded
 
 if TYPE_CHECKING:
     from dao_flows.audit.graph.documents import Document, Node
@@ -265,7 +265,7 @@ def _step(
             _checked(step, recorded, materials)
         else:
             _run(step, recorded, materials, device, listener)
-    except (ReplayError, SettingError) as error:
+    except (ReplayError, ParameterError) as error:
         step.reason = str(error)
     except Exception as error:  # whatever stops a stage stops this one alone, and is told
         step.reason = explain(error) or f"{type(error).__name__}: {one_line(error)}"
@@ -350,10 +350,10 @@ def _device(recorded: Recorded, asked: str | None) -> tuple[str, str | None]:
         return pick_device(asked), None
     try:
         return pick_device(was), None
-    except SettingError:
+    except ParameterError:
         try:
             return pick_device(was.partition(":")[0]), None
-        except SettingError:
+        except ParameterError:
             return pick_device("auto"), f"it was computed on {was}, which is not here"
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 DIGITS = 12  # of a sha256, as everywhere on the command line
 
 
-def ancestry_tree(ancestor: Ancestor) -> Tree:
+def lineage_tree(ancestor: Ancestor) -> Tree:
     """The checkpoint at the root; below each its data and the checkpoints before it."""
     tree = Tree(_checkpoint(ancestor))
     _grow(tree, ancestor)

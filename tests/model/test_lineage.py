@@ -8,7 +8,7 @@ import torch
 
 from dao_flows.model.checkpoint.format import CheckpointError, build, save, write_card
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
-from dao_flows.model.checkpoint.lineage import ancestry, remembered
+from dao_flows.model.checkpoint.lineage import checkpoint_lineage, remembered
 from dao_flows.model.data.shards import Manifest, columns, lineage, read_manifest, write_manifest, write_shards
 
 ARCHITECTURE = {"network": {"hidden": 8, "layers": 1, "heads": 2, "frequencies": 2, "time_width": 4}, "noise": {}}
@@ -34,24 +34,24 @@ def test_the_whole_ancestry_is_named(register):
     relaxed = {"sha256": "d1", "parent": "d0", "made_by": {"checkpoints": {"predictor": judge.sha256}}}
     two = register("two", parent=one.sha256, data=relaxed)
     tuned = register("tuned", parent=two.sha256)
-    found = ancestry("tuned")
-    assert [(a.role, a.sha256) for a in found.walk()] == [
+    found = checkpoint_lineage("tuned")
+    assert [(a.role, a.sha256) for a in found.ancestors()] == [
         ("checkpoint", tuned.sha256),
         ("trained on from", two.sha256),
         ("trained on from", one.sha256),
         ("predictor of its data", judge.sha256),
     ]
-    assert [a.data.get("sha256") for a in found.walk()] == [None, "d1", "d0", "d0"]
+    assert [a.data.get("sha256") for a in found.ancestors()] == [None, "d1", "d0", "d0"]
 
 
 def test_what_is_not_here_is_named_all_the_same_and_circles_end(register, tmp_path):
     orphan = register("orphan", parent="f" * 64)
-    [gone] = ancestry("orphan").parents
+    [gone] = checkpoint_lineage("orphan").parents
     assert (gone.sha256, gone.name, gone.data, gone.here) == ("f" * 64, None, {}, False)
     write_card(tmp_path / "orphan", replace(orphan, parent=orphan.sha256))
-    assert len(list(ancestry("orphan").walk())) == 1
+    assert len(list(checkpoint_lineage("orphan").ancestors())) == 1
     with pytest.raises(CheckpointError):
-        ancestry("nobody")
+        checkpoint_lineage("nobody")
 
 
 def test_a_card_remembers_parents_that_are_gone(register, tmp_path):
@@ -63,12 +63,12 @@ def test_a_card_remembers_parents_that_are_gone(register, tmp_path):
     two = replace(two, training=two.training | {"parents": remembered(one)})
     three = register("three", parent=two.sha256)
     write_card(tmp_path / "three", replace(three, training=three.training | {"parents": remembered(two)}))
-    whole = [(a.role, a.sha256, a.name, a.data) for a in ancestry("three").walk()]
+    whole = [(a.role, a.sha256, a.name, a.data) for a in checkpoint_lineage("three").ancestors()]
     for name in ("one", "two"):
         shutil.rmtree(tmp_path / name)
-    found = ancestry("three")
-    assert [(a.role, a.sha256, a.name, a.data) for a in found.walk()] == whole
-    assert [a.here for a in found.walk()] == [True, False, False, False, True]
+    found = checkpoint_lineage("three")
+    assert [(a.role, a.sha256, a.name, a.data) for a in found.ancestors()] == whole
+    assert [a.here for a in found.ancestors()] == [True, False, False, False, True]
 
 
 def test_a_datasets_lineage_is_its_manifests(tmp_path, parquet):
