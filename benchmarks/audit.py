@@ -140,7 +140,7 @@ def graph(nodes: int) -> None:
         make_flow(folder)
         source = JobStore(EmbeddedStore(JOBS, str(folder / "data" / "store")))
         source.connect()
-        from dao_flows.audit.graph.graph import build
+        from dao_flows.audit.graph.from_store import build
 
         copies = -(-nodes // len(build(source).nodes))
         stores: dict[str, Callable[[], Any]] = {"embedded": lambda: EmbeddedStore(JOBS, str(folder / "large"))}

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from jobflow.core.maker import Maker
 from pydantic import BaseModel
 
-from dao_flows import __version__
 from dao_flows.makers.jobs.provenance import execution_record, provenance
 from dao_flows.makers.jobs.stage import stage
 from dao_flows.makers.schemas.document import Provenance, Science
+from dao_flows.version import __version__
 
 
 class IdleDoc(BaseModel):

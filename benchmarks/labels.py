@@ -20,7 +20,6 @@ from jobflow import Flow, JobStore
 from maggma.stores import MemoryStore
 from rich.progress import Progress
 
-from dao_flows import __version__
 from dao_flows.api.local import run_here
 from dao_flows.makers.label import LabelMaker, label_jobs
 from dao_flows.makers.models.checkpoints import ParameterError
@@ -44,6 +43,7 @@ from dao_flows.model.sampling.sample import Request, sample
 from dao_flows.model.templates.places import DEFAULT, open_library
 from dao_flows.model.templates.search import find_templates
 from dao_flows.store.stores import output
+from dao_flows.version import __version__
 
 Row = dict[str, Any]
 

@@ -21,7 +21,6 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from dao_flows import __version__
 from dao_flows.model.checkpoint.format import CheckpointError, config_of, load, verify
 from dao_flows.model.checkpoint.library import find
 from dao_flows.model.crystals import Crystal
@@ -32,6 +31,7 @@ from dao_flows.model.data.table import CrystalTable, read_crystals
 from dao_flows.model.sampling.names import SamplerName
 from dao_flows.model.sampling.registry import STEPS
 from dao_flows.model.sampling.sample import Guidance, Request, SamplerConfig, SamplingError, sample
+from dao_flows.version import __version__
 
 GPU_BATCH_ATOMS = 16384
 SAMPLER = ("sampler", "steps", "churn", "bf16", "predictor", "guidance")

@@ -27,7 +27,7 @@ def main() -> None:
         }
         flow = [sys.executable, "-W", "ignore", str(HERE / "tests/dao_flows/audit_flow.py"), str(home / "flow")]
         subprocess.run(flow, check=True, capture_output=True)
-        from dao_flows.audit.graph.graph import build
+        from dao_flows.audit.graph.from_store import build
         from dao_flows.audit.replay.replay import Options, replay
         from dao_flows.store.stores import job_store
 

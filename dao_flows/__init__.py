@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .renamed import keep_former_names
+from .version import __version__
 
 if TYPE_CHECKING:
     from .api.predict import predict
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "predict"]
 
 keep_former_names()

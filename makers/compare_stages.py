@@ -12,8 +12,8 @@ import numpy as np
 from jobflow.core.maker import Maker
 from pydantic import BaseModel, Field
 
-from dao_flows import __version__
 from dao_flows.makers.schemas.document import SCHEMA_VERSION, Provenance, Science
+from dao_flows.version import __version__
 
 from .evaluate import EvaluationDoc
 from .jobs.provenance import execution_record, provenance

@@ -16,8 +16,8 @@ import numpy as np
 from jobflow.core.maker import Maker
 from scipy.stats import rankdata
 
-from dao_flows import __version__
 from dao_flows.makers.schemas.document import Science
+from dao_flows.version import __version__
 
 from .jobs.progress import report
 from .jobs.provenance import execution_record, provenance

@@ -13,9 +13,9 @@ import numpy as np
 from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
 
-from dao_flows import __version__
 from dao_flows.makers.schemas.document import Science
 from dao_flows.model.sampling.names import SamplerName
+from dao_flows.version import __version__
 
 from .generators.sampler import (
     Bf16,

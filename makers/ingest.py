@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from jobflow.core.job import Job, JobConfig
 from jobflow.core.maker import Maker
 
-from dao_flows import __version__
 from dao_flows.makers.schemas.document import Science
+from dao_flows.version import __version__
 
 from .datasets.build import REJECTS, build_dataset
 from .datasets.config import BuildConfig, build_config

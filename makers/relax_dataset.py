@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 
-from dao_flows import __version__
 from dao_flows.makers.schemas.document import Science
+from dao_flows.version import __version__
 
 from .jobs.provenance import execution_record, provenance
 from .jobs.shards import NO_CRYSTAL, Chunk, Row, at_work, crystal_of, of_the_original, shard_flow, shard_inputs, spread

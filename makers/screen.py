@@ -14,8 +14,8 @@ from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
 from pymatgen.core.structure import Structure
 
-from dao_flows import __version__
 from dao_flows.makers.schemas.document import JudgeCost, Science
+from dao_flows.version import __version__
 
 from .jobs.progress import report
 from .jobs.provenance import execution_record, installed_version, provenance

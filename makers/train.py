@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 
-from dao_flows import __version__
 from dao_flows.makers.schemas.document import Science
+from dao_flows.version import __version__
 
 from .jobs.provenance import execution_record, provenance
 from .jobs.reuse import reusable

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .crystals import Crystal, Crystals
-from .network.crysformer import Crysformer, CrysformerConfig, CrysformerOutput
+from .network.crysformer import Crysformer, CrysformerConfig
 from .process.bridge import Bridge
 from .process.diffusion import Diffusion, NoiseConfig, NoiseSchedule
 from .process.flow_matching import FlowMatching
-from .process.objective import ALL, Draw, Noised, Objective, Start
+from .process.objective import ALL, Draw, Noised, Objective, Output, Start
 
 OBJECTIVES: dict[str, Callable[[NoiseSchedule], Objective]] = {
     "diffusion": Diffusion,
@@ -28,8 +28,8 @@ class DaoConfig:
 
     volume_scaling: the lattice is diffused in units of n_atoms^(1/3) Å, so that its entries are of one size for small
     and large cells. The published model diffuses it in Å (False). energy_mean, energy_std: E_hull in eV/atom is
-    standardised by them (DAO-P). objective: 'diffusion' as published, 'flow' (`model.flow`) or
-    'bridge', flow that may begin from templates (`model.bridge`).
+    standardised by them (DAO-P). objective: 'diffusion' as published, 'flow' (`process.flow_matching`) or
+    'bridge', flow that may begin from templates (`process.bridge`).
     """
 
     network: CrysformerConfig = field(default_factory=CrysformerConfig)
@@ -97,10 +97,10 @@ class Dao(nn.Module):
         """Templates in Å as paths begin from them; the same at every step. known: (B,), where there is one."""
         return Start(known, templates.frac, self.cell(templates))
 
-    def denoising_losses(self, noised: Noised, output: CrysformerOutput, part: slice = ALL) -> dict[str, Tensor]:
+    def denoising_losses(self, noised: Noised, output: Output, part: slice = ALL) -> dict[str, Tensor]:
         """Mean squared errors for lattice and coordinates; clean crystals (t = 0) do not count.
 
-        What a crystal's own mean square counts, the objective says (`Objective.penalty`).
+        `Objective.penalty` weighs each crystal's mean square.
         output: of the rows `part`, whose share of the batch's mean this is: the shares of all parts add up to it.
         """
         noisy = (noised.t > 0).to(noised.lattice.dtype)

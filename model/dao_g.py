@@ -11,7 +11,7 @@ from .process.objective import ALL, Draw, Start
 
 
 class DaoG(Dao):
-    """Trained by denoising alone; `model.sample` draws crystals from it."""
+    """Trained by denoising alone; `sampling.sample` draws crystals from it."""
 
     def losses(
         self, crystals: Crystals, energy: Tensor | None, generator: torch.Generator, part: slice = ALL

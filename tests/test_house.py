@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"dao_flows": ROOT / "dao_flows", "dao_flows.makers": ROOT / "makers", "dao_flows.model": ROOT / "model"}
+VERSION = "dao_flows.version"  # which imports nothing
 MODEL_MAY_IMPORT = {"torch", "numpy", "safetensors"}
 BINARY = {".npz", ".parquet", ".safetensors", ".png", ".xz"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -65,8 +68,64 @@ def imports(name: str, path: Path, at_import: bool = False) -> Iterator[str]:
 def test_imports_go_down_only(name):
     for imported in imports(name, MODULES[name]):
         module = imported.split(":")[0]
-        if module.split(".")[0] == "dao_flows" and imported != "dao_flows:__version__":
+        if module.split(".")[0] == "dao_flows" and module != VERSION:
             assert floor(module) <= floor(name), f"{name} imports {module}, which stands above it"
+
+
+def imports_within() -> dict[str, set[str]]:
+    """Every module of the package, and the others that it imports, those inside functions too."""
+    found = {}
+    for name, path in MODULES.items():
+        imported = {each.split(":")[0] for each in imports(name, path)}
+        found[name] = {each for each in imported if each in MODULES and each not in (name, "dao_flows")}
+    return found
+
+
+def room(module: str) -> str:
+    """The folder that a module lies in; what lies at the top of a floor is a room of its own."""
+    folder = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    return module if folder in FOLDERS else folder
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes that reach each other, one after the other; none if all arrows go one way."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circle(imports_within()) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) != []
+
+
+def test_arrows_between_rooms_go_one_way():
+    rooms: dict[str, set[str]] = {}
+    for name, imported in imports_within().items():
+        rooms.setdefault(room(name), set()).update(room(each) for each in imported)
+    assert circle({name: reached - {name} for name, reached in rooms.items()}) == []
+    assert rooms["dao_flows.model.sampling"] >= {"dao_flows.model.process", "dao_flows.model.dao_g"}
+
+
+def test_no_room_holds_over_a_dozen_modules():
+    crowded = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
+    assert {folder: count for folder, count in crowded.items() if count > 12} == {}
+
+
+def test_the_model_reads_in_the_papers_order():
+    """Network and process know nothing of each other; the model puts them together; sampling and training use it."""
+    order = ["network", "process", "dao", "dao_g", "dao_p", "sampling", "relax", "checkpoint", "training", "train"]
+    place = {f"dao_flows.model.{name}": number for number, name in enumerate(order)}
+    for name, imported in imports_within().items():
+        for each in imported:
+            if (here := place.get(room(name))) is not None and (there := place.get(room(each))) is not None:
+                assert there <= here, f"{name} imports {each}"
+    assert not any(
+        room(each) == "dao_flows.model.network" for each in imports_within()["dao_flows.model.process.flow_matching"]
+    )
 
 
 @pytest.mark.parametrize("name", OF_MODEL)

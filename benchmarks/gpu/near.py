@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dao_flows import __version__
 from dao_flows.model.data.shards import Manifest, dataset_rows, read_manifest, write_manifest, write_shards
 from dao_flows.model.data.table import read_crystals
 from dao_flows.model.train import read_judge
+from dao_flows.version import __version__
 
 
 def main() -> None:

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dao_flows import __version__
 from dao_flows.errors import explain, trace
 from dao_flows.interruption import interruptible
 from dao_flows.makers.machine.environment import environment_in_full
 from dao_flows.makers.machine.masking import one_line
 from dao_flows.model.files.places import at_home
+from dao_flows.version import __version__
 
 from . import (
     audit,

@@ -12,8 +12,8 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dao_flows import __version__
 from dao_flows.makers.machine.masking import holds_secret, remember_environment, remember_store
+from dao_flows.version import __version__
 
 from .archive import CrateError, limits, write_archive
 from .contents import Contents

@@ -34,7 +34,7 @@ def _formula(document: dict[str, Any]) -> str:
 
 def gather(store: JobStore, ids: Sequence[str], weights: bool = False, shards: bool = False) -> Contents:
     """Everything that is stored of these ids and of all that they were made from. Raises InputError, CrateError."""
-    from dao_flows.audit.graph.graph import build
+    from dao_flows.audit.graph.from_store import build
 
     graph = build(store, ids, "back")
     laid_out = set(_laid_out(store, [name for kind, name in graph.nodes if kind == "screening"]))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dao_flows import __version__
 from dao_flows.api.predict import plan_batches, prediction_maker
 from dao_flows.api.reuse import stored_batches, whole
 from dao_flows.errors import InputError
@@ -24,6 +23,7 @@ from dao_flows.model.sampling.names import SamplerName
 from dao_flows.model.templates.places import available as libraries
 from dao_flows.model.templates.places import open_library
 from dao_flows.store.candidates import find as find_candidate
+from dao_flows.version import __version__
 
 if TYPE_CHECKING:
     from jobflow.core.flow import Flow

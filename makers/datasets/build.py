@@ -17,7 +17,6 @@ from typing import Any
 
 from maggma.core import Store
 
-from dao_flows import __version__
 from dao_flows.makers.jobs.provenance import digest
 from dao_flows.makers.machine.parallel import parallel_map
 from dao_flows.model.data.shards import (
@@ -30,6 +29,7 @@ from dao_flows.model.data.shards import (
     write_manifest,
     write_shard,
 )
+from dao_flows.version import __version__
 
 from .cleaning import Clean, clean, clean_held_out
 from .config import BuildConfig

@@ -21,7 +21,6 @@ from jobflow.core.state import CURRENT_JOB
 from monty.json import jsanitize
 from pymatgen.core.structure import Structure
 
-from dao_flows import __version__
 from dao_flows.makers.jobs.provenance import (
     canonical_json,
     digest,
@@ -41,6 +40,7 @@ from dao_flows.makers.schemas.decoding import CALLS
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.verification import CalculationDoc
 from dao_flows.model.files.places import absolute
+from dao_flows.version import __version__
 
 from . import abinit, cp2k, results
 from .installed import program_version

@@ -15,7 +15,6 @@ from jobflow.core.reference import OutputReference
 from jobflow.core.state import CURRENT_JOB
 from pymatgen.core.structure import Structure
 
-from dao_flows import __version__
 from dao_flows.makers.jobs.provenance import digest, execution_record, provenance
 from dao_flows.makers.jobs.stage import stage
 from dao_flows.makers.machine.places import QUERIES, REFERENCE, Places, told
@@ -26,6 +25,7 @@ from dao_flows.makers.schemas.verification import CalculationDoc, CalculationRec
 from dao_flows.makers.science.symmetry import symmetrised_primitive
 from dao_flows.makers.science.validity import Rules, contact_fault, contacts, volume_fault
 from dao_flows.makers.screen import ScreenMaker
+from dao_flows.version import __version__
 
 from .backends import Backend, backend
 from .calculation import CalculateMaker, calculator_in_full, geometry, settings_of

@@ -110,7 +110,7 @@ def save(folder: Path, model: Dao, card: dict[str, Any], dtype: torch.dtype | No
     are); they are loaded as they always are. An existing checkpoint at this path is replaced, and stays there until the
     new one is whole.
     """
-    from dao_flows import __version__
+    from dao_flows.version import __version__
 
     kind, architecture = kind_of(model), architecture_of(model)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from dao_flows.model.crystals import Crystals
-from dao_flows.model.network.crysformer import CrysformerOutput
 
-from .objective import Draw, Noised, Start
+from .objective import Draw, Noised, Output, Start
 
 IMAGES = 10  # periodic images on each side: 21 in all are exact to float64 for σ ≤ 0.5
 
@@ -127,6 +126,6 @@ class Diffusion:
         """As Objective.penalty."""
         return mean_square
 
-    def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
+    def predicted(self, output: Output, crystals: Crystals) -> tuple[Tensor, Tensor]:
         """As Objective.predicted."""
         return output.score, output.eps

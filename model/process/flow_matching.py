@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from dao_flows.model.crystals import Crystals
-from dao_flows.model.network.crysformer import CrysformerOutput
 
 from .diffusion import NoiseSchedule
-from .objective import Draw, Noised, Start
+from .objective import Draw, Noised, Output, Start
 
 COORDINATE_UNIT = 0.2887  # standard deviation of a difference that is uniform on the circle, 1/√12
 LATTICE_UNIT = 0.35  # that of an entry of S_1 − S_0, about
@@ -115,6 +114,6 @@ class FlowMatching:
         """As Objective.penalty."""
         return mean_square
 
-    def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
+    def predicted(self, output: Output, crystals: Crystals) -> tuple[Tensor, Tensor]:
         """As Objective.predicted."""
         return centred(output.score, crystals.mask), (output.matrix + output.matrix.mT) / 2

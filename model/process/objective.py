@@ -9,9 +9,24 @@ import torch
 from torch import Tensor
 
 from dao_flows.model.crystals import Crystals
-from dao_flows.model.network.crysformer import CrysformerOutput
 
 ALL = slice(None)
+
+
+class Output(Protocol):
+    """What a process reads of a pass through the network: eps = matrix·L, both (B, 3, 3); score: (B, N, 3)."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """(B, 3, 3)."""
+
+    @property
+    def eps(self) -> Tensor:
+        """(B, 3, 3)."""
+
+    @property
+    def score(self) -> Tensor:
+        """(B, N, 3)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class Start:
 
 
 class Objective(Protocol):
-    """A way from crystals (t = 0) to noise (t = T), and what the network is to say along it."""
+    """A way from crystals (t = 0) to noise (t = T), and what the network learns to predict along it."""
 
     def noise(self, crystals: Crystals, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noise of the lattice, then of the coordinates, as `corrupt` takes it."""
@@ -70,5 +85,5 @@ class Objective(Protocol):
     def penalty(self, mean_square: Tensor, t: Tensor) -> Tensor:
         """(B,), what the mean square of a crystal's error at t counts in the loss."""
 
-    def predicted(self, output: CrysformerOutput, crystals: Crystals) -> tuple[Tensor, Tensor]:
-        """What the network says of the targets for the crystals that it was given: (B, N, 3) and (B, 3, 3)."""
+    def predicted(self, output: Output, crystals: Crystals) -> tuple[Tensor, Tensor]:
+        """Predictions of the targets for the crystals that the network was given: (B, N, 3) and (B, 3, 3)."""

@@ -42,7 +42,7 @@ class _Flow(Sampler):
         behind = 1 - t / self.last
         if self.guide is not None and behind >= EARLIEST:
             predictor, guidance = self.guide
-            slope_x, slope_s = energy_gradient(predictor, crystals, t, guidance.max_norm, log)
+            slope_x, slope_s = energy_gradient(predictor, crystals, t, guidance.max_norm, log, stretch)
             factor = (1 - behind) / behind
             u = u - guidance.coordinates * factor * COORDINATE_UNIT**2 * slope_x
             change = change - guidance.lattice * factor * LATTICE_UNIT**2 * (slope_s + slope_s.mT) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,6 @@ from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
 from dao_flows.model.network.crysformer import Crysformer, CrysformerOutput
-from dao_flows.model.process.flow_matching import stretch
 
 from .names import SamplerName
 from .requests import NormalStreams
@@ -114,14 +114,21 @@ def check_pair(ours: DaoConfig, theirs: DaoConfig) -> None:
 
 
 def energy_gradient(
-    predictor: DaoP, crystals: Crystals, t: int, max_norm: float | None, log: Tensor | None = None
+    predictor: DaoP,
+    crystals: Crystals,
+    t: int,
+    max_norm: float | None,
+    cell: Tensor | None = None,
+    lattice_of: Callable[[Tensor], Tensor] = lambda cell: cell,
 ) -> tuple[Tensor, Tensor]:
-    """∂E_θ/∂x: (B, N, 3) and ∂E_θ/∂L: (B, 3, 3) at noise level t, or ∂E_θ/∂S at S = `log`. crystals: in model units."""
+    """∂E_θ/∂x: (B, N, 3) and ∂E_θ/∂cell: (B, 3, 3) at noise level t. crystals: in model units.
+
+    cell: what the process describes the lattice by, None: the lattice; lattice_of: the lattice of it.
+    """
     with torch.enable_grad():
         frac = crystals.frac.detach().requires_grad_()
-        cell = (crystals.lattice if log is None else log).detach().requires_grad_()
-        lattice = cell if log is None else stretch(cell)
-        energy = predictor.standardised_energy(crystals.with_geometry(frac, lattice), _at(t, crystals))
+        cell = (crystals.lattice if cell is None else cell).detach().requires_grad_()
+        energy = predictor.standardised_energy(crystals.with_geometry(frac, lattice_of(cell)), _at(t, crystals))
         gradients = torch.autograd.grad(energy.sum(), (frac, cell))
     if max_norm is not None:
         norms = [g.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None] for g in gradients]

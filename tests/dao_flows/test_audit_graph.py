@@ -23,7 +23,8 @@ from dao_flows.audit.graph.build import assemble
 from dao_flows.audit.graph.collapse import collapse
 from dao_flows.audit.graph.documents import read
 from dao_flows.audit.graph.drawing import mermaid, svg
-from dao_flows.audit.graph.graph import Facts, Graph, build, without_circles
+from dao_flows.audit.graph.from_store import build
+from dao_flows.audit.graph.graph import Facts, Graph, without_circles
 from dao_flows.audit.graph.identify import find
 from dao_flows.audit.graph.layout import layout
 from dao_flows.audit.graph.page import page

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dao_flows.api.predict import predict
-from dao_flows.audit.graph.graph import build
+from dao_flows.audit.graph.from_store import build
 from dao_flows.audit.replay.replay import Options, replay
 from dao_flows.makers.jobs.provenance import content_hash, digest
 from dao_flows.store.stores import collection, job_store

@@ -20,7 +20,7 @@ from jobflow import JobStore
 from maggma.stores import MongoStore
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.audit.graph.graph import build
+from dao_flows.audit.graph.from_store import build
 from dao_flows.audit.integrity.verify import verify as audit
 from dao_flows.audit.replay.materials import Materials
 from dao_flows.crate import CrateError, Limits, importing

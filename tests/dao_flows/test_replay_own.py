@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.audit.graph.graph import build
+from dao_flows.audit.graph.from_store import build
 from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.store.stores import collection, job_store
 

@@ -10,7 +10,7 @@ from jobflow import JobStore
 
 from dao_flows.api.inputs import Entry
 from dao_flows.api.predict import predict
-from dao_flows.audit.graph.graph import build
+from dao_flows.audit.graph.from_store import build
 from dao_flows.audit.integrity.verify import verify
 from dao_flows.audit.replay.replay import Options, replay
 from dao_flows.crate.archive import limits

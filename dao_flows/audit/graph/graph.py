@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any, Literal
 
-from dao_flows.errors import InputError
-
 from .documents import Node
 
 if TYPE_CHECKING:
-    from jobflow.core.store import JobStore
+    pass
 
 SCHEMA_VERSION = 1
 Direction = Literal["back", "forward", "both"]
@@ -166,26 +164,6 @@ class Graph:
                     found.add(reached)
                     waiting.append(reached)
         return found
-
-
-def build(store: JobStore, ids: str | Sequence[str] | None = None, direction: Direction = "both") -> Graph:
-    """The graph of a store, or the part of it around these ids (see `identify.find`).
-
-    The same few queries whatever the store's size. Raises InputError for an id that is unknown or not unique,
-    StoreError.
-    """
-    from .build import assemble
-    from .documents import read
-
-    whole = assemble(read(store))
-    if ids is None:
-        return whole
-    from .identify import find
-
-    wanted = [ids] if isinstance(ids, str) else ids
-    if not wanted:
-        raise InputError("give an id to look for")
-    return whole.around(dict.fromkeys(find(whole, each) for each in wanted), direction)
 
 
 def text(node: Node) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dao_flows.audit.graph.graph import build
+from dao_flows.audit.graph.from_store import build
 from dao_flows.audit.graph.identify import find
 
 if TYPE_CHECKING:

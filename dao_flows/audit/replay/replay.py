@@ -17,11 +17,11 @@ from jobflow.core.store import JobStore
 from maggma.stores import MemoryStore
 from pydantic import BaseModel, Field
 
-from dao_flows import __version__
 from dao_flows.api.local import run_here
 from dao_flows.audit.graph import identify
 from dao_flows.audit.graph.documents import MERGED, SHARDS
-from dao_flows.audit.graph.graph import Graph, build, text
+from dao_flows.audit.graph.from_store import build
+from dao_flows.audit.graph.graph import Graph, text
 from dao_flows.errors import InputError, explain
 from dao_flows.makers.jobs.progress import Reporter
 from dao_flows.makers.jobs.provenance import code_sha256, library_versions, science_hash
@@ -30,6 +30,7 @@ from dao_flows.makers.machine.masking import one_line
 from dao_flows.makers.models.checkpoints import ParameterError, pick_device
 from dao_flows.makers.schemas.document import Science
 from dao_flows.store.stores import collection, describe
+from dao_flows.version import __version__
 
 from . import calculations, own
 from .agreement import Agreement, Difference, agree

@@ -68,7 +68,7 @@ def graph(
 
     Jobs, documents, checkpoints, datasets, raw data and runs, with the attempts that failed: read from the store alone.
     """
-    from dao_flows.audit.graph.graph import build
+    from dao_flows.audit.graph.from_store import build
     from dao_flows.makers.machine.whole_files import write_whole
     from dao_flows.settings import settings
     from dao_flows.store.stores import job_store
