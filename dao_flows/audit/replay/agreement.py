@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
+from dao_flows.renamed import current
+
 Outcome = Literal["identical", "equal", "different"]
 Quantity = Literal["position", "lattice", "energy", "force", "relative"]
 
@@ -106,6 +108,8 @@ def agree(recorded: Any, replayed: Any, terms: Terms | None = None) -> Agreement
     for difference, quantity, size in _steps(recorded, replayed, ""):
         path = difference.path
         if path.endswith("@version") or _matches(path, (*execution, *terms.ignored)):
+            continue
+        if path.endswith("@module") and current(str(difference.recorded)) == current(str(difference.replayed)):
             continue
         renamed = terms.renamed.get(difference.replayed) if isinstance(difference.replayed, str) else None
         if renamed is not None and renamed == difference.recorded:

@@ -23,6 +23,7 @@ from dao_flows.makers.schemas.verification import VerificationDoc
 from dao_flows.model.checkpoint.format import CheckpointError
 from dao_flows.model.checkpoint.format import verify as verify_checkpoint
 from dao_flows.model.data.shards import DataError, read_manifest, shard_path
+from dao_flows.renamed import current
 from dao_flows.store.candidates import candidate_doc
 from dao_flows.store.stores import collection
 
@@ -112,6 +113,8 @@ def _plain(expected: Any, document: Document) -> Document:
     held = {key: value for key, value in plain.items() if key in document or value not in (None, [], {})}
     if "content_hash" in document:
         held["content_hash"] = document["content_hash"]
+    if current(str(document.get("@module"))) == held.get("@module"):
+        held["@module"] = document["@module"]  # which may be a former name
     return held
 
 
