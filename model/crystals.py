@@ -79,6 +79,6 @@ class Crystals:
 def padded_size(sizes: Sequence[int]) -> int:
     """The size that a batch is padded to: the largest, at least two.
 
-    A lone atom would make vectors of matrices, whose products round by the batch they are in (`model.batching`).
+    A lone atom would make vectors of matrices, whose products round by the batch they are in (`runtime.batching`).
     """
     return max(2, *sizes)

@@ -159,7 +159,7 @@ def relax(
     """Relax crystals (Å) in batches of one size; results in the order given. progress is told (crystals done, in all).
 
     max_batch_atoms: of a batch; None: what suits the device. Batches are split where memory runs out; log is told which
-    ran. slots: a number for each (`model.batching`). Raises TooLargeError.
+    ran. slots: a number for each (`runtime.batching`). Raises TooLargeError.
     """
     config = config or RelaxConfig()
     if max_batch_atoms is None:

@@ -227,6 +227,40 @@ def test_every_module_says_what_it_is_for(name):
     assert ast.get_docstring(ast.parse(MODULES[name].read_text()))
 
 
+def texts() -> Iterator[tuple[str, str]]:
+    """Pages and sources by their paths, but for those that tell of former times."""
+    listed = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("*.md")]
+    listed += [*MODULES.values(), *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py")]
+    for path in listed:
+        yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+def test_pages_and_sources_name_files_that_exist():
+    pattern = re.compile(
+        r"(?<![\w/.{-])((?:dao_flows|makers|model|tests|benchmarks|examples|docs)/[\w/-]+\.(?:py|md|csv))\b"
+    )
+    missing = {
+        (name, found) for name, text in texts() for found in pattern.findall(text) if not (ROOT / found).exists()
+    }
+    assert missing == set()
+
+
+def test_pages_and_sources_name_modules_that_exist():
+    pattern = re.compile(r"(?<![\w./-])dao_flows(?:\.[a-z]\w*)+(?:\.[A-Z]\w*)?(?![\w/])")
+    missing = set()
+    for name, text in texts():
+        if name == "dao_flows/renamed.py":
+            continue
+        for found in pattern.findall(text):
+            parts = found.split(".")
+            modules = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
+            known = next((each for each in modules if each in MODULES), "")
+            rest = parts[known.count(".") + 1 :]
+            if len(rest) > 1 or (rest and not re.search(rf"\b{rest[0]}\b", MODULES[known].read_text())):
+                missing.add((name, found))
+    assert missing == set()
+
+
 @pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="not a git checkout")
 def test_no_file_names_a_registry_or_a_place_of_one_machine():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@
 
 Every ordered pair of atoms of a cell is an edge; there is no cutoff and there are no periodic images: periodicity
 enters through Fourier features of the fractional displacement, orientation leaves through L Lᵀ. How attention over
-these pairs is computed is `model.pair_attention`'s.
+these pairs is computed is `network.pair_attention`'s.
 
 Shapes: B crystals, N atoms (padded), H hidden, h heads, F pair features.
 """

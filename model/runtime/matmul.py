@@ -12,7 +12,7 @@ def round_alike() -> None:
     """Have MKL round a row of a product alike among however many rows; before its first product of this process.
 
     On Intel's processors with AVX-512 it otherwise takes another kernel for a few rows than for many, and a crystal's
-    result would depend on its batch (`model.batching`). The user's own MKL_CBWR is left as it is. On processors of
+    result would depend on its batch (`runtime.batching`). The user's own MKL_CBWR is left as it is. On processors of
     other makers its kernels do so without being asked, and asking may cost them their speed.
     """
     try:

@@ -1,0 +1,86 @@
+"""A store and a crate that were written when the modules had other names: they are verified, replayed and imported."""
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
+from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
+from dao_flows.renamed import RENAMED, current
+from dao_flows.store.stores import collection, job_store
+
+PACKED = Path(__file__).parent / "data" / "before_rooms.tar.xz"
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("before")
+    with tarfile.open(PACKED) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / "before"
+
+
+@pytest.fixture
+def before(unpacked, workplace, monkeypatch) -> Path:
+    """The place of a user who has that store, its checkpoints and its library."""
+    monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(unpacked))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(unpacked / "checkpoints"))
+    monkeypatch.setenv(LIBRARIES, str(unpacked / "libraries"))
+    return unpacked
+
+
+def named_modules(value) -> set[str]:
+    """Modules of ours that a stored document names."""
+    if isinstance(value, dict):
+        own = {value["@module"]} if str(value.get("@module")).startswith("dao_flows") else set()
+        return own.union(*map(named_modules, value.values()))
+    return set().union(*map(named_modules, value)) if isinstance(value, list) else set()
+
+
+def test_all_that_it_names_is_importable(before):
+    jobs = job_store()
+    names = set()
+    for name in ("candidates", "verifications", "comparisons"):
+        names |= named_modules(list(collection(jobs, name).query()))
+    names |= named_modules(list(jobs.query(load=True)))
+    assert {"dao_flows.makers.schemas", "dao_flows.makers.verification_schemas"} <= names
+    assert names & set(RENAMED) == names - {name for name in names if current(name) == name}
+    code = "import importlib, json, sys\nfor name in json.loads(sys.argv[1]): importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(sorted(names))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_former_name_is_the_same_module():
+    code = (
+        "import sys\nfrom dao_flows.makers.verification_schemas import VerificationDoc as former\n"
+        "from dao_flows.makers.schemas.verification import VerificationDoc as present\n"
+        "assert former is present\nimport dao_flows.makers.no_such_schemas"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "AssertionError" not in done.stderr
+    assert "No module named 'dao_flows.makers.no_such_schemas'" in done.stderr
+
+
+def test_it_is_verified(before, call):
+    code, out, _ = call("audit", "verify", "--all")
+    assert (code, "all as it was written" in out) == (0, True), out
+
+
+def test_it_is_replayed_bit_for_bit(before, call):
+    pytest.importorskip("chgnet")  # which judged
+    [candidate, *_] = collection(job_store(), "candidates").query(sort={"rank": 1})
+    code, out, _ = call("audit", "replay", candidate["candidate_id"])
+    assert code == 0, out
+    assert f"candidate:{candidate['candidate_id']}: identical, bit for bit" in out
+
+
+def test_its_crate_is_imported(before, call, monkeypatch, tmp_path):
+    monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "imported"))
+    code, out, err = call("import-crate", str(before / "crate.zip"))
+    assert (code, "the crate is whole" in out) == (0, True), err
+    code, out, _ = call("audit", "verify", "--all")
+    assert (code, "all as it was written" in out) == (0, True), out
