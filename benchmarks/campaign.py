@@ -22,7 +22,7 @@ from cluster import URI_VARIABLE, ClusterError, all_done, copy_flow, finish, mea
 from compositions import formulas, spread
 from launching import clear
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.launch.flows import predict_flows
 from dao_flows.launch.progress import status

@@ -20,7 +20,7 @@ from cluster import URI_VARIABLE, all_done, measured_on, project, save
 from compositions import spread
 from launching import clear, watch
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.launch.flows import Planned, predict_flows, verify_flows
 from dao_flows.launch.routes import read_routes

@@ -20,13 +20,13 @@ from dao_flows.store.runs import Batch, Run, RunLog, unfinished
 from dao_flows.store.stores import collection, describe, job_store
 
 from .export import writable
-from .inputs import Entry
 from .local import run_here
 from .prediction.batches import PlannedBatch, plan_batches
+from .prediction.inputs import Entry
 from .prediction.keywords import keywords_of
 from .prediction.makers import prediction_maker, settled, verifier
 from .prediction.request import PredictionRequest
-from .prediction.results import PredictionResult, screening_doc, summaries
+from .results import PredictionResult, screening_doc, summaries
 from .reuse import marks, stored_batches, whole
 from .verify import best, verify_candidates
 

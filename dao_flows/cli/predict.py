@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dao_flows.api.inputs import Entry, read_formulas
+from dao_flows.api.prediction.inputs import Entry, read_formulas
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.errors import InputError
 from dao_flows.model.files.file_names import file_name

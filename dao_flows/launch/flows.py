@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
     from maggma.core import Store
 
-    from dao_flows.api.inputs import Entry
+    from dao_flows.api.prediction.inputs import Entry
     from dao_flows.api.prediction.request import PredictionRequest
     from dao_flows.api.pretrain import PretrainConfig
     from dao_flows.settings import Settings

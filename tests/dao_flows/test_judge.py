@@ -5,9 +5,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from dao_flows.api.inputs import Entry
 from dao_flows.api.predict import predict
 from dao_flows.api.prediction import makers
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.audit.replay.replay import replay
 from dao_flows.launch.flows import predict_flows

@@ -14,7 +14,7 @@ from jobflow import Flow, JobStore
 from maggma.stores import MemoryStore
 from typer.testing import CliRunner
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.api.pretrain import PretrainConfig, read_config
 from dao_flows.cli import app

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.errors import InputError, SettingsError
 from dao_flows.launch.flows import predict_flows

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.launch import launchpad as launchpad_module
 from dao_flows.launch import progress, submit

@@ -35,7 +35,7 @@ for command in (["predict"], ["submit", "predict"]):
 assert run(["predict", "NaCl", "-n", "1", "--z", "1", "--steps", "2", "--neutral", "--json", "--out", "cif"]) == 0
 
 from dao_flows import predict
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.launch.flows import predict_flows
 from dao_flows.settings import settings
 from dao_flows.store.stores import collection, job_store

@@ -100,7 +100,7 @@ def test_on_the_command_line(workplace, call):
 
 
 def test_flows_to_submit(first):
-    from dao_flows.api.inputs import Entry
+    from dao_flows.api.prediction.inputs import Entry
     from dao_flows.api.prediction.request import PredictionRequest
     from dao_flows.launch.flows import not_stored, predict_flows
     from dao_flows.settings import settings

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from jobflow import JobStore
 
-from dao_flows.api.inputs import Entry
 from dao_flows.api.predict import predict
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.audit.graph.graph import build
 from dao_flows.audit.integrity.verify import verify

@@ -11,8 +11,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from dao_flows.api.inputs import Entry
 from dao_flows.api.predict import predict
+from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.api.pretrain import read_config
 from dao_flows.audit.replay.calculations import _reference_file

@@ -1,1 +1,1 @@
-"""A prediction in its parts: what is asked for, makers, batches and results; `dao_flows.api.predict` runs it."""
+"""What a prediction is asked for: formulas and a request, its makers, its batches. `dao_flows.api.predict` runs it."""

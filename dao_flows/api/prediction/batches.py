@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from pymatgen.core.composition import Composition
 
-from dao_flows.api.inputs import Entry, Z, raise_problems
 from dao_flows.makers.generators.plan import GenerationPlan
 from dao_flows.makers.jobs.provenance import digest, science_hash
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.science.chemistry import CompositionError, formula_of, parse_composition
+
+from .inputs import Entry, Z, raise_problems
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import typer
 from typer.models import OptionInfo
 
-from dao_flows.api.inputs import Z, parse_z
 from dao_flows.makers.generators.settings import Bf16
 from dao_flows.makers.screening.ranking import Ranking
 from dao_flows.model.sampling.names import SamplerName
+
+from .inputs import Z, parse_z
 
 BACKEND_HELP = "vasp, vasp-r2scan, abinit, cp2k, forcefield (CHGNet), or forcefield:NAME."
 REFERENCE_HELP = "For hulls: file of ComputedEntries, mp: (Materials Project) or store: (your verifications)."

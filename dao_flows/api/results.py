@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, PrivateAttr, field_serializer
 
-from dao_flows.api.export import file_name, render, write_files
-from dao_flows.api.verify import VerificationResult
 from dao_flows.errors import InputError
 from dao_flows.makers.machine.masking import storable
 from dao_flows.makers.schemas.prediction import (
@@ -27,6 +25,9 @@ from dao_flows.makers.schemas.prediction import (
 )
 from dao_flows.store.candidates import candidate_doc
 from dao_flows.store.stores import output
+
+from .export import file_name, render, write_files
+from .verify import VerificationResult
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
