@@ -22,7 +22,8 @@ from cluster import URI_VARIABLE, ClusterError, all_done, copy_flow, finish, mea
 from compositions import formulas, spread
 from launching import clear
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.launch.flows import predict_flows
 from dao_flows.launch.progress import status
 from dao_flows.launch.project import program
@@ -94,7 +95,7 @@ def submissions(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> list[
 def a_flow_that_ran(folder: Path, pad: LaunchPad, candidates: int, steps: int) -> int:
     """A prediction that ran here: the id of its flow."""
     clear(pad)
-    planned = predict_flows([Entry(spread(1)[0])], settings(), n=candidates, steps=steps)
+    planned = predict_flows([Entry(spread(1)[0])], settings(), PredictionRequest(n=candidates, steps=steps))
     flow = submit(planned, pad, read_routes(None), "none").flows[0].flow
     finish(folder, [worker(folder, 0)], SECONDS)
     all_done(pad)

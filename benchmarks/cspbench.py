@@ -86,7 +86,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as bar:
         os.environ["DAO_FLOWS_DATA_DIR"] = folder
         from dao_flows import predict
-        from dao_flows.api.inputs import Entry
+        from dao_flows.api.prediction.inputs import Entry
 
         task = bar.add_task("batches", total=None)
         began = time.monotonic()

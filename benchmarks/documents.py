@@ -20,7 +20,8 @@ from cluster import URI_VARIABLE, all_done, measured_on, project, save
 from compositions import spread
 from launching import clear, watch
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.launch.flows import Planned, predict_flows, verify_flows
 from dao_flows.launch.routes import read_routes
 from dao_flows.launch.submit import submit
@@ -85,7 +86,9 @@ def summary(pad: LaunchPad, worked: dict[str, Any]) -> dict[str, Any]:
 def predictions(steps: int, per_formula: int, batch: int, formulas: Sequence[str]) -> list[Planned]:
     """Flows as `dao-flows submit predict` makes them."""
     config = settings().model_copy(update={"batch_candidates": batch})
-    return predict_flows([Entry(f) for f in formulas], config, n=per_formula, steps=steps, templates=0)
+    return predict_flows(
+        [Entry(f) for f in formulas], config, PredictionRequest(n=per_formula, steps=steps, templates=0)
+    )
 
 
 def per_candidate(folder: Path, pad: LaunchPad, args: argparse.Namespace) -> list[dict[str, Any]]:

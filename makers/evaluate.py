@@ -13,11 +13,9 @@ from jobflow.core.maker import Maker
 from pydantic import BaseModel, Field
 
 from dao_flows.makers.schemas.document import SCHEMA_VERSION, PrecisionChoice, Provenance, Science
-from dao_flows.model.sampling.names import SamplerName
 from dao_flows.version import __version__
 
 from .generators.sampler import (
-    Bf16,
     check_guidance,
     check_sampling,
     measured_precision,
@@ -26,6 +24,7 @@ from .generators.sampler import (
     sampler_parameters,
     settled,
 )
+from .generators.settings import SamplerSettings
 from .jobs.progress import report
 from .jobs.provenance import execution_record, provenance
 from .jobs.reuse import reusable
@@ -95,13 +94,13 @@ class Held(NamedTuple):
 
 
 @dataclass
-class EvaluateMaker(Maker):
+class EvaluateMaker(SamplerSettings, Maker):
     """Draws k samples for the composition of each held-out crystal, and measures them.
 
     predictor: DAO-P whose energies the samples are judged by (None: no energies), and whose energy guides them with the
     two strengths (0: no guidance). split: rows of this split alone (None: all); limit: a random subset, always the
-    same; max_atoms: larger cells are left out (None: what the checkpoint covers). samples: k for each crystal; steps,
-    sampler, churn, double, bf16, seed: as in GenerateMaker. chunk: crystals drawn at a time; finished chunks
+    same; max_atoms: larger cells are left out (None: what the checkpoint covers). samples: k for each crystal; seed: as
+    in GenerateMaker; the sampler's settings: as SamplerSettings says. chunk: crystals drawn at a time; finished chunks
     survive a kill, and stay in the run's folder (see run_folder), from which the same evaluation takes them again; what
     bf16='auto' came to stays there too.
     """
@@ -116,11 +115,6 @@ class EvaluateMaker(Maker):
     limit: int | None = None
     max_atoms: int | None = None
     samples: int = 1
-    steps: int | None = None
-    sampler: SamplerName = "renoising"
-    churn: float = 0.0
-    double: bool = False
-    bf16: Bf16 = False
     seed: int = 0
     chunk: int = 200
     device: str = "auto"

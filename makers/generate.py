@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,11 +14,10 @@ from jobflow.core.maker import Maker
 from pymatgen.core.composition import Composition
 
 from dao_flows.makers.schemas.document import Science
-from dao_flows.model.sampling.names import SamplerName
 from dao_flows.version import __version__
 
+from .generators.plan import GenerationPlan
 from .generators.sampler import (
-    Bf16,
     check_guidance,
     check_sampling,
     measured_precision,
@@ -27,6 +26,7 @@ from .generators.sampler import (
     sampler_parameters,
     settled,
 )
+from .generators.settings import SamplerSettings
 from .generators.templates import FromTemplate, candidate_id, look_up, template_id, wanted
 from .jobs.progress import report
 from .jobs.provenance import execution_record, provenance
@@ -47,19 +47,19 @@ MAX_CANDIDATES, MAX_ATOMS = 2_000, 20_000  # in one job: relaxed, all distinct, 
 AUTO_ATOMS = 20  # in a cell that nobody asked for: with more, every Z would get fewer candidates
 MAX_SEED = 2**63
 
+Compositions = str | Sequence[str] | Sequence[CompositionPlan] | Mapping[str, Composition]
+
 
 @dataclass
-class GenerateMaker(Maker):
+class GenerateMaker(SamplerSettings, Maker):
     """Takes candidates for a batch of compositions from known crystals, and draws the others, in one job.
 
     checkpoint: DAO-G by name, path or sha256. predictor: DAO-P whose energy guides, with a strength for coordinates and
-    one for the lattice; None, or both strengths 0: no guidance. sampler: by name, see docs/sampling.md; steps: times
-    visited (None: the default); churn: noise that 'heun' gives back; double: in float64, slower; bf16: matrix products
-    in bfloat16, with 'auto' if the job measures that to be faster. candidates: per composition. z: formula units per
-    cell; 'auto' deals the draws round-robin over all Z that fit into max_atoms (None: into 20, or one formula unit
-    where that is larger), smallest first. A formula that is not reduced (Cr6Os2) means with 'auto' exactly this cell.
-    No cell is larger than what the checkpoints cover. seed: draw k of a formula and a Z is the same in any batch
-    (but for bf16, docs/sampling.md), and when more are asked for.
+    one for the lattice; None, or both strengths 0: no guidance. The sampler's settings: as SamplerSettings says.
+    candidates: per composition. z: formula units per cell; 'auto' deals the draws round-robin over all Z that fit into
+    max_atoms (None: into 20, or one formula unit where that is larger), smallest first. A formula that is not reduced
+    (Cr6Os2) means with 'auto' exactly this cell. No cell is larger than what the checkpoints cover. seed: draw k of a
+    formula and a Z is the same in any batch (but for bf16, docs/sampling.md), and when more are asked for.
 
     library: of known crystals, by name, path or sha256 (None: all candidates are drawn). templates: how many of a
     formula's candidates may come from it (None: half of them, rounded up; 0: none); they are the best of all Z, with
@@ -74,11 +74,6 @@ class GenerateMaker(Maker):
     predictor: str | None = None
     guidance_coordinates: float = 20.0
     guidance_lattice: float = 20.0
-    steps: int | None = None
-    sampler: SamplerName = "renoising"
-    churn: float = 0.0
-    double: bool = False
-    bf16: Bf16 = False
     candidates: int = 20
     z: Z = "auto"
     max_atoms: int | None = None
@@ -94,30 +89,29 @@ class GenerateMaker(Maker):
 
         Where bf16 is 'auto', a stored result of either precision is taken for reuse; if there is none, it is measured.
         Where nothing is left to draw, DAO-G is not loaded. Raises CompositionError, ParameterError, CheckpointError and
-        DataError as `check` does.
+        DataError as `plan` does.
         """
         from dao_flows.model.runtime.batching import BatchLog
         from dao_flows.model.sampling.sample import Guidance, Request, sample
 
         started, device = datetime.now(UTC), pick_device(self.device)
-        plan = self.check(compositions)
-        for each in settled(self):
-            if (found := reusable(GenerationDoc, each.science(compositions))) is not None:
+        plan = self.plan(compositions)
+        for each in plan.sciences:
+            if (found := reusable(GenerationDoc, each)) is not None:
                 return found
         draws = [
             (entry.formula, cells.z, index)
-            for entry in plan
+            for entry in plan.compositions
             for cells in entry.cells
             for index in range(cells.candidates)
         ]
         requests = [Request(np.array(atomic_numbers(f, z)), (formula_key(f), z, index)) for f, z, index in draws]
-        names = {role: found.name for role, found in self.cards().items()}
-        maker, precision, log, crystals = self, None, BatchLog(), []
+        precision, log, crystals = None, BatchLog(), []
         if requests:
             generator, _ = load_model(self.checkpoint, "dao-g", device)
             predictor = load_model(str(self.predictor), "dao-p", device)[0] if self.guided else None
             precision = measured_precision(generator, [requests]) if self.bf16 == "auto" else None
-            maker = self if precision is None else replace(self, bf16=precision.bf16)
+            maker = settled(self)[precision.bf16 if precision else 0]
             crystals = sample(
                 generator,
                 requests,
@@ -128,18 +122,18 @@ class GenerateMaker(Maker):
                 progress=lambda done, total: report(done, total, "generate"),
                 log=log,
             )
-        elif self.bf16 == "auto":
-            maker = replace(self, bf16=False)  # nothing to measure, nothing that it decides
-        science = maker.science(compositions)
+        science = plan.sciences[precision.bf16 if precision else 0]  # in fp32 where nothing is drawn, nor measured
+        names = {role: found.name for role, found in plan.cards.items()}
         document = GenerationDoc(
-            compositions=plan,
+            compositions=plan.compositions,
             candidates=[],
             provenance=provenance(science, execution_record(started, device, names, log, precision)),
         )
         drawn = iter(zip(draws, crystals, strict=True))
         origin = Origin(kind="drawn") if self._wanted else None
-        for entry in plan:
-            for index, (z, crystal, source) in enumerate(self._templates(entry.formula, entry.looked_up)):
+        for entry in plan.compositions:
+            templates = self._templates(plan.library, entry.formula, entry.looked_up)
+            for index, (z, crystal, source) in enumerate(templates):
                 key = template_id(science, entry.formula, z, source)
                 _add(document, (entry.formula, z, index), key, crystal, source)
             for _ in range(sum(cells.candidates for cells in entry.cells)):
@@ -152,7 +146,7 @@ class GenerateMaker(Maker):
         """Whether DAO-P guides: a predictor is set and one of the strengths is above 0."""
         return self.predictor is not None and (self.guidance_coordinates > 0 or self.guidance_lattice > 0)
 
-    def cards(self) -> dict[str, Card]:
+    def _cards(self) -> dict[str, Card]:
         """Cards of the checkpoints that take part, by role: 'generator', and 'predictor' under guidance.
 
         Raises CheckpointError for a missing one, ParameterError for one of the wrong kind or two that do not fit.
@@ -163,42 +157,65 @@ class GenerateMaker(Maker):
             check_guidance(cards["generator"], cards["predictor"])
         return cards
 
-    def check(self, compositions: str | list[str] | list[CompositionPlan]) -> list[CompositionPlan]:
-        """What would be generated: for each reduced formula, in the order typed, its cells and candidates.
+    def plan(self, compositions: Compositions) -> GenerationPlan:
+        """What would be generated, from which checkpoints and library, and the science that it would have.
 
-        Call it before submission. Compositions of the same reduced formula (H2O and OH2, Si and Si2) are merged. Raises
-        one CompositionError for all bad compositions, ParameterError for settings, CheckpointError for a checkpoint,
-        DataError for a library.
+        compositions: formulas as typed, or parsed already, by their text; or a plan's, to repeat a generation. Those of
+        the same reduced formula (H2O and OH2, Si and Si2) are merged. Raises one CompositionError for all bad
+        compositions, ParameterError for settings, CheckpointError for a checkpoint, DataError for a library.
         """
         cards = self._check_settings()
-        smallest = min(cards.values(), key=lambda c: c.max_atoms)
-        max_atoms, auto_atoms = smallest.max_atoms, min(smallest.max_atoms, AUTO_ATOMS)
-        if self.max_atoms is not None:
-            max_atoms = auto_atoms = self.max_atoms
+        planned = [entry for entry in compositions if isinstance(entry, CompositionPlan)]
+        for entry in planned:
+            largest = max((c.z for c in entry.cells if c.total), default=1)
+            for found in cards.values():
+                check_coverage(Composition(entry.formula), found, largest)
+        parsed = {} if planned else self._parsed(compositions, cards)
+        library = self._opened()
+        planned = planned or self._dealt(parsed, cards, library)
+        sciences = [each._science(planned, cards, library) for each in settled(self)]
+        return GenerationPlan(planned, cards, library, sciences)
 
-        def units(composition: Composition) -> list[int]:
-            return formula_units(composition, max_atoms, self.z, auto_atoms)
+    def check(self, compositions: Compositions) -> list[CompositionPlan]:
+        """What would be generated, before submission. Raises as `plan` does."""
+        return self.plan(compositions).compositions
+
+    def science(self, compositions: Compositions) -> Science:
+        """All that decides the result. Raises as `plan` does, and ParameterError where bf16 is 'auto'."""
+        return self.plan(compositions).science
+
+    def _sizes(self, cards: Mapping[str, Card]) -> tuple[int, int]:
+        """The most atoms that a cell may have, and one that nobody asked for."""
+        if self.max_atoms is not None:
+            return self.max_atoms, self.max_atoms
+        smallest = min(each.max_atoms for each in cards.values())
+        return smallest, min(smallest, AUTO_ATOMS)
+
+    def _parsed(self, compositions: Compositions, cards: Mapping[str, Card]) -> dict[str, Composition]:
+        max_atoms, auto_atoms = self._sizes(cards)
 
         def check(composition: Composition) -> None:
             for found in cards.values():
                 check_coverage(composition, found, self.z)
-            units(composition)
+            formula_units(composition, max_atoms, self.z, auto_atoms)
 
-        if planned := [entry for entry in compositions if isinstance(entry, CompositionPlan)]:
-            for entry in planned:
-                for found in cards.values():
-                    largest = max((c.z for c in entry.cells if c.total), default=1)
-                    check_coverage(Composition(entry.formula), found, largest)
-            return planned
+        texts = compositions if isinstance(compositions, str | Mapping) else [str(text) for text in compositions]
+        return parse_batch(texts, check)
+
+    def _dealt(
+        self, parsed: Mapping[str, Composition], cards: Mapping[str, Card], library: Library | None
+    ) -> list[CompositionPlan]:
+        """Cells and candidates of each reduced formula. Raises ParameterError for too many of them."""
+        max_atoms, auto_atoms = self._sizes(cards)
         asked: dict[str, list[str]] = {}
         spread: dict[str, list[tuple[list[int], list[int]]]] = {}  # of each text: Z to draw, Z to look up
-        texts = compositions if isinstance(compositions, str) else [str(text) for text in compositions]
-        for text, composition in parse_batch(texts, check).items():
+        for text, composition in parsed.items():
             formula = formula_of(composition).name
             asked.setdefault(formula, []).append(text)
-            all_units = formula_units(composition, max_atoms, self.z) if self._wanted else []
-            spread.setdefault(formula, []).append((units(composition), all_units))
-        plan = [self._planned(formula, asked[formula], spread[formula]) for formula in asked]
+            units = formula_units(composition, max_atoms, self.z, auto_atoms)
+            all_units = formula_units(composition, max_atoms, self.z) if library is not None else []
+            spread.setdefault(formula, []).append((units, all_units))
+        plan = [self._planned(formula, asked[formula], spread[formula], library) for formula in asked]
         candidates = sum(cells.total for entry in plan for cells in entry.cells)
         atoms = sum(cells.total * cells.n_atoms for entry in plan for cells in entry.cells)
         if candidates > MAX_CANDIDATES or atoms > MAX_ATOMS:
@@ -209,11 +226,15 @@ class GenerateMaker(Maker):
         return plan
 
     def _planned(
-        self, formula: str, asked: list[str], spread: Sequence[tuple[Sequence[int], Sequence[int]]]
+        self,
+        formula: str,
+        asked: list[str],
+        spread: Sequence[tuple[Sequence[int], Sequence[int]]],
+        library: Library | None,
     ) -> CompositionPlan:
         """What a formula gets: the templates that there are; and each text that asked for it, draws for the rest."""
         looked_up = sorted({z for _, all_units in spread for z in all_units})
-        templates = Counter(each.z for each in self._templates(formula, looked_up))
+        templates = Counter(each.z for each in self._templates(library, formula, looked_up))
         drawn: dict[int, int] = {}
         for units, all_units in spread:
             found = sum(templates[z] for z in all_units)
@@ -227,27 +248,26 @@ class GenerateMaker(Maker):
         """How many candidates of a formula may come from templates."""
         return 0 if self.library is None else wanted(self.templates, self.candidates)
 
-    def opened(self) -> Library | None:
+    def _opened(self) -> Library | None:
         """The library, where one takes part. Raises DataError for one that is missing or damaged."""
         from dao_flows.model.templates.places import open_library
 
         return open_library(str(self.library)) if self._wanted else None
 
-    def _templates(self, formula: str, units: Sequence[int]) -> list[FromTemplate]:
-        library = self.opened()
+    def _templates(self, library: Library | None, formula: str, units: Sequence[int]) -> list[FromTemplate]:
         return [] if library is None else look_up(library, formula, units, self._wanted, self.known)
 
-    def science(self, compositions: str | list[str] | list[CompositionPlan]) -> Science:
-        """All that decides the result, known before the run unless bf16 is 'auto'. Raises as `check` does."""
-        plan, cards = self.check(compositions), self.cards()
+    def _science(
+        self, planned: Sequence[CompositionPlan], cards: Mapping[str, Card], library: Library | None
+    ) -> Science:
         parameters = sampler_parameters(self, objective_of(cards["generator"].architecture))
         if self.guided:
             parameters["guidance_coordinates"] = float(self.guidance_coordinates)
             parameters["guidance_lattice"] = float(self.guidance_lattice)
         inputs: dict[str, Any] = {
-            "compositions": [told(entry) for entry in sorted(plan, key=lambda entry: entry.formula)]
+            "compositions": [told(entry) for entry in sorted(planned, key=lambda entry: entry.formula)]
         }
-        if (library := self.opened()) is not None:
+        if library is not None:
             parameters |= {"templates": self._wanted, "known": self.known}
             inputs["library"] = library.sha256
         return Science(
@@ -271,7 +291,7 @@ class GenerateMaker(Maker):
             raise ParameterError(f"z must be 'auto' or at least 1, not {self.z}")
         if self.guidance_coordinates < 0 or self.guidance_lattice < 0:
             raise ParameterError("guidance strengths must not be negative")
-        cards = self.cards()
+        cards = self._cards()
         check_sampling(self, cards["generator"].architecture)
         smallest = min(cards.values(), key=lambda c: c.max_atoms)
         if self.max_atoms is not None and not 1 <= self.max_atoms <= smallest.max_atoms:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from jobflow.core.flow import Flow
 from jobflow.core.maker import Maker
 
-from .generate import GenerateMaker
+from .generate import Compositions, GenerateMaker
+from .generators.plan import GenerationPlan
 from .schemas.prediction import CompositionPlan
-from .science.chemistry import parse_batch, parse_composition
+from .science.chemistry import parse_batch
 from .screen import ScreenMaker
 from .verify import VerifyMaker, verify_screening
 
@@ -29,10 +30,14 @@ class PredictFlowMaker(Maker):
     def make(self, compositions: str | list[str]) -> Flow:
         """A flow for one formula or a batch of them.
 
-        Raises CompositionError for what is no formula; what the checkpoints cover is checked by `check`, which needs
+        Raises CompositionError for what is no formula; what the checkpoints cover is checked by `plan`, which needs
         them, and again where the jobs run.
         """
         parse_batch(compositions)
+        return self.flow(compositions)
+
+    def flow(self, compositions: str | list[str]) -> Flow:
+        """The same flow, for compositions that `plan` has checked."""
         generation = self.generate.make(compositions)
         screening = self.screen.make(generation.output)
         jobs = [generation, screening]
@@ -40,10 +45,14 @@ class PredictFlowMaker(Maker):
             jobs.append(verify_screening(screening.output, self.verify))
         return Flow(jobs, output=screening.output, name=self.name)
 
-    def check(self, compositions: str | list[str]) -> list[CompositionPlan]:
+    def plan(self, compositions: Compositions) -> GenerationPlan:
         """What would be generated; raises all that is wrong with compositions, settings and checkpoints, up front."""
-        plan = self.generate.check(compositions)
-        self.screen.check(plan)
+        plan = self.generate.plan(compositions)
+        self.screen.check(plan.compositions)
         if self.verify is not None:
-            self.verify.check({str(e) for entry in plan for e in parse_composition(entry.formula).elements})
+            self.verify.check(plan.elements)
         return plan
+
+    def check(self, compositions: Compositions) -> list[CompositionPlan]:
+        """What each composition would get. Raises as `plan` does."""
+        return self.plan(compositions).compositions

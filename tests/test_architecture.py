@@ -71,4 +71,7 @@ def test_every_path_that_it_names_exists():
 def test_arrows_leave_out_what_follows_from_others():
     assert all(one != other for one, other in arrows("model"))
     assert ("train", "crystals") not in arrows("model")
-    assert [pair for pair in pairwise(["sampling", "process", "crystals"]) if pair not in arrows("model")] in ([], [("sampling", "process")])
+    assert [pair for pair in pairwise(["sampling", "process", "crystals"]) if pair not in arrows("model")] in (
+        [],
+        [("sampling", "process")],
+    )

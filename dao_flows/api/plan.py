@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from dao_flows.errors import InputError
-from dao_flows.makers.generators.sampler import SamplerSettings, objective_of, sampler_config, settled
+from dao_flows.makers.generators.sampler import objective_of, sampler_config, settled
+from dao_flows.makers.generators.settings import SamplerSettings
 from dao_flows.makers.models.checkpoints import card, pick_device
 from dao_flows.makers.pretrain import CONTROL, CPU, GPU, STAGE_ONE, STAGE_TWO
 from dao_flows.makers.train import TrainMaker

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.errors import InputError
 
 from . import predict, pretrain, verify
-from .predict import bf16_setting
+from .shared.options import spread, with_parameters
 
 if TYPE_CHECKING:
     from dao_flows.launch.flows import Planned
@@ -150,10 +151,7 @@ def _like(local: Callable[..., None], body: Callable[..., list[Planned]]) -> Cal
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
         for name, (kind, option, default) in extra.items()
     ]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept] + added
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+    return with_parameters(command, kept + added)
 
 
 def _submit(
@@ -189,41 +187,15 @@ def _submit(
         print(f"`dao-flows status {result.flows[0].flow}` tells how far it is")
 
 
+@spread
 def _predict(
-    formulas: list[str] | None,
-    source: Path | None,
-    z: str,
-    top: int | None,
-    verify_with: str | None,
-    reference: str | None,
-    again: bool,
-    bf16: bool,
-    auto_bf16: bool,
-    **settings_: Any,
-) -> list[Planned]:
-    from dao_flows.api.inputs import Entry, parse_z, read_formulas
-    from dao_flows.api.verify import VERIFY_TOP
+    formulas: list[str] | None = None, *, request: PredictionRequest, source: Path | None, again: bool
+) -> list[Any]:
     from dao_flows.launch.flows import predict_flows
-    from dao_flows.makers.verify import VerifyMaker
     from dao_flows.settings import settings
 
-    if reference is not None and verify_with is None:
-        raise InputError("--reference is for verifications: give --verify BACKEND too")
-    entries = [Entry(formula) for formula in formulas or []] + (read_formulas(source) if source else [])
-    if not entries:
-        raise InputError("no formula given: write one such as Cr3Os, or --input FILE")
-    verifier = None
-    if verify_with is not None:
-        verifier = VerifyMaker(backend=verify_with, reference=reference, again=again, top=top or VERIFY_TOP)
-    return predict_flows(
-        entries,
-        settings(),
-        z=parse_z(z),
-        top_k=None if verify_with else top,
-        bf16=bf16_setting(bf16, auto_bf16),
-        verifier=verifier,
-        **settings_,
-    )
+    entries, request = predict.typed(formulas, source, request)
+    return predict_flows(entries, settings(), request, again)
 
 
 def _verify(candidates: list[str], backend: str, reference: str | None, again: bool) -> list[Planned]:

@@ -6,37 +6,25 @@ import logging
 import signal
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dao_flows.api.prediction.inputs import Entry, read_formulas
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.errors import InputError
 from dao_flows.model.files.file_names import file_name
-from dao_flows.model.sampling.names import SamplerName
 
+from .shared.options import spread
 from .shared.streams import talkative
-from .verify import BACKEND_HELP, REFERENCE_HELP, show
+from .verify import show
 
 if TYPE_CHECKING:
     from dao_flows.api.predict import Interrupted, PredictionResult, Progress
-    from dao_flows.makers.generators.sampler import Bf16
 
-TEMPLATES = typer.Option(
-    "--templates", min=0, help="Candidates that may come from known crystals; 0: all drawn.", show_default="half"
-)
-LIBRARY = typer.Option("--library", help="Library of known crystals: name, path or sha256.")
-KNOWN = typer.Option("--known/--no-known", help="Offer crystals of the very composition, too.")
 REUSE_HELP = "Take results of the same science from the store, whichever run made them, in place of computing."
-STEPS_HELP = "Steps of the sampler (otherwise 50, or 100 if the checkpoint learned by diffusion)."
-JUDGE_HELP = "Force field of atomate2 whose energies judge candidates; auto: CHGNet, if installed."
-RANK_HELP = (
-    "What comes first: what came most often (agreement), the lowest energy by DAO-P (energy) or by the judge (judge), "
-    "or both agreement and the judge, which is the default with a judge; without one it is agreement."
-)
-SAMPLER = typer.Option("--sampler", help="Way from noise to a crystal; the default finds most in fewest steps.")
-BF16 = typer.Option("--bf16", help="Matrix products in bfloat16.")
-AUTO_BF16 = typer.Option("--auto-bf16", help="In bfloat16 if the job measures that to be faster where it runs.")
 EXAMPLES = """[bold]Examples[/bold]
 
 dao-flows predict Cr3Os
@@ -51,44 +39,11 @@ dao-flows predict --input formulas.csv --json > results.json
 """
 
 
+@spread
 def predict(
     formulas: Annotated[list[str] | None, typer.Argument(help="Formulas, such as Cr3Os.", show_default=False)] = None,
-    n: Annotated[int, typer.Option("-n", "--candidates", min=1, help="Candidates for each formula.")] = 20,
-    z: Annotated[str, typer.Option("--z", help="Formula units per cell, or auto for all that fit.")] = "auto",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same candidates.")] = 0,
-    guidance: Annotated[
-        bool | None, typer.Option("--guidance/--no-guidance", help="Steer by DAO-P's energy.", show_default=False)
-    ] = None,
-    relax: Annotated[
-        bool | None, typer.Option("--relax/--no-relax", help="Relax in DAO-P's energy.", show_default=False)
-    ] = None,
-    judge: Annotated[str | None, typer.Option(metavar="NAME|none|auto", help=JUDGE_HELP)] = None,
-    judge_steps: Annotated[int, typer.Option(min=0, help="Steps of relaxation before the judge's energy.")] = 0,
-    rank_by: Annotated[
-        Literal["agreement", "energy", "judge", "both"] | None, typer.Option(help=RANK_HELP, show_default=False)
-    ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option("--top", min=1, help="Structures to keep for each formula; with --verify, to verify (3)."),
-    ] = None,
-    verify_with: Annotated[
-        str | None, typer.Option("--verify", metavar="BACKEND", help="Verify the best of each formula: " + BACKEND_HELP)
-    ] = None,
-    reference: Annotated[str | None, typer.Option(help=REFERENCE_HELP)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help=STEPS_HELP)] = None,
-    sampler: Annotated[SamplerName, SAMPLER] = "renoising",
-    max_atoms: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most atoms in a cell (otherwise 20, or a formula unit if it has more)."),
-    ] = None,
-    bf16: Annotated[bool, BF16] = False,
-    auto_bf16: Annotated[bool, AUTO_BF16] = False,
-    templates: Annotated[int | None, TEMPLATES] = None,
-    library: Annotated[str | None, LIBRARY] = None,
-    known: Annotated[bool, KNOWN] = True,
-    checkpoint: Annotated[str | None, typer.Option(help="DAO-G: name, path or sha256.")] = None,
-    predictor: Annotated[str | None, typer.Option(help="DAO-P: name, path or sha256.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0.")] = None,
+    *,
+    request: PredictionRequest,
     source: Annotated[
         Path | None, typer.Option("--input", help="File of formulas: one a line, or csv with a column formula.")
     ] = None,
@@ -104,17 +59,10 @@ def predict(
     Some come from known crystals with their elements exchanged, the others are drawn by DAO-G. A run that was
     interrupted goes on where it stopped when the same command is given again.
     """
-    from dao_flows.api.inputs import Entry, parse_z, read_formulas
-
     if verbose:
         _talkative()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop is as kind as Ctrl-C
-    if reference is not None and verify_with is None:
-        raise InputError("--reference is for verifications: give --verify BACKEND too")
-    entries = [Entry(formula) for formula in formulas or []] + (read_formulas(source) if source else [])
-    if not entries:
-        raise InputError("no formula given: write one such as Cr3Os, or --input FILE")
-    cell, precision = parse_z(z), bf16_setting(bf16, auto_bf16)
+    entries, request = typed(formulas, source, request)
     from .shared.tables import stderr
 
     errors = stderr()
@@ -122,35 +70,13 @@ def predict(
         with errors.status("loading …") if errors.is_terminal else nullcontext():
             from dao_flows.api.export import free_folder, writable
             from dao_flows.api.predict import predict as run
-            from dao_flows.api.verify import VERIFY_TOP
         if out is None and not writable(Path.cwd()):
             raise InputError(f"CIF files cannot be written to {Path.cwd()}: choose a folder with --out")
         with _Bar() as bar:
             result = run(
                 entries,
-                n=n,
-                z=cell,
-                seed=seed,
-                guidance=guidance,
+                **vars(request),
                 out=out,
-                steps=steps,
-                sampler=sampler,
-                relax=relax,
-                judge=judge,
-                judge_steps=judge_steps,
-                rank_by=rank_by,
-                top_k=None if verify_with else top,
-                verify_with=verify_with,
-                verify_top=top or VERIFY_TOP,
-                reference_set=reference,
-                max_atoms=max_atoms,
-                bf16=precision,
-                templates=templates,
-                library=library,
-                known=known,
-                checkpoint=checkpoint,
-                predictor=predictor,
-                device=device,
                 reuse=reuse,
                 on_progress=bar.show,
                 on_notice=lambda line: errors.print(line, highlight=False, soft_wrap=True),
@@ -168,11 +94,21 @@ def predict(
         _print(result)
 
 
-def bf16_setting(bf16: bool, auto: bool) -> Bf16:
-    """The makers' bf16 from both options. Raises InputError where both are given."""
-    if bf16 and auto:
-        raise InputError("--bf16 and --auto-bf16 exclude each other")
-    return "auto" if auto else bf16
+def typed(
+    formulas: list[str] | None, source: Path | None, request: PredictionRequest
+) -> tuple[list[Entry], PredictionRequest]:
+    """What is typed: all formulas, and the request, in which --top is of what is verified, if that is asked for.
+
+    Raises InputError where there is no formula, and for a reference set that nothing is compared with.
+    """
+    if request.verify_with is not None:
+        request = replace(request, top_k=None, verify_top=request.top_k or request.verify_top)
+    elif request.reference_set is not None:
+        raise InputError("--reference is for verifications: give --verify BACKEND too")
+    entries = [Entry(formula) for formula in formulas or []] + (read_formulas(source) if source else [])
+    if not entries:
+        raise InputError("no formula given: write one such as Cr3Os, or --input FILE")
+    return entries, request
 
 
 def _print(result: PredictionResult) -> None:

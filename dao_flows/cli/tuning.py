@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from dao_flows.api.prediction.request import Precision, Sampler, Steps
 from dao_flows.errors import InputError
-from dao_flows.model.sampling.names import SamplerName
 
-from .predict import AUTO_BF16, BF16, SAMPLER, STEPS_HELP, bf16_setting
+from .shared.options import spread
 
 FINETUNE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -93,6 +93,7 @@ def finetune(
         print(f"picture: {document.plot}")
 
 
+@spread
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="DAO-G: name, path or sha256.")],
     data: Annotated[Path, typer.Argument(help="Held-out crystals: dataset folder, or parquet file.")],
@@ -100,11 +101,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="A random subset of so many, always the same.")] = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave larger cells out.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Crystals drawn for each composition.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help=STEPS_HELP)] = None,
-    sampler: Annotated[SamplerName, SAMPLER] = "renoising",
+    steps: Steps = None,
+    sampler: Sampler = "renoising",
     churn: Annotated[float, typer.Option(min=0, help="Noise that heun gives back before a step.")] = 0.0,
-    bf16: Annotated[bool, BF16] = False,
-    auto_bf16: Annotated[bool, AUTO_BF16] = False,
+    bf16: Precision = False,
     guidance: Annotated[float, typer.Option(min=0, help="Strength of DAO-P's energy; 0: none.")] = 0.0,
     predictor: Annotated[str, typer.Option(help="DAO-P that judges energies: name, path or sha256.")] = "dao-p-flow",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same samples.")] = 0,
@@ -129,7 +129,7 @@ def evaluate(
         steps=steps,
         sampler=sampler,
         churn=churn,
-        bf16=bf16_setting(bf16, auto_bf16),
+        bf16=bf16,
         seed=seed,
         device=device,
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dao_flows.api.prediction.request import BACKEND_HELP, REFERENCE_HELP
+
 if TYPE_CHECKING:
     from dao_flows.api.verify import VerificationResult
 
@@ -20,9 +22,6 @@ dao-flows verify dao-417db4 dao-9a2f10 --backend forcefield --reference entries.
 
 dao-flows predict Si -n 8 --verify abinit --top 2
 """
-
-BACKEND_HELP = "vasp, vasp-r2scan, abinit, cp2k, forcefield (CHGNet), or forcefield:NAME."
-REFERENCE_HELP = "For hulls: file of ComputedEntries, mp: (Materials Project) or store: (your verifications)."
 
 
 def verify(

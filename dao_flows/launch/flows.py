@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dao_flows.api.predict import plan_batches, prediction_maker
+from dao_flows.api.prediction.batches import plan_batches
+from dao_flows.api.prediction.makers import prediction_maker, settled, verifier
 from dao_flows.api.reuse import stored_batches, whole
 from dao_flows.errors import InputError
-from dao_flows.makers.generators.sampler import Bf16
 from dao_flows.makers.jobs.provenance import digest
 from dao_flows.makers.machine.places import maker_in_full, told
 from dao_flows.makers.models.checkpoints import card
@@ -19,7 +19,6 @@ from dao_flows.model.checkpoint.format import verify as verify_checkpoint
 from dao_flows.model.checkpoint.library import available
 from dao_flows.model.checkpoint.library import find as find_checkpoint
 from dao_flows.model.files.places import library_in_full
-from dao_flows.model.sampling.names import SamplerName
 from dao_flows.model.templates.places import available as libraries
 from dao_flows.model.templates.places import open_library
 from dao_flows.store.candidates import find as find_candidate
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from jobflow.core.store import JobStore
     from maggma.core import Store
 
-    from dao_flows.api.inputs import Entry, Z
+    from dao_flows.api.prediction.inputs import Entry
+    from dao_flows.api.prediction.request import PredictionRequest
     from dao_flows.api.pretrain import PretrainConfig
     from dao_flows.settings import Settings
 
@@ -50,62 +50,28 @@ class Planned:
 
 
 def predict_flows(
-    entries: Sequence[Entry],
-    config: Settings,
-    *,
-    n: int = 20,
-    z: Z = "auto",
-    seed: int = 0,
-    guidance: bool | None = None,
-    relax: bool | None = None,
-    judge: str | None = None,
-    judge_steps: int = 0,
-    rank_by: str | None = None,
-    top_k: int | None = None,
-    steps: int | None = None,
-    sampler: SamplerName = "renoising",
-    max_atoms: int | None = None,
-    bf16: Bf16 = False,
-    templates: int | None = None,
-    library: str | None = None,
-    known: bool = True,
-    checkpoint: str | None = None,
-    predictor: str | None = None,
-    device: str | None = None,
-    verifier: VerifyMaker | None = None,
+    entries: Sequence[Entry], config: Settings, request: PredictionRequest, again: bool = False
 ) -> list[Planned]:
     """A flow for each batch of formulas, with the same makers as `dao_flows.predict`, all checked.
 
-    Checkpoints and libraries that are installed go by their sha256, for a name may mean another where the job runs; the
-    device is looked for there. Raises InputError, CompositionError, ParameterError, CheckpointError and DataError.
+    again: repeat verifications that the store holds. Checkpoints and libraries that are installed go by their sha256,
+    for a name may mean another where the job runs; the device is looked for there. Raises InputError, CompositionError,
+    ParameterError, CheckpointError and DataError.
     """
-    maker = prediction_maker(
-        checkpoint=pinned(checkpoint or config.checkpoint, "dao-g"),
-        predictor=pinned(predictor or config.predictor, "dao-p"),
-        n=n,
-        z=z,
-        seed=seed,
-        guidance=guidance,
-        steps=steps,
-        sampler=sampler,
-        relax=relax,
-        judge=judge or config.judge,
-        judge_steps=judge_steps,
-        rank_by=rank_by,
-        top_k=top_k,
-        max_atoms=max_atoms,
-        bf16=bf16,
-        templates=templates,
-        library=_pinned_library(library or config.library, templates),
-        known=known,
-        device=device or config.device,
+    asked = settled(request, config)
+    asked = replace(
+        asked,
+        checkpoint=pinned(str(asked.checkpoint), "dao-g"),
+        predictor=pinned(str(asked.predictor), "dao-p"),
+        library=_pinned_library(str(asked.library), asked.templates),
     )
-    if verifier is not None:
-        verifier = _checked(verifier)
+    verifying = verifier(asked, again)
+    if verifying is not None:
+        verifying = _checked(verifying)
     planned = []
-    for batch in plan_batches(list(entries), maker, config.batch_candidates):
-        flow = replace(batch.maker, verify=verifier).make(batch.formulas)
-        key = batch.key if verifier is None else digest([batch.key, _verification(verifier)])
+    for batch in plan_batches(list(entries), prediction_maker(asked), config.batch_candidates):
+        flow = replace(batch.maker, verify=verifying).flow(batch.formulas)
+        key = batch.key if verifying is None else digest([batch.key, _verification(verifying)])
         planned.append(Planned("predict", key, _names(batch.formulas), flow))
     return planned
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, asdict, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.document import PrecisionChoice
-from dao_flows.model.sampling.names import SamplerName
+
+from .settings import SamplerSettings
 
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint.format import Card
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
     from dao_flows.model.sampling.sampler import SamplerConfig
 
 WORTH_IT = 1.1  # times as fast, at least, for bf16 to be taken: less is within what a measurement scatters by
-
-Bf16 = bool | Literal["auto"]
-
-
-class SamplerSettings(Protocol):
-    """What makers that draw crystals have in common; steps None: the sampler's default."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-    steps: int | None
-    sampler: SamplerName
-    churn: float
-    double: bool
-    bf16: Bf16
-
 
 Drawing = TypeVar("Drawing", bound=SamplerSettings)
 

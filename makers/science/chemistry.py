@@ -174,19 +174,20 @@ def _capitalised(text: str) -> str | None:
 
 
 def parse_batch(
-    texts: str | Sequence[str], check: Callable[[Composition], None] = lambda _: None
+    texts: str | Iterable[str] | Mapping[str, Composition], check: Callable[[Composition], None] = lambda _: None
 ) -> dict[str, Composition]:
-    """Compositions by their text, each of which passes `check`.
+    """Compositions by their text, each of which passes `check`; those that are parsed already are not parsed again.
 
     Raises one CompositionError for all bad ones, or if there is no text at all.
     """
+    known = texts if isinstance(texts, Mapping) else {}
     batch = [texts] if isinstance(texts, str) else list(texts)
     if not batch:
         raise CompositionError("no composition given: write one such as Cr3Os")
     parsed, problems = {}, {}
     for text in batch:
         try:
-            composition = parse_composition(text)
+            composition = known[text] if text in known else parse_composition(text)
             check(composition)
             parsed[text] = composition
         except CompositionError as error:

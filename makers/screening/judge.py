@@ -19,7 +19,7 @@ from dao_flows.makers.models.force_field import CHGNET, ForceField, ForceFieldEr
 from dao_flows.makers.schemas.document import JudgeCost
 from dao_flows.makers.schemas.prediction import Judgement
 
-from .ranking import OF_A_JUDGE, RANKINGS
+from .ranking import OF_A_JUDGE, RANKINGS, Ranking
 
 AUTO, NONE = "auto", "none"
 
@@ -35,7 +35,7 @@ class Judged:
     why: str | None = None
 
 
-def chosen(judge: str, rank_by: str | None) -> tuple[str | None, str]:
+def chosen(judge: str, rank_by: Ranking | None) -> tuple[str | None, Ranking]:
     """The judge and the ranking of a prediction, from what was asked for.
 
     judge: a force field's name; 'none'; or 'auto': CHGNet where it is installed and the ranking can use it. rank_by:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum, log
+from typing import Literal, get_args
 
-RANKINGS = ("agreement", "energy", "judge", "both")
+Ranking = Literal["agreement", "energy", "judge", "both"]
+RANKINGS: tuple[Ranking, ...] = get_args(Ranking)
 OF_A_JUDGE = ("judge", "both")
 SOFTNESS = 0.05  # eV/atom: a judge's energy that much lower counts as much as coming e times as often
 TEMPLATE_SHARE = 0.7  # of agreement is the templates' where a composition has drawings, too

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dao_flows.api.inputs import Entry, parse_z, read_formulas
+from dao_flows.api.prediction.inputs import Entry, parse_z, read_formulas
 from dao_flows.errors import InputError
 
 FORMULAS = st.sampled_from(["NaCl", "Cr3Os", "TiO2"])

@@ -5,9 +5,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from dao_flows.api import predict as api
-from dao_flows.api.inputs import Entry
 from dao_flows.api.predict import predict
+from dao_flows.api.prediction import makers
+from dao_flows.api.prediction.inputs import Entry
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.audit.replay.replay import replay
 from dao_flows.launch.flows import predict_flows
 from dao_flows.makers import screen
@@ -140,12 +141,12 @@ def test_a_judged_result_is_reused_and_another_judge_is_another_science(judged):
 
 
 def test_what_is_submitted_is_what_a_local_command_computes(judged):
-    [flow] = predict_flows([Entry("NaCl")], settings(), **ASKED)
+    [flow] = predict_flows([Entry("NaCl")], settings(), PredictionRequest(**ASKED))
     assert (
         flow.key
         == next(iter(job_store().query({"output.@class": "ScreeningDoc"})))["output"]["provenance"]["science_hash"]
     )
-    [other] = predict_flows([Entry("NaCl")], settings(), **ASKED, judge="none")
+    [other] = predict_flows([Entry("NaCl")], settings(), PredictionRequest(**ASKED, judge="none"))
     assert other.key != flow.key
 
 
@@ -164,7 +165,7 @@ def test_a_judged_candidate_goes_through_a_crate(judged, call, tmp_path, monkeyp
 
 
 def test_the_judge_is_chosen_when_the_maker_is_built(workplace, monkeypatch):
-    monkeypatch.setattr(api, "chosen", lambda judge, rank_by: ("CHGNet", "judge"))
-    [flow] = predict_flows([Entry("NaCl")], settings(), **ASKED)
+    monkeypatch.setattr(makers, "chosen", lambda judge, rank_by: ("CHGNet", "judge"))
+    [flow] = predict_flows([Entry("NaCl")], settings(), PredictionRequest(**ASKED))
     maker = flow.flow.jobs[1].maker
     assert (maker.judge, maker.rank_by) == ("CHGNet", "judge")

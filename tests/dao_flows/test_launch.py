@@ -14,7 +14,8 @@ from jobflow import Flow, JobStore
 from maggma.stores import MemoryStore
 from typer.testing import CliRunner
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.api.pretrain import PretrainConfig, read_config
 from dao_flows.cli import app
 from dao_flows.errors import InputError, SettingsError, StoreError
@@ -60,7 +61,9 @@ def pad(workplace):
 
 
 def planned(*formulas, **options):
-    return predict_flows([Entry(formula) for formula in formulas], settings(), n=2, steps=2, **options)
+    return predict_flows(
+        [Entry(formula) for formula in formulas], settings(), PredictionRequest(n=2, steps=2, **options)
+    )
 
 
 def routes_of(flow):

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.errors import InputError, SettingsError
 from dao_flows.launch.flows import predict_flows
 from dao_flows.launch.remote import apply_routes, project_document, submit_remotely, write_project
 from dao_flows.launch.routes import read_routes
-from dao_flows.makers.verify import VerifyMaker
 from dao_flows.settings import settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "remote.md"
@@ -32,7 +32,9 @@ pytestmark = pytest.mark.usefixtures("tiny_library")
 @pytest.fixture
 def planned():
     return predict_flows(
-        [Entry("NaCl")], settings(), n=4, z=1, steps=5, checkpoint="dao-g-tiny", predictor="dao-p-tiny"
+        [Entry("NaCl")],
+        settings(),
+        PredictionRequest(n=4, z=1, steps=5, checkpoint="dao-g-tiny", predictor="dao-p-tiny"),
     )
 
 
@@ -65,10 +67,10 @@ def test_each_job_goes_to_the_worker_of_its_route_with_all_that_it_asks_for(plan
 
 def test_calculations_that_a_verification_starts_have_a_route_of_their_own():
     pytest.importorskip("atomate2", reason="atomate2 is not installed: pip install 'dao-flows[dft]'")
-    verifier = VerifyMaker(backend="abinit", top=1)
-    flow = predict_flows(
-        [Entry("Si")], settings(), n=2, z=2, checkpoint="dao-g-tiny", predictor="dao-p-tiny", verifier=verifier
-    )[0].flow
+    asked = PredictionRequest(
+        n=2, z=2, checkpoint="dao-g-tiny", predictor="dao-p-tiny", verify_with="abinit", verify_top=1
+    )
+    flow = predict_flows([Entry("Si")], settings(), asked)[0].flow
     apply_routes(flow, read_routes(None, ["calculate.cores=8"]), "slurm", {"dft": {"partition": "long"}})
     job = next(
         job
@@ -119,7 +121,9 @@ def test_a_prediction_through_a_runner_equals_the_local_one(planned, tmp_path, m
         outputs = [job["output"] for job in client[database]["jobs"].find()]
         found = next(output for output in outputs if "accepted" in output)
         again = predict_flows(
-            [Entry("NaCl")], settings(), n=4, z=1, steps=5, checkpoint="dao-g-tiny", predictor="dao-p-tiny"
+            [Entry("NaCl")],
+            settings(),
+            PredictionRequest(n=4, z=1, steps=5, checkpoint="dao-g-tiny", predictor="dao-p-tiny"),
         )
         responses = run_locally(again[0].flow, store=JobStore(MemoryStore()), ensure_success=True, log=False)
         local = responses[again[0].flow.output.uuid][1].output

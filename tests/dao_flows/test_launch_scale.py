@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dao_flows.api.inputs import Entry
+from dao_flows.api.prediction.inputs import Entry
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.launch import launchpad as launchpad_module
 from dao_flows.launch import progress, submit
 from dao_flows.launch.flows import predict_flows
@@ -34,7 +35,7 @@ def pad(workplace):
     for name in ("fireworks", "launches", "offline_runs", "fw_id_assigner", "workflows"):
         setattr(found, name, found.db[name])
     launchpad_module.prepare(found)
-    planned = predict_flows([Entry("NaCl")], settings(), n=2, steps=2)
+    planned = predict_flows([Entry("NaCl")], settings(), PredictionRequest(n=2, steps=2))
     submit.submit(planned, found, read_routes(None), "none")
     return found
 

@@ -100,14 +100,15 @@ def test_on_the_command_line(workplace, call):
 
 
 def test_flows_to_submit(first):
-    from dao_flows.api.inputs import Entry
+    from dao_flows.api.prediction.inputs import Entry
+    from dao_flows.api.prediction.request import PredictionRequest
     from dao_flows.launch.flows import not_stored, predict_flows
     from dao_flows.settings import settings
 
-    planned = predict_flows([Entry("NaCl"), Entry("SiO2")], settings(), n=4, z=2, steps=4)
+    planned = predict_flows([Entry("NaCl"), Entry("SiO2")], settings(), PredictionRequest(**ASKED))
     jobs = job_store()
     assert [each.reuse for each in not_stored(planned, jobs)] == [True]  # both formulas are one batch
-    alone = predict_flows([Entry("NaCl")], settings(), n=4, z=2, steps=4)
+    alone = predict_flows([Entry("NaCl")], settings(), PredictionRequest(**ASKED))
     assert not_stored(alone, jobs) == []
     alter("ScreeningDoc")
     assert len(not_stored(alone, jobs)) == 1

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from jobflow import JobStore
 
-from dao_flows.api.inputs import Entry
 from dao_flows.api.predict import predict
+from dao_flows.api.prediction.inputs import Entry
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.audit.graph.from_store import build
 from dao_flows.audit.integrity.verify import verify
 from dao_flows.audit.replay.replay import Options, replay
@@ -250,9 +251,9 @@ def test_a_library_is_set_by_name_or_path(workplace, known_crystals, monkeypatch
 
 def test_a_submitted_flow_names_the_library_by_its_sha256(workplace, known_crystals):
     sha256 = read_manifest(known_crystals).sha256
-    flows = predict_flows([Entry("NaCl")], settings(), n=4, templates=1)
+    flows = predict_flows([Entry("NaCl")], settings(), PredictionRequest(n=4, templates=1))
     maker = flows[0].flow.jobs[0].function.__self__
     assert (maker.library, maker.templates, maker.known) == (sha256, 1, True)
     outside = shutil.copytree(known_crystals, "outside")
-    flows = predict_flows([Entry("NaCl")], settings(), n=4, library=str(outside))
+    flows = predict_flows([Entry("NaCl")], settings(), PredictionRequest(n=4, library=outside))
     assert flows[0].flow.jobs[0].function.__self__.library == str(Path(outside).absolute())

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedEntry
 
-from dao_flows.api.inputs import Entry
 from dao_flows.api.predict import predict
+from dao_flows.api.prediction.inputs import Entry
+from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.api.pretrain import read_config
 from dao_flows.audit.replay.calculations import _reference_file
 from dao_flows.audit.replay.materials import Materials, ReplayError
@@ -119,10 +121,11 @@ def test_what_is_submitted_names_its_files_in_full_or_not_at_all(known, tiny_che
     with pytest.raises(ValueError, match=r"there is no file .*/here/no\.json"):
         verify_flows(["dao-a0"], candidates, VerifyMaker(backend="forcefield", reference="no.json"))
     verifier = VerifyMaker(backend="forcefield", reference="entries.json")
+    asked = PredictionRequest(n=1, z=1, verify_with="forcefield", reference_set="entries.json")
     with pytest.raises(ValueError, match="there is no file"):
-        predict_flows([Entry("NaCl")], settings(), verifier=VerifyMaker(backend="forcefield", reference="no.json"))
+        predict_flows([Entry("NaCl")], settings(), replace(asked, reference_set="no.json"))
     planned = verify_flows(["dao-a0"], candidates, verifier)
-    planned += predict_flows([Entry("NaCl")], settings(), n=1, z=1, verifier=verifier)
+    planned += predict_flows([Entry("NaCl")], settings(), asked)
     for each in planned:
         text = json.dumps([job.as_dict() for job, _ in each.flow.iterflow()], default=str)
         assert f'"{known}/entries.json"' in text and '"entries.json"' not in text
@@ -130,7 +133,7 @@ def test_what_is_submitted_names_its_files_in_full_or_not_at_all(known, tiny_che
     monkeypatch.chdir(known.parent)
     full = VerifyMaker(backend="forcefield", reference="here/entries.json")
     again = verify_flows(["dao-a0"], candidates, full)
-    again += predict_flows([Entry("NaCl")], settings(), n=1, z=1, verifier=full)
+    again += predict_flows([Entry("NaCl")], settings(), replace(asked, reference_set="here/entries.json"))
     assert [each.key for each in again] == keys
     shutil.copytree(tiny_checkpoints / "dao-g-tiny", "mine")
     assert pinned("./mine", "dao-g") == str(known.parent / "mine")  # no library holds it: no sha256 would find it

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from dao_flows.api.predict import CompositionResult, PredictionResult, Row
+    from dao_flows.api.results import CompositionResult, PredictionResult, Row
     from dao_flows.makers.schemas.prediction import Cells
 
 NARROWEST = 40
