@@ -45,7 +45,7 @@ from dao_flows.model.templates.library import Library, refuse_held_out
 from dao_flows.model.templates.places import open_library
 from dao_flows.model.templates.search import Template, find_templates
 
-RULES = Rules(0.6, 0.5, 2.0, 250.0)  # ScreenMaker's
+RULES = Rules()  # ScreenMaker's
 CANDIDATES = 20  # of a composition
 ROWS = 25  # of a shard
 Record = dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,16 @@ from .jobs.stage import stage
 from .machine.places import CHECKPOINT, LIBRARY, Places
 from .models.checkpoints import ParameterError, card, load_model, pick_device
 from .schemas.prediction import Cells, CompositionPlan, FailedCandidate, GeneratedCandidate, GenerationDoc, Origin
-from .science.chemistry import Z, atomic_numbers, check_coverage, deal, formula_of, formula_units, parse_batch
+from .science.chemistry import (
+    Z,
+    atomic_numbers,
+    check_coverage,
+    deal,
+    formula_key,
+    formula_of,
+    formula_units,
+    parse_batch,
+)
 from .science.structures import to_structure
 
 if TYPE_CHECKING:
@@ -329,8 +337,3 @@ def _add(
         document.candidates.append(GeneratedCandidate(**named, structure=to_structure(crystal), origin=origin))
     except FloatingPointError as error:
         document.failed.append(FailedCandidate(**named, reason=str(error)))
-
-
-def formula_key(formula: str) -> int:
-    """A number of 32 bits that names a formula's random streams."""
-    return int.from_bytes(hashlib.sha256(formula.encode()).digest()[:4])

@@ -39,7 +39,7 @@ from .schemas.prediction import (
 from .science.chemistry import CompositionError, check_coverage
 from .science.duplicates import Tolerance, find_duplicates
 from .science.structures import to_structure
-from .science.symmetry import prototype, space_group
+from .science.symmetry import LOOSE, TIGHT, prototype, space_group
 from .science.validity import NEUTRALITY, Rules, charge_neutral, contact_fault, contacts, volume_fault
 from .screening.judge import check as check_judge
 from .screening.judge import judged
@@ -84,13 +84,13 @@ class ScreenMaker(Maker):
     predictor: str = "dao-p-flow"
     relax: bool = False
     relax_iterations: int = 20
-    min_distance_ratio: float = 0.6
-    min_distance: float = 0.5
-    min_volume_per_atom: float = 2.0
-    max_volume_per_atom: float = 250.0
+    min_distance_ratio: float = Rules.distance_ratio
+    min_distance: float = Rules.distance
+    min_volume_per_atom: float = Rules.min_volume
+    max_volume_per_atom: float = Rules.max_volume
     require_neutral: bool = False
-    symprec_tight: float = 0.01
-    symprec_loose: float = 0.1
+    symprec_tight: float = TIGHT
+    symprec_loose: float = LOOSE
     ltol: float = 0.2
     stol: float = 0.3
     angle_tol: float = 5.0

@@ -168,8 +168,8 @@ def predict_energy(
 ) -> np.ndarray:
     """(len(crystals),) predicted energies above hull, eV/atom, in the order given.
 
-    Batches are split where memory runs out; log is told which ran. slots: a number for each (`runtime.batching`). Raises
-    TooLargeError.
+    Batches are split where memory runs out; log is told which ran. slots: a number for each (`runtime.batching`).
+    Raises TooLargeError.
     """
     return _predict(predictor, crystals, predictor.energy_above_hull, max_batch_atoms, slots, log)
 

@@ -19,8 +19,7 @@ from dao_flows.makers.schemas.prediction import CandidateDoc, ScreeningDoc
 from dao_flows.makers.schemas.verification import HullEnergy, VerificationDoc
 from dao_flows.makers.science.match_rate import MATCHER
 from dao_flows.makers.science.structures import primitive_niggli
-from dao_flows.makers.science.symmetry import space_group
-from dao_flows.makers.screen import ScreenMaker
+from dao_flows.makers.science.symmetry import LOOSE, space_group
 from dao_flows.store.candidates import candidate_doc
 
 from .schemas import SCHEMA_VERSION, ComparisonDoc, Cost, StructureChange
@@ -165,7 +164,7 @@ def against(document: ComparisonDoc, reference: ReferenceSet) -> ComparisonDoc:
 def structure_change(candidate: CandidateDoc, sent: Structure, relaxed: Structure) -> StructureChange:
     """What the relaxation of `sent`, the candidate's symmetrised primitive cell, did to it."""
     predicted, loose = candidate.structure, candidate.symmetry_loose
-    symprec = loose.symprec if loose is not None else ScreenMaker().symprec_loose
+    symprec = loose.symprec if loose is not None else LOOSE
     rmse = _rmse(predicted, relaxed)
     found, _ = space_group(relaxed, symprec)
     before, after = (1 if group is None else group.number for group in (loose, found))

@@ -6,6 +6,7 @@ more: without an explicit Z it means exactly this cell (Z = 2), for whoever writ
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import unicodedata
@@ -271,3 +272,8 @@ def describe_elements(numbers: Iterable[int]) -> str:
 def deal(candidates: int, units: Sequence[int]) -> dict[int, int]:
     """Candidates dealt round-robin over the Z, smallest first: {Z: count}, counts of zero included."""
     return {z: len(range(place, candidates, len(units))) for place, z in enumerate(units)}
+
+
+def formula_key(formula: str) -> int:
+    """A number of 32 bits that names a formula's random streams."""
+    return int.from_bytes(hashlib.sha256(formula.encode()).digest()[:4])

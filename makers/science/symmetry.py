@@ -22,6 +22,8 @@ from .structures import compact, primitive_niggli
 
 os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its C code would write to stderr what a caller is told anyway
 
+TIGHT, LOOSE = 0.01, 0.1  # symprec, Å: what is exact, and what relaxation might make so
+
 
 def space_group(structure: Structure, symprec: float) -> tuple[Symmetry | None, Structure | None]:
     """Space group by spglib at a tolerance (Å), and the symmetrised conventional cell; None where it finds none."""

@@ -23,10 +23,10 @@ LARGEST_RADIUS = max(CovalentRadius.radius.values())  # Å; for elements without
 class Rules:
     """What a valid geometry is. distance_ratio: of the sum of covalent radii; distance: Å; volumes per atom: Å³."""
 
-    distance_ratio: float
-    distance: float
-    min_volume: float
-    max_volume: float
+    distance_ratio: float = 0.6
+    distance: float = 0.5
+    min_volume: float = 2.0
+    max_volume: float = 250.0
 
 
 @dataclass(frozen=True)

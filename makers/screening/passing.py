@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from pymatgen.core.structure import Structure
 
-from dao_flows.makers.generate import formula_key
 from dao_flows.makers.schemas.prediction import (
     Cause,
     Energy,
@@ -18,6 +17,7 @@ from dao_flows.makers.schemas.prediction import (
     RejectedCandidate,
     Relaxation,
 )
+from dao_flows.makers.science.chemistry import formula_key
 from dao_flows.makers.science.structures import to_crystal
 from dao_flows.makers.science.validity import Contacts
 

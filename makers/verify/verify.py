@@ -22,9 +22,8 @@ from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.prediction import ScreenedCandidate, ScreeningDoc
 from dao_flows.makers.schemas.verification import CalculationDoc, CalculationRecord, HullEnergy, VerificationDoc
-from dao_flows.makers.science.symmetry import symmetrised_primitive
+from dao_flows.makers.science.symmetry import LOOSE, symmetrised_primitive
 from dao_flows.makers.science.validity import Rules, contact_fault, contacts, volume_fault
-from dao_flows.makers.screen import ScreenMaker
 from dao_flows.version import __version__
 
 from .backends import Backend, backend
@@ -32,7 +31,6 @@ from .calculation import CalculateMaker, calculator_in_full, geometry, settings_
 from .installed import check
 
 CPU = "cpu"  # category of workers for what takes no time
-SCREEN = ScreenMaker()  # its rules of what can be a crystal, and its loose tolerance
 
 
 def steps_in_full(steps: Any) -> Any:
@@ -61,7 +59,7 @@ class VerifyMaker(Maker):
     cores: int | None = None
     again: bool = False
     top: int = 3
-    symprec: float = SCREEN.symprec_loose
+    symprec: float = LOOSE
 
     def make(self, structure: Structure, candidate_id: str, science_hash: str, formula: str) -> Flow:
         """A flow of the calculations of one candidate, whose output is a VerificationDoc.
@@ -135,10 +133,7 @@ class VerifyMaker(Maker):
 
 def unfit(structure: Structure) -> str | None:
     """Why a structure is not worth a calculation, or None: screening's own rules, on the cell that would be sent."""
-    rules = Rules(
-        SCREEN.min_distance_ratio, SCREEN.min_distance, SCREEN.min_volume_per_atom, SCREEN.max_volume_per_atom
-    )
-    return volume_fault(structure, rules) or contact_fault(contacts(structure), rules)
+    return volume_fault(structure, Rules()) or contact_fault(contacts(structure), Rules())
 
 
 def best(screening: ScreeningDoc, top: int) -> list[ScreenedCandidate]:

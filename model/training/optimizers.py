@@ -18,8 +18,9 @@ ADAM, MUON = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)  # what they rememb
 class Optimizers:
     """The optimisers of a run, one or two, over the parameters that require gradients.
 
-    Muon (`training.muon`) takes the matrices of the layers, at config.muon_rate times the rate. A step is `set_rate`, then
-    `descend`. capturable: keep rates as tensors on the device, so that `descend` can be captured (`training.cuda_graphs`).
+    Muon (`training.muon`) takes the matrices of the layers, at config.muon_rate times the rate. A step is `set_rate`,
+    then `descend`. capturable: keep rates as tensors on the device, so that `descend` can be captured
+    (`training.cuda_graphs`).
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig, capturable: bool = False) -> None:

@@ -68,8 +68,8 @@ class Trainer:
 
     property_name: the head of a DaoP to train, alone or with the network, according to what requires gradients; None:
     the denoising and energy losses. parent: sha256 of the checkpoint that the model comes from. cuda_graphs: on a GPU,
-    one process replays its steps as graphs (`training.cuda_graphs`); the steps are the same. fused: compile small operations of
-    the network (`Crysformer.fuse`).
+    one process replays its steps as graphs (`training.cuda_graphs`); the steps are the same. fused: compile small
+    operations of the network (`Crysformer.fuse`).
     """
 
     def __init__(

@@ -17,10 +17,10 @@ from dao_flows.makers.machine.places import QUERIES, SHA256
 from dao_flows.makers.schemas import decoding
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.verification import CalculationDoc
-from dao_flows.makers.science.symmetry import symmetrised_primitive
+from dao_flows.makers.science.symmetry import LOOSE, symmetrised_primitive
 from dao_flows.makers.verify.backends import backend
 from dao_flows.makers.verify.calculation import CalculateMaker, geometry, settings_of
-from dao_flows.makers.verify.verify import SCREEN, summarise, unfit
+from dao_flows.makers.verify.verify import summarise, unfit
 from dao_flows.store.stores import collection
 
 from .agreement import CALCULATION, Difference, Terms, agree
@@ -43,7 +43,7 @@ def verification(recorded: Recorded, materials: Materials, place: Place) -> Rebu
     candidate = next((c for c in screening["accepted"] if c["candidate_id"] == document["candidate_id"]), None)
     if candidate is None:
         raise ReplayError(f"the screening of {document['candidate_id']} did not accept it: a document was altered")
-    sent = symmetrised_primitive(decoding.structure(candidate["structure"]), SCREEN.symprec_loose)
+    sent = symmetrised_primitive(decoding.structure(candidate["structure"]), LOOSE)
     reference = science.parameters["reference"]
     note: str | None = None
     ignored: tuple[str, ...] = ("hull.reference",)
@@ -151,7 +151,7 @@ def _start(recorded: Recorded, materials: Materials) -> Structure | CalculationD
     candidate = collection(materials.jobs, "candidates").query_one({"candidate_id": name}, properties=["structure"])
     sent = []
     if candidate is not None:
-        sent.append(symmetrised_primitive(decoding.structure(candidate["structure"]), SCREEN.symprec_loose))
+        sent.append(symmetrised_primitive(decoding.structure(candidate["structure"]), LOOSE))
     criteria = {"output.@class": "VerificationDoc", "output.candidate_id": name}
     sent += [
         decoding.structure(d["output"]["sent"])
