@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dao_flows.makers.verify import codes
+
 if TYPE_CHECKING:
     from dao_flows.api.verify import VerificationResult
 
@@ -21,7 +23,7 @@ dao-flows verify dao-417db4 dao-9a2f10 --backend forcefield --reference entries.
 dao-flows predict Si -n 8 --verify abinit --top 2
 """
 
-BACKEND_HELP = "vasp, vasp-r2scan, abinit, cp2k, forcefield (CHGNet), or forcefield:NAME."
+BACKEND_HELP = codes.HELP
 REFERENCE_HELP = "For hulls: file of ComputedEntries, mp: (Materials Project) or store: (your verifications)."
 
 
