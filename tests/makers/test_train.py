@@ -23,6 +23,7 @@ from dao_flows.model.checkpoint.format import load, read_card, save, verify, wei
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, find
 from dao_flows.model.checkpoint.lineage import lineage
 from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
+from dao_flows.model.train import words
 from dao_flows.model.training.config import TrainingError
 from dao_flows.model.training.deadline import Stop
 from dao_flows.model.training.metrics import METRICS, read
@@ -299,7 +300,7 @@ def test_what_the_processes_complain_of_is_told(dataset, monkeypatch, tmp_path):
     maker = TrainMaker(config=CONFIG | {"max_atoms": 0}, device="cpu")
     folder = tmp_path / "runs" / "x"
     with pytest.raises(TrainingError, match=r"^[^\n]* at most 0 atoms$"), Stop() as stop:
-        maker._torchrun(maker.arguments(dataset, folder, None), folder, stop)
+        maker._torchrun(words(maker.settings(dataset, folder, None)), folder, stop)
 
 
 def test_a_damaged_checkpoint_is_not_registered(tiny_checkpoints, tmp_path):
