@@ -1,9 +1,8 @@
 """Verification: the best candidates go through a DFT code, or a force field, by atomate2's own makers.
 
-`codes` has a file for each code, which says all there is to say of it (`code.Code`), and the list of them. `backends`
-are their presets by name, each an ordered set of makers; `calculation` runs one of the makers as one job whose failure
-is a document; `results` has what a calculation wrote in our units; `verify` makes the flows; `installed` tells what is
-there and what is not.
+`codes` has a file for each code, which says all there is to say of it, and the list of them. `backends` are their
+presets by name, each an ordered set of makers; `calculation` runs one of the makers as one job whose failure is a
+document; `verify` makes the flows.
 """
 
 from __future__ import annotations

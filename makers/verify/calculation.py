@@ -42,7 +42,8 @@ from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.verification import CalculationDoc
 from dao_flows.model.files.places import absolute
 
-from . import codes, results
+from . import codes
+from .codes import results
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore

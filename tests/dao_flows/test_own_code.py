@@ -24,8 +24,8 @@ from ase.calculators.emt import parameters
 from dao_flows.makers.jobs.provenance import installed_version
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import Level
-from dao_flows.makers.verify.code import Code, Preset
-from dao_flows.makers.verify.results import of_ase
+from dao_flows.makers.verify.codes.code import Code, Preset
+from dao_flows.makers.verify.codes.results import of_ase
 
 
 def steps(fmax=0.01):

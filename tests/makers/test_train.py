@@ -21,7 +21,7 @@ from dao_flows.makers.train import TrainMaker
 from dao_flows.model.checkpoint import format as checkpoint
 from dao_flows.model.checkpoint.format import load, read_card, save, verify, weight_files
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, find
-from dao_flows.model.checkpoint.lineage import lineage
+from dao_flows.model.checkpoint.lineage import checkpoint_lineage
 from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
 from dao_flows.model.train import words
 from dao_flows.model.training.config import TrainingError
@@ -266,7 +266,7 @@ def test_the_judge_of_the_data_is_part_of_what_decides(dataset, tmp_path, job_st
         science = document.provenance.science
         assert science.checkpoints == {"judge": judge.checkpoint_sha256}
         assert "judge" not in science.parameters  # where it lay decides nothing
-        assert [each.role for each in lineage(document.path).parents] == ["judge of its data"]
+        assert [each.role for each in checkpoint_lineage(document.path).parents] == ["judge of its data"]
     assert documents[0].run != documents[1].run
     with pytest.raises(ValueError, match="a DAO-P checkpoint is needed"):
         TrainMaker(config=config | {"judge": documents[0].path}, device="cpu").resolve(str(dataset))

@@ -16,7 +16,7 @@ from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 from dao_flows.makers.verify import VerifyMaker, backend
 from dao_flows.makers.verify.codes import cp2k as cp2k_module
-from dao_flows.makers.verify.results import corrections
+from dao_flows.makers.verify.codes.results import corrections
 
 needs_makers = pytest.mark.skipif(find_spec("atomate2") is None, reason="needs dao-flows[dft]")
 needs_data = pytest.mark.skipif(

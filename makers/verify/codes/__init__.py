@@ -1,6 +1,7 @@
 """The codes that verify, a file each, and the one list of them.
 
-A file declares one `Code` under the name CODE. To add a code: its file here and a line in BACKENDS, or, in a package of
+A file declares one `Code` (`code`) under the name CODE, from what is on a machine (`installed`) and what its calculations
+wrote, in our units (`results`). To add a code: its file here and a line in BACKENDS, or, in a package of
 your own, an entry point of the group `dao_flows.backends` for each backend, whose value is the `Code`. Codes are
 loaded when they are asked for, and only from these two lists.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dao_flows.makers.models.checkpoints import ParameterError
 
 if TYPE_CHECKING:
-    from ..code import Code
+    from .code import Code
 
 BACKENDS = {  # as `--backend` names them -> the file of the code
     "forcefield": "forcefield",
@@ -52,7 +53,7 @@ def load(name: str) -> Code:
     point = _installed(tuple(sys.path)).get(name)
     if point is None:
         raise ParameterError(f"there is no backend {name!r}: take one of {', '.join(names())}, or forcefield:NAME")
-    from ..code import Code
+    from .code import Code
 
     try:
         found = point.load()

@@ -18,9 +18,9 @@ from pymatgen.core.structure import Structure
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import Level
 
-from ..code import Code, Preset, Steps
-from ..installed import Program, Requirement
-from ..results import Outcome, bare, matrix, successful, text
+from .code import Code, Preset, Steps
+from .installed import Program, Requirement
+from .results import Outcome, bare, matrix, successful, text
 
 DENSITY = 64  # k-points per Å⁻³ of the reciprocal cell: the Materials Project's for PBE
 FOLDER_VARIABLE = "DAO_FLOWS_ABINIT_PSEUDOS"

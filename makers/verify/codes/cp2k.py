@@ -16,9 +16,9 @@ from pymatgen.core.structure import Structure
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import Level, Matrix
 
-from ..code import Code, Preset, Steps
-from ..installed import Program, Requirement
-from ..results import Outcome, bare, matrix, text
+from .code import Code, Preset, Steps
+from .installed import Program, Requirement
+from .results import Outcome, bare, matrix, text
 
 DENSITY = 20  # k-points per Å⁻³ of the reciprocal cell. No symmetry but inversion is used: 32 for diamond, not 172
 FOLDER_VARIABLE = "CP2K_DATA_DIR"  # CP2K's own

@@ -12,9 +12,9 @@ from dao_flows.makers.jobs.provenance import installed_version
 from dao_flows.makers.models.force_field import CHGNET, INSTALL, known_name, package_version
 from dao_flows.makers.schemas.verification import Level
 
-from ..code import Code, Preset, Steps
-from ..installed import Requirement
-from ..results import Outcome, of_ase
+from .code import Code, Preset, Steps
+from .installed import Requirement
+from .results import Outcome, of_ase
 
 
 def steps(name: str = CHGNET) -> dict[str, Maker]:

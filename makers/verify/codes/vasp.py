@@ -11,9 +11,9 @@ from jobflow.core.maker import Maker
 
 from dao_flows.makers.schemas.verification import Level
 
-from ..code import Code, Preset, Steps
-from ..installed import Program, Requirement
-from ..results import KILOBAR, Outcome, bare, matrix, number, successful
+from .code import Code, Preset, Steps
+from .installed import Program, Requirement
+from .results import KILOBAR, Outcome, bare, matrix, number, successful
 
 
 def pbe() -> dict[str, Maker]:
