@@ -42,12 +42,12 @@ def option(default: Any, **told: Any) -> Any:
 class TrainConfig:
     """How to train. Rates are Adam's; constant: share of the run at the peak rate before the cosine begins.
 
-    optimizer: 'adam', or 'muon' for the matrices of the layers, at muon_rate times the rate (`model.training.optimizers`).
+    optimizer: 'adam', or 'muon' for the matrices of the layers, at muon_rate times the rate (`training.optimizers`).
     batch_size: crystals of a step, over all processes together. gate_rate: rate of the residual gates relative to the
     others'. At the full rate they saturate within some thousand steps and shut whole layers off for good.
     coordinate_weight: of the coordinates' term in the loss that is descended (published: 1); terms are reported without
     it. Gradients are clipped by value, as published, then by norm. spike: a window of 100 steps diverges if its mean
-    loss is beyond this multiple of the running level (`model.training.divergence`; 0: only a loss that is not finite counts).
+    loss is beyond this multiple of the running level (`training.divergence`; 0: only a loss that is not finite counts).
     snapshot_every: steps between the states that a diverging run goes back to, at half the rate, max_rollbacks times at
     most.
     """

@@ -1,9 +1,9 @@
 """The codes that verify, a file each, and the one list of them.
 
-A file declares one `Code` (`code`) under the name CODE, from what is on a machine (`installed`) and what its calculations
-wrote, in our units (`results`). To add a code: its file here and a line in BACKENDS, or, in a package of
-your own, an entry point of the group `dao_flows.backends` for each backend, whose value is the `Code`. Codes are
-loaded when they are asked for, and only from these two lists.
+A file declares one `Code` (`code`) under the name CODE, from what is on a machine (`installed`) and what calculations
+wrote, in our units (`results`). To add a code: its file here and a line in BACKENDS, or, in a package of your own, an
+entry point of the group `dao_flows.backends` for each backend, whose value is the `Code`. Codes are loaded when they
+are asked for, and only from these two lists.
 """
 
 from __future__ import annotations
