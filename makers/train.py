@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import shutil
 import signal
-import socket
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +23,7 @@ from .jobs.provenance import execution_record, provenance
 from .jobs.reuse import reusable
 from .jobs.run_folder import run_folder, run_root
 from .jobs.stage import stage as stage_job
+from .machine import torchrun
 from .machine.places import CHECKPOINT, PATH, Places
 from .machine.queue_time import queue_seconds_left
 from .models.checkpoints import NAMES, ParameterError, pick_device
@@ -36,9 +33,7 @@ from .schemas.training import Rollback, TrainingDoc
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint.format import Card
     from dao_flows.model.training.config import TrainRequest
-    from dao_flows.model.training.deadline import Stop
 
-LOG = "torchrun.log"
 MARGIN_S = 120  # of the queue's time that is left for saving and for the store
 ONLY_HOW = (
     *("kind", "data", "out", "name", "start", "judge", "device", "threads", "wall_time_s", "save_every_s"),
@@ -213,51 +208,11 @@ class TrainMaker(Maker):
             if self.processes * self.nodes == 1:
                 done = train(TrainRequest.of(settings), recorded_command(words(settings)), stop)
             else:
-                done = self._torchrun(words(settings | {"wall_time_s": seconds}), folder, stop)
+                call = torchrun.command(self.processes, self.nodes, self.launcher, folder.name)
+                done = torchrun.train(call, words(settings | {"wall_time_s": seconds}), folder, stop)
         if stop.signal == signal.SIGTERM:  # it was meant for the process, and the state is safe
             signal.raise_signal(signal.SIGTERM)
         return done
-
-    def _torchrun(self, argv: list[str], folder: Path, stop: Stop) -> bool:
-        """As `_launch`, in processes of their own, which a signal to this one reaches, and its death too."""
-        from dao_flows.model.training.config import TrainingError
-        from dao_flows.model.training.state import STOPPED
-
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / STOPPED).unlink(missing_ok=True)
-        with (folder / LOG).open("w") as lines:
-            process = subprocess.Popen(
-                # -- : torchrun takes options of ours for abbreviations of its own otherwise
-                [*self._torchrun_command(folder.name), "-m", "--", "dao_flows.model.train", *argv],
-                stdout=lines,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
-            )
-            told = False
-            while process.poll() is None:
-                if stop.signal is not None and not told:
-                    process.terminate()  # torchrun hands it on to the processes, which save the state
-                    told = True
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(1)
-        if process.returncode == 0:
-            return True
-        if (folder / STOPPED).exists() or stop.signal is not None:
-            return False
-        said = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.startswith("error: ")]
-        raise TrainingError(said[-1][7:] if said else f"torchrun failed; what it said is in {folder / LOG}")
-
-    def _torchrun_command(self, run: str) -> list[str]:
-        """The call of torchrun on this node, or by the launcher on each, where they meet at a free port of this one."""
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.processes}"]
-        if self.nodes == 1:
-            return [*torchrun, "--standalone"]
-        with socket.socket() as free:
-            free.bind(("", 0))
-            endpoint = f"{socket.gethostname()}:{free.getsockname()[1]}"
-        meeting = ["--rdzv-backend=c10d", f"--rdzv-id={run}", f"--rdzv-endpoint={endpoint}"]
-        launcher = [word.format(nodes=self.nodes) for word in self.launcher]
-        return [*launcher, *torchrun, f"--nnodes={self.nodes}", *meeting]
 
     def _labelled(self, checkpoint: Path) -> Card:
         """The card of the checkpoint, with the stage in it."""
@@ -363,9 +318,3 @@ def _architecture() -> set[str]:
     from dao_flows.model.network.crysformer import CrysformerConfig
 
     return {*CrysformerConfig.__dataclass_fields__, "volume_scaling"}
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the job's process dies: torchrun would train on without it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
