@@ -30,7 +30,7 @@ from dao_flows.model.crystals import Crystal
 from dao_flows.model.data.shards import file_sha256, read_rows
 from dao_flows.model.templates.library import Cell, Library, written
 from dao_flows.model.templates.places import SHIPPED
-from dao_flows.model.train import read_judge
+from dao_flows.model.training.run import read_judge
 
 ROOT = Path(__file__).parents[1]
 FORMULAS = ROOT / "tests" / "model" / "data" / "held_out_formulas.txt"

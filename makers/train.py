@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import shutil
 import signal
-import socket
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -27,6 +23,7 @@ from .jobs.provenance import execution_record, provenance
 from .jobs.reuse import reusable
 from .jobs.run_folder import run_folder, run_root
 from .jobs.stage import stage as stage_job
+from .machine import torchrun
 from .machine.places import CHECKPOINT, PATH, Places
 from .machine.queue_time import queue_seconds_left
 from .models.checkpoints import NAMES, ParameterError, pick_device
@@ -34,12 +31,9 @@ from .models.register import check_name, register
 from .schemas.training import Rollback, TrainingDoc
 
 if TYPE_CHECKING:
-    import argparse
-
     from dao_flows.model.checkpoint.format import Card
-    from dao_flows.model.training.deadline import Stop
+    from dao_flows.model.training.config import TrainRequest
 
-LOG = "torchrun.log"
 MARGIN_S = 120  # of the queue's time that is left for saving and for the store
 ONLY_HOW = (
     *("kind", "data", "out", "name", "start", "judge", "device", "threads", "wall_time_s", "save_every_s"),
@@ -47,7 +41,7 @@ ONLY_HOW = (
 )
 # settings that came later are named where they differ: older science stays the same
 AS_EVER = {"store_as": "float32", "pairs": None}
-OF_THE_MAKER = ("out", "name", "start", "device", "wall_time_s", "fit_wall_time")
+OF_THE_MAKER = ("kind", "data", "out", "name", "start", "device", "wall_time_s", "fit_wall_time")
 
 
 def _config_in_full(config: Any) -> Any:
@@ -94,7 +88,7 @@ class TrainMaker(Maker):
         document of its training, in place of the maker's own. previous_run: for follow-up jobs, the run's folder.
         Raises ParameterError, TrainingError, DataError and CheckpointError with one line each.
         """
-        from dao_flows.model.train import CHECKPOINT
+        from dao_flows.model.training.run import CHECKPOINT
         from dao_flows.model.training.state import saved_step
 
         started, device = datetime.now(UTC), pick_device(self.device)
@@ -103,7 +97,7 @@ class TrainMaker(Maker):
             return taken
         folder = run_root() / previous_run if previous_run else run_folder(science, self.kind)
         before = saved_step(folder)
-        if not self._launch(self.arguments(path, folder, parent, device), folder):
+        if not self._launch(self.settings(path, folder, parent, device), folder):
             if saved_step(folder) == before:
                 raise ParameterError(f"training stopped without a single step; its folder is {folder}")
             return Response(replace=self.make(str(path), str(parent) if parent else None, folder.name))
@@ -135,7 +129,8 @@ class TrainMaker(Maker):
         """
         path = _dataset(dataset)
         parent = _checkpoint(self.start if start is None else start, self.kind)
-        settings = {k: v for k, v in vars(self.check(path, parent)).items() if k not in AS_EVER or v != AS_EVER[k]}
+        request = self.check(path, parent)
+        settings = {k: v for k, v in request.settings().items() if k not in AS_EVER or v != AS_EVER[k]}
         if parent is not None:  # the architecture is the parent's
             settings = {k: v for k, v in settings.items() if k not in _architecture()}
         science = Science(
@@ -144,7 +139,7 @@ class TrainMaker(Maker):
             inputs={"dataset": _sha256(path)},
             checkpoints={
                 role: _card(used).sha256
-                for role, used in (("start", parent), ("judge", settings["judge"]))
+                for role, used in (("start", parent), ("judge", _checkpoint(request.judge, "dao-p")))
                 if used is not None
             },
             seed=settings["seed"],
@@ -152,26 +147,18 @@ class TrainMaker(Maker):
         )
         return path, parent, science
 
-    def arguments(self, path: Path, folder: Path, parent: Path | None, device: str = "cpu") -> list[str]:
-        """The command line of `dao_flows.model.train` for a run in this folder."""
-        argv = [self.kind, str(path), "--out", str(folder), "--name", self.register_as or folder.name]
-        argv += ["--start", str(parent)] if parent else []
-        argv += ["--device", device]
-        for key, value in ({"bf16": False} | self.config).items():
-            flag = f"--{key.replace('_', '-')}"
-            if isinstance(value, bool):
-                argv += [flag] if value else [f"--no-{flag[2:]}"] if key in ("bf16", "cuda_graphs") else []
-            elif value is not None:
-                argv.append(f"{flag}={value}")
-        return argv
+    def settings(self, path: Path, folder: Path, parent: Path | None, device: str = "cpu") -> dict[str, Any]:
+        """All settings by name of a training in this folder, as `TrainRequest.of` takes them."""
+        where = {"kind": self.kind, "data": path, "out": folder, "name": self.register_as or folder.name}
+        return where | {"start": parent, "device": device, "bf16": False} | self.config
 
-    def check(self, path: Path = Path("data"), parent: Path | None = None) -> argparse.Namespace:
-        """The settings, parsed; of a training from a dataset and a checkpoint. Call before submission.
+    def check(self, path: Path = Path("data"), parent: Path | None = None) -> TrainRequest:
+        """The request of a training from a dataset and a checkpoint. Call before submission.
 
         Raises ParameterError or TrainingError for one that cannot be, CheckpointError for a start or judge that is
         none.
         """
-        from dao_flows.model.train import check, parser
+        from dao_flows.model.training.config import TrainRequest
 
         if self.kind not in NAMES:
             raise ParameterError(f"kind must be {' or '.join(NAMES)}, not {self.kind!r}")
@@ -187,10 +174,9 @@ class TrainMaker(Maker):
         if taken := sorted(set(self.config) & set(OF_THE_MAKER)):
             raise ParameterError(f"config cannot set {', '.join(taken)}: the maker does")
         parent = parent or _checkpoint(self.start, self.kind)
-        args = parser().parse_args(self.arguments(path, Path("run"), parent))
-        check(args)
-        args.judge = _checkpoint(args.judge, "dao-p")
-        return args
+        request = TrainRequest.of(self.settings(path, Path("run"), parent))
+        _checkpoint(request.judge, "dao-p")
+        return request
 
     def objective(self) -> str:
         """What the checkpoint will have learned by. Raises CheckpointError for a start that is none."""
@@ -210,61 +196,23 @@ class TrainMaker(Maker):
             )
         return min(left - MARGIN_S, self.wall_time_s or math.inf)
 
-    def _launch(self, argv: list[str], folder: Path) -> bool:
+    def _launch(self, settings: dict[str, Any], folder: Path) -> bool:
         """Train until the end, or until this job's time is up: then the state is saved and the answer is False."""
-        from dao_flows.model.train import parser, recorded_command, train
+        from dao_flows.model.train import recorded_command, words
+        from dao_flows.model.training.config import TrainRequest
         from dao_flows.model.training.deadline import Stop
+        from dao_flows.model.training.run import train
 
         seconds = self._seconds()
         with Stop(seconds) as stop:
             if self.processes * self.nodes == 1:
-                done = train(parser().parse_args(argv), recorded_command(argv), stop)
+                done = train(TrainRequest.of(settings), recorded_command(words(settings)), stop)
             else:
-                done = self._torchrun(argv + ([] if seconds is None else [f"--wall-time-s={seconds}"]), folder, stop)
+                call = torchrun.command(self.processes, self.nodes, self.launcher, folder.name)
+                done = torchrun.train(call, words(settings | {"wall_time_s": seconds}), folder, stop)
         if stop.signal == signal.SIGTERM:  # it was meant for the process, and the state is safe
             signal.raise_signal(signal.SIGTERM)
         return done
-
-    def _torchrun(self, argv: list[str], folder: Path, stop: Stop) -> bool:
-        """As `_launch`, in processes of their own, which a signal to this one reaches, and its death too."""
-        from dao_flows.model.training.config import TrainingError
-        from dao_flows.model.training.state import STOPPED
-
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / STOPPED).unlink(missing_ok=True)
-        with (folder / LOG).open("w") as lines:
-            process = subprocess.Popen(
-                # -- : torchrun takes options of ours for abbreviations of its own otherwise
-                [*self._torchrun_command(folder.name), "-m", "--", "dao_flows.model.train", *argv],
-                stdout=lines,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
-            )
-            told = False
-            while process.poll() is None:
-                if stop.signal is not None and not told:
-                    process.terminate()  # torchrun hands it on to the processes, which save the state
-                    told = True
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(1)
-        if process.returncode == 0:
-            return True
-        if (folder / STOPPED).exists() or stop.signal is not None:
-            return False
-        said = [line for line in (folder / LOG).read_text(errors="replace").splitlines() if line.startswith("error: ")]
-        raise TrainingError(said[-1][7:] if said else f"torchrun failed; what it said is in {folder / LOG}")
-
-    def _torchrun_command(self, run: str) -> list[str]:
-        """The call of torchrun on this node, or by the launcher on each, where they meet at a free port of this one."""
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.processes}"]
-        if self.nodes == 1:
-            return [*torchrun, "--standalone"]
-        with socket.socket() as free:
-            free.bind(("", 0))
-            endpoint = f"{socket.gethostname()}:{free.getsockname()[1]}"
-        meeting = ["--rdzv-backend=c10d", f"--rdzv-id={run}", f"--rdzv-endpoint={endpoint}"]
-        launcher = [word.format(nodes=self.nodes) for word in self.launcher]
-        return [*launcher, *torchrun, f"--nnodes={self.nodes}", *meeting]
 
     def _labelled(self, checkpoint: Path) -> Card:
         """The card of the checkpoint, with the stage in it."""
@@ -277,9 +225,9 @@ class TrainMaker(Maker):
 
     def _document(self, folder: Path, card: Card, science: Science, started: datetime, device: str) -> TrainingDoc:
         """The document of a finished run."""
-        from dao_flows.model.train import CHECKPOINT
         from dao_flows.model.training.metrics import METRICS, read
         from dao_flows.model.training.plot import PLOT
+        from dao_flows.model.training.run import CHECKPOINT
 
         records = read(folder / METRICS)
         windows = [r for r in records if "rate" in r]
@@ -370,9 +318,3 @@ def _architecture() -> set[str]:
     from dao_flows.model.network.crysformer import CrysformerConfig
 
     return {*CrysformerConfig.__dataclass_fields__, "volume_scaling"}
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the job's process dies: torchrun would train on without it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

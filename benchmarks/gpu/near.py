@@ -13,7 +13,7 @@ import numpy as np
 
 from dao_flows.model.data.shards import Manifest, dataset_rows, read_manifest, write_manifest, write_shards
 from dao_flows.model.data.table import read_crystals
-from dao_flows.model.train import read_judge
+from dao_flows.model.training.run import read_judge
 from dao_flows.version import __version__
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "missing", "broken"]
 
-BACKENDS = ("forcefield", "abinit", "cp2k", "vasp")
 SLURM = "run on a login node of a cluster with Slurm; elsewhere jobs run on this machine"
 
 
@@ -172,15 +171,20 @@ def check_libraries(config: Settings) -> Iterator[Check]:
 def check_backends() -> Iterator[Check]:
     """What `--verify` can run here: each code with its version, its pseudopotentials and data, and what it lacks."""
     with configuration_guard():
-        from dao_flows.makers.verify.installed import requirements
+        from dao_flows.makers.verify import codes
 
-    for code in BACKENDS:
+    seen = set()
+    for name in codes.names():
         try:
-            found = list(requirements(code))
+            code = codes.load(name)
+            if code.name in seen:
+                continue
+            seen.add(code.name)
+            found = list(code.requirements())
         except Exception as error:  # of the settings that a library reads when it is asked
             if (said := explain(error)) is None:
                 raise
-            yield Check(name=code, status="missing", detail=said, fix="correct it, or take it away")
+            yield Check(name=name, status="missing", detail=said, fix="correct it, or take it away")
             continue
         for needed in found:
             if needed.found is not None:

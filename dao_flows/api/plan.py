@@ -216,16 +216,14 @@ def _training(trainer: TrainMaker, scale: float, speed: float, weights: int) -> 
 def _settings(trainer: TrainMaker) -> tuple[Any, dict[str, Any]]:
     """A training's settings, and the architecture of its network. Raises TrainingError."""
     from dao_flows.model.dao import DaoConfig
-    from dao_flows.model.network.crysformer import CrysformerConfig
-    from dao_flows.model.train import parser
-    from dao_flows.model.training.config import TrainConfig
+    from dao_flows.model.training.config import TrainRequest
 
-    args = parser().parse_args(trainer.arguments(Path("data"), Path("run"), None))
-    network = CrysformerConfig(**{name: getattr(args, name) for name in asdict(CrysformerConfig())})
-    architecture = {**asdict(DaoConfig(network=network, volume_scaling=args.volume_scaling)), "properties": []}
+    request = TrainRequest.of(trainer.settings(Path("data"), Path("run"), None))
+    made = DaoConfig(network=request.network, volume_scaling=request.volume_scaling)
+    architecture = {**asdict(made), "properties": []}
     if trainer.start is not None:
         architecture = card(trainer.start, trainer.kind).architecture
-    return TrainConfig(**{name: getattr(args, name) for name in asdict(TrainConfig(steps=1))}), architecture
+    return request.training, architecture
 
 
 def _weights(kind: str, architecture: dict[str, Any]) -> int:

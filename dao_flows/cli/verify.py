@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dao_flows.api.prediction.request import BACKEND_HELP, REFERENCE_HELP
+from dao_flows.api.prediction.request import REFERENCE_HELP
+from dao_flows.makers.verify import codes
 
 if TYPE_CHECKING:
     from dao_flows.api.verify import VerificationResult
@@ -26,7 +27,7 @@ dao-flows predict Si -n 8 --verify abinit --top 2
 
 def verify(
     candidates: Annotated[list[str], typer.Argument(help="Ids of candidates, or their beginnings.")],
-    backend: Annotated[str, typer.Option(help=BACKEND_HELP)] = "forcefield",
+    backend: Annotated[str, typer.Option(help=codes.HELP)] = "forcefield",
     reference: Annotated[str | None, typer.Option(help=REFERENCE_HELP)] = None,
     again: Annotated[bool, typer.Option("--again", help="Repeat calculations that the store holds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,

@@ -23,7 +23,7 @@ class Level(BaseModel):
     functional: as 'PBE', 'r2SCAN', or the name of a force field; pseudopotentials: file or label of each element's.
     """
 
-    code: str = Field(description="abinit, cp2k, vasp, or the force field's package")
+    code: str = Field(description="name of the code, or of a force field")
     code_version: str | None = None
     functional: str
     pseudopotentials: dict[str, str] = Field(default_factory=dict, description="element -> name")

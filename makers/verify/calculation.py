@@ -42,8 +42,8 @@ from dao_flows.makers.schemas.verification import CalculationDoc
 from dao_flows.model.files.places import absolute
 from dao_flows.version import __version__
 
-from . import abinit, cp2k, results
-from .installed import program_version
+from . import codes
+from .codes import results
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -115,7 +115,7 @@ class CalculateMaker(Maker):
         error: str | None = None
         pseudos: dict[str, str] = {}
         try:
-            pseudos = self._fill(calculator, structure)
+            pseudos = codes.load(self.code).fill(calculator, structure)
         except ParameterError as lacking:
             error = str(lacking)
         science = self.science(calculator, structure, before, pseudos)
@@ -128,11 +128,11 @@ class CalculateMaker(Maker):
             try:
                 with _contained(folder):
                     task, last = self._run(calculator, structure, before, folder)
-                outcome = results.read(task, last)
+                outcome = codes.of_document(task, self.code).read(task, last)
                 if not outcome.converged:
                     raise results.UnconvergedError("the calculation ended without converging")
             except Exception as raised:
-                error = _one_line(raised, last if last != folder else _latest(folder))
+                error = self._one_line(raised, last if last != folder else _latest(folder))
         wall = (datetime.now(UTC) - began).total_seconds()
         sealed = provenance(science, execution_record(began, "cpu", {}))
         top = "" if last == folder else "../" * len(last.relative_to(folder).parts)
@@ -159,7 +159,7 @@ class CalculateMaker(Maker):
             parameters={
                 "step": self.step,
                 "code": self.code,
-                "program_version": program_version(self.code) or _force_field_version(calculator),
+                "program_version": self._version(calculator),
                 "calculator": f"{type(calculator).__module__}.{type(calculator).__qualname__}",
                 "settings": settings_of(calculator),
                 "atomate2": installed_version("atomate2"),
@@ -173,12 +173,19 @@ class CalculateMaker(Maker):
             code_version=__version__,
         )
 
-    def _fill(self, calculator: Maker, structure: Structure) -> dict[str, str]:
-        if self.code == "abinit" and hasattr(getattr(calculator, "input_set_generator", None), "pseudos"):
-            return abinit.fill(calculator, structure)
-        if self.code == "cp2k" and hasattr(getattr(calculator, "input_set_generator", None), "user_input_settings"):
-            cp2k.fill(calculator, structure)
-        return {}
+    def _version(self, calculator: Maker) -> str | None:
+        """Of the code's program, or of the package in which the maker computes, whichever code's it is."""
+        program = codes.load(self.code).program
+        if program is not None and (told := program.version()) is not None:
+            return told
+        return next(filter(None, (code.version(calculator) for code in codes.every(self.code))), None)
+
+    def _one_line(self, error: BaseException, directory: Path) -> str:
+        """What went wrong: the code's own words where it has any, then the exception."""
+        raised = " ".join(mask(f"{type(error).__name__}: {error}").split())
+        said = next(filter(None, (code.complaint(directory) for code in codes.every(self.code))), None)
+        text = f"{said} ({raised})" if said else raised
+        return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 1] + "…"
 
     def _run(
         self, calculator: Maker, structure: Structure, before: CalculationDoc | None, folder: Path
@@ -294,15 +301,6 @@ def _content(pseudo: Any) -> Any:
     return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()] if path.is_file() else pseudo
 
 
-def _force_field_version(calculator: Maker) -> str | None:
-    """Of the package of an atomate2 force field; None for any other maker."""
-    if (meta := getattr(calculator, "calculator_meta", None)) is None:
-        return None
-    from atomate2.forcefields.utils import _get_pkg_version
-
-    return str(_get_pkg_version(meta))
-
-
 def _new_folder(base: Path) -> Path:
     """The next attempt's folder, there and empty; earlier attempts stay for whoever wants to see what failed."""
     base.mkdir(parents=True, exist_ok=True)
@@ -323,11 +321,3 @@ def _places(folder: Path) -> list[Path]:
 
 def _latest(folder: Path) -> Path:
     return _places(folder)[-1]
-
-
-def _one_line(error: BaseException, directory: Path) -> str:
-    """What went wrong: the code's own words where it has any, then the exception."""
-    raised = " ".join(mask(f"{type(error).__name__}: {error}").split())
-    said = results.complaint(directory)
-    text = f"{said} ({raised})" if said else raised
-    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 1] + "…"

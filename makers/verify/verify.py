@@ -28,7 +28,6 @@ from dao_flows.version import __version__
 
 from .backends import Backend, backend
 from .calculation import CalculateMaker, calculator_in_full, geometry, settings_of
-from .installed import check
 
 CPU = "cpu"  # category of workers for what takes no time
 
@@ -42,11 +41,11 @@ def steps_in_full(steps: Any) -> Any:
 class VerifyMaker(Maker):
     """Sends candidates through a DFT code, or a force field, one job a calculation.
 
-    backend: 'abinit', 'cp2k', 'vasp', 'vasp-r2scan', 'forcefield' (CHGNet) or 'forcefield:NAME'. steps: makers in place
-    of the preset's, by the names of its steps; None leaves a step out, another name adds one at the end. reference:
-    what the hull is made of, as in reference_set; None: no hull. category: of the workers that run the calculations
-    (FireWorks' _category). cores, again: as in CalculateMaker. top: best-ranked candidates of each composition that
-    verify_screening takes. symprec: Å, at which the cells that go in are symmetrised.
+    backend: one of `codes.names()`, or 'forcefield:NAME'. steps: makers in place of the preset's, by the names of its
+    steps; None leaves a step out, another name adds one at the end. reference: what the hull is made of, as in
+    reference_set; None: no hull. category: of the workers that run the calculations (FireWorks' _category). cores,
+    again: as in CalculateMaker. top: best-ranked candidates of each composition that verify_screening takes. symprec:
+    Å, at which the cells that go in are symmetrised.
     """
 
     PLACES: ClassVar[Places] = {"reference": REFERENCE, "steps": steps_in_full}
@@ -111,7 +110,7 @@ class VerifyMaker(Maker):
         """
         if self.top < 1:
             raise ParameterError(f"top must be at least 1, not {self.top}")
-        check(self.preset(), elements)
+        self.preset().check(elements)
         if self.reference is not None and not self.reference.startswith("store:"):  # that is the job's, not there yet
             from dao_flows.makers.reference import reference_set
 

@@ -367,12 +367,14 @@ DECODERS |= {"unsafe_load", "full_load", "unsafe_load_all", "read_json", "get_en
 BUILTINS = {"eval", "exec", "compile"}  # as functions: a network has an eval, too
 MEANT = {  # what decodes nothing that came from others, by file
     "makers/schemas/decoding.py": {"MontyDecoder", "process_decoded", "from_dict"},
-    "makers/verify/abinit.py": {"from_file"},  # a pseudopotential of this machine, which abipy reads as text
+    "makers/verify/codes/abinit.py": {"from_file"},  # a pseudopotential of this machine, which abipy reads as text
     "makers/reference/materials_project.py": {
         "get_entries_in_chemsys"
     },  # the database's own client decodes its answers
     "dao_flows/crate/documents.py": {"import_module"},  # modules of ours, by a list of ours
     "dao_flows/renamed.py": {"import_module"},  # likewise
+    "makers/verify/__init__.py": {"import_module"},  # likewise
+    "makers/verify/codes/__init__.py": {"import_module"},  # likewise; entry points are what the user installed
     "dao_flows/launch/launchpad.py": {"from_dict"},  # the user's own my_launchpad.yaml, read as plain YAML
     "dao_flows/launch/check.py": {"from_dict"},  # the project's own queue adapter, likewise
     "dao_flows/audit/graph/graph.py": {"from_dict"},  # the definition of a graph's own

@@ -13,6 +13,7 @@ import pytest
 from jobflow import Flow, run_locally
 
 from dao_flows.makers.jobs.run_folder import run_root
+from dao_flows.makers.machine import torchrun
 from dao_flows.makers.machine.queue_time import parse_time_left, queue_seconds_left
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.register import register
@@ -21,8 +22,9 @@ from dao_flows.makers.train import TrainMaker
 from dao_flows.model.checkpoint import format as checkpoint
 from dao_flows.model.checkpoint.format import load, read_card, save, verify, weight_files
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, find
-from dao_flows.model.checkpoint.lineage import lineage
+from dao_flows.model.checkpoint.lineage import checkpoint_lineage
 from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
+from dao_flows.model.train import words
 from dao_flows.model.training.config import TrainingError
 from dao_flows.model.training.deadline import Stop
 from dao_flows.model.training.metrics import METRICS, read
@@ -265,7 +267,7 @@ def test_the_judge_of_the_data_is_part_of_what_decides(dataset, tmp_path, job_st
         science = document.provenance.science
         assert science.checkpoints == {"judge": judge.checkpoint_sha256}
         assert "judge" not in science.parameters  # where it lay decides nothing
-        assert [each.role for each in lineage(document.path).parents] == ["judge of its data"]
+        assert [each.role for each in checkpoint_lineage(document.path).parents] == ["judge of its data"]
     assert documents[0].run != documents[1].run
     with pytest.raises(ValueError, match="a DAO-P checkpoint is needed"):
         TrainMaker(config=config | {"judge": documents[0].path}, device="cpu").resolve(str(dataset))
@@ -287,7 +289,7 @@ def test_nodes_train_as_one_process_would(dataset, job_store):
     both = ["sh", "-c", '"$@" & "$@"; wait', "sh"]  # two nodes, as far as torchrun can tell
     config = CONFIG | {"steps": 20}
     two = TrainMaker(config=config, device="cpu", nodes=2, launcher=both)
-    assert "--nodes=3" in TrainMaker(nodes=3)._torchrun_command("run")
+    assert "--nodes=3" in torchrun.command(1, 3, TrainMaker().launcher, "run")
     spread, _ = outcome(two.make(str(dataset)), job_store)
     assert spread.processes == 2
     alone, _ = outcome(TrainMaker(config=config | {"seed": 0}, device="cpu").make(str(dataset)), job_store)
@@ -299,7 +301,7 @@ def test_what_the_processes_complain_of_is_told(dataset, monkeypatch, tmp_path):
     maker = TrainMaker(config=CONFIG | {"max_atoms": 0}, device="cpu")
     folder = tmp_path / "runs" / "x"
     with pytest.raises(TrainingError, match=r"^[^\n]* at most 0 atoms$"), Stop() as stop:
-        maker._torchrun(maker.arguments(dataset, folder, None), folder, stop)
+        torchrun.train(torchrun.command(1, 1, [], "x"), words(maker.settings(dataset, folder, None)), folder, stop)
 
 
 def test_a_damaged_checkpoint_is_not_registered(tiny_checkpoints, tmp_path):

@@ -363,7 +363,10 @@ def test_routing_leaves_other_settings_of_children():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"backend": "quantum-espresso"}, "there is no backend 'quantum-espresso': take one of abinit, cp2k"),
+        (
+            {"backend": "quantum-espresso"},
+            "there is no backend 'quantum-espresso': take one of forcefield, abinit, cp2k",
+        ),
         ({"backend": "abinit:x"}, "there is no backend 'abinit:x'"),
         ({"backend": "forcefield:Nonsense"}, "atomate2 has no force field 'Nonsense': take one of .*CHGNet"),
         ({"backend": "forcefield", "steps": {"relax": None, "static": None}}, "left without a calculation"),

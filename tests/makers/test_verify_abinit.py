@@ -14,9 +14,8 @@ from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
 from dao_flows.makers.screen import ScreenMaker
-from dao_flows.makers.verify import VerifyMaker, backends, verify_screening
-from dao_flows.makers.verify import abinit as abinit_module
-from dao_flows.makers.verify.results import complaint
+from dao_flows.makers.verify import VerifyMaker, backend, verify_screening
+from dao_flows.makers.verify.codes import abinit as abinit_module
 
 NORM_CONSERVING, PAW = (abinit_module.SHARED / name for name in abinit_module.TABLES)
 needs_makers = pytest.mark.skipif(not (find_spec("atomate2") and find_spec("abipy")), reason="needs dao-flows[dft]")
@@ -34,7 +33,7 @@ def runs(tmp_path, monkeypatch) -> Path:
 
 def coarse() -> VerifyMaker:
     """The preset with the fewest plane waves and k-points that still say something."""
-    return VerifyMaker(backend="abinit", steps=dict(backends.abinit(ecut=12, density=20).steps))
+    return VerifyMaker(backend="abinit", steps=dict(backend("abinit", ecut=12, density=20).steps))
 
 
 @needs_makers
@@ -88,7 +87,7 @@ def test_a_generated_candidate_is_relaxed(job_store):
 @needs_data
 @needs_abinit
 def test_abinits_own_words_are_the_error(job_store, runs):
-    makers = dict(backends.abinit(ecut=12, density=10).steps)
+    makers = dict(backend("abinit", ecut=12, density=10).steps)
     makers["relax"].input_set_generator.user_abinit_settings["nband"] = 1  # four valence electrons a cell need two
     del makers["static"]
     silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.47), ["Si"], [[0, 0, 0]])
@@ -98,14 +97,14 @@ def test_abinits_own_words_are_the_error(job_store, runs):
     assert document.state == "failed"
     assert "nband" in document.error or "band" in document.error
     (directory,) = runs.glob("abinit-relax-*/attempt-1")
-    assert complaint(directory) in document.error
+    assert abinit_module.complaint(directory) in document.error
 
 
 @needs_makers
 @needs_data
 @needs_abinit
 def test_a_restart_that_abinit_asks_for_is_given(job_store, runs):
-    makers = dict(backends.abinit(ecut=12, density=10).steps)
+    makers = dict(backend("abinit", ecut=12, density=10).steps)
     makers["relax"].input_set_generator.user_abinit_settings["ntime"] = 4  # too few to converge: more follow
     silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.6), ["Si"], [[0, 0, 0]])
     flow = VerifyMaker(backend="abinit", steps={"relax": makers["relax"], "static": None})
@@ -145,7 +144,7 @@ def test_a_table_is_chosen_that_has_all_elements(monkeypatch, tmp_path):
 @needs_data
 def test_cutoff_and_spin_follow_the_elements():
     def filled(*elements: str):
-        maker = backends.abinit().steps["static"]
+        maker = backend("abinit").steps["static"]
         cell = Structure(Lattice.cubic(4), elements, np.arange(len(elements))[:, None] * [[0.5, 0.5, 0.5]])
         hashes = abinit_module.fill(maker, cell)
         assert set(hashes) == set(elements)
@@ -157,7 +156,7 @@ def test_cutoff_and_spin_follow_the_elements():
     salt = filled("Na", "I")
     assert (salt["ecut"], salt["pawecutdg"]) == (17.5, 35)  # the XML's own recommendation, and twice that
     assert filled("Ni")["spin_mode"] == "polarized"
-    own = backends.abinit(ecut=30).steps["static"]
+    own = backend("abinit", ecut=30).steps["static"]
     abinit_module.fill(own, Structure(Lattice.cubic(4), ["Si"], [[0, 0, 0]]))
     assert own.input_set_generator.factory_kwargs["ecut"] == 30
     own.input_set_generator.pseudos = ["mine.psp8"]

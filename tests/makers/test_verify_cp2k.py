@@ -14,9 +14,9 @@ from pymatgen.io.vasp.inputs import Kpoints
 
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.schemas.verification import CalculationDoc, VerificationDoc
-from dao_flows.makers.verify import VerifyMaker, backends
-from dao_flows.makers.verify import cp2k as cp2k_module
-from dao_flows.makers.verify.results import corrections
+from dao_flows.makers.verify import VerifyMaker, backend
+from dao_flows.makers.verify.codes import cp2k as cp2k_module
+from dao_flows.makers.verify.codes.results import corrections
 
 needs_makers = pytest.mark.skipif(find_spec("atomate2") is None, reason="needs dao-flows[dft]")
 needs_data = pytest.mark.skipif(
@@ -40,7 +40,7 @@ def silicon() -> Structure:
 
 def coarse() -> dict:
     """The smallest basis, the fewest plane waves and k-points that still say something."""
-    return dict(backends.cp2k("SZV-MOLOPT-SR-GTH", cutoff=120, density=4).steps)
+    return dict(backend("cp2k", basis="SZV-MOLOPT-SR-GTH", cutoff=120, density=4).steps)
 
 
 def verified(maker: VerifyMaker, structure: Structure, store) -> VerificationDoc:
@@ -99,7 +99,7 @@ def test_what_custodian_cannot_mend_is_told(silicon, job_store, runs):
 @needs_makers
 @needs_data
 def test_basis_potential_and_k_points_are_looked_up_for_a_structure(silicon):
-    maker = backends.cp2k(density=64).steps["relax"]
+    maker = backend("cp2k", density=64).steps["relax"]
     cp2k_module.fill(maker, silicon.get_primitive_structure())
     generator = maker.input_set_generator
     found = generator.user_input_settings["basis_and_potential"]["Si"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dao_flows.makers.models.checkpoints import ParameterError
-from dao_flows.makers.verify import abinit, cp2k, installed
+from dao_flows.makers.verify import codes
 from dao_flows.makers.verify.backends import Backend, backend
-from dao_flows.makers.verify.installed import check, program_version, requirements
+from dao_flows.makers.verify.codes import abinit, cp2k
 
 pytestmark = pytest.mark.skipif(not (find_spec("atomate2") and find_spec("abipy")), reason="needs dao-flows[dft]")
 
@@ -23,9 +23,7 @@ def bare(monkeypatch, tmp_path) -> Path:
     monkeypatch.setenv(cp2k.FOLDER_VARIABLE, str(tmp_path / "nothing"))
     monkeypatch.delenv(abinit.FOLDER_VARIABLE, raising=False)
     monkeypatch.setattr(abinit, "SHARED", tmp_path / "nothing")
-    program_version.cache_clear()
-    yield folder
-    program_version.cache_clear()
+    return folder
 
 
 def program(folder: Path, name: str, says: str) -> None:
@@ -36,7 +34,7 @@ def program(folder: Path, name: str, says: str) -> None:
 
 
 def missing(code: str) -> dict[str, str]:
-    return {each.name: each.fix for each in requirements(code) if each.found is None}
+    return {each.name: each.fix for each in codes.load(code).requirements() if each.found is None}
 
 
 def test_each_thing_that_is_missing_has_a_line_that_fixes_it(bare):
@@ -52,7 +50,7 @@ def test_each_thing_that_is_missing_has_a_line_that_fixes_it(bare):
 def test_programs_are_found_with_their_versions(bare):
     program(bare, "abinit", "9.6.2")
     program(bare, "cp2k.psmp", " CP2K version 2023.1")
-    found = {each.name: each.found for code in ("abinit", "cp2k") for each in requirements(code)}
+    found = {each.name: each.found for code in ("abinit", "cp2k") for each in codes.load(code).requirements()}
     assert found["abinit"] == f"{bare / 'abinit'}, 9.6.2"
     assert found["cp2k"] == f"{bare / 'cp2k.psmp'}, 2023.1"
 
@@ -60,25 +58,25 @@ def test_programs_are_found_with_their_versions(bare):
 def test_a_code_called_through_mpirun_tells_its_own_version(bare, monkeypatch):
     program(bare, "abinit", "9.6.2")
     program(bare, "mpirun", "mpirun (Open MPI) 4.1.4")
-    monkeypatch.setattr(installed, "command", lambda code: "mpirun -n 4 abinit")
-    assert program_version("abinit") == "9.6.2"
+    monkeypatch.setattr("atomate2.SETTINGS.ABINIT_CMD", "mpirun -n 4 abinit")
+    assert abinit.CODE.program.version() == "9.6.2"
 
 
 def test_a_check_says_the_first_thing_that_is_missing(bare):
     with pytest.raises(ParameterError, match="abinit not found: apt install abinit"):
-        check(backend("abinit"), ["Si"])
+        backend("abinit").check(["Si"])
     program(bare, "abinit", "9.6.2")
     with pytest.raises(ParameterError, match="pseudopotentials not found: apt install abinit-data"):
-        check(backend("abinit"), ["Si"])
+        backend("abinit").check(["Si"])
     with pytest.raises(ParameterError, match="cp2k not found"):
-        check(backend("cp2k"), ["Si"])
-    check(backend("forcefield"), ["Si"])
+        backend("cp2k").check(["Si"])
+    backend("forcefield").check(["Si"])
 
 
 @pytest.mark.skipif(find_spec("deepmd") is not None, reason="DeePMD is installed here")
 def test_a_force_field_without_its_package_is_refused():
     with pytest.raises(ParameterError, match="force field DeepMD is not installed: install deepmd-kit"):
-        check(backend("forcefield:DeepMD"), ["Si"])
+        backend("forcefield:DeepMD").check(["Si"])
 
 
 def test_makers_with_pseudopotentials_of_their_own_need_none_here(bare):
@@ -86,7 +84,7 @@ def test_makers_with_pseudopotentials_of_their_own_need_none_here(bare):
     steps = backend("abinit").steps
     for maker in steps.values():
         maker.input_set_generator.pseudos = ["mine.psp8"]
-    check(Backend("abinit", "abinit", steps), ["Si"])
+    Backend("abinit", "abinit", steps).check(["Si"])
 
 
 def test_elements_without_pseudopotentials_are_refused(bare, tmp_path, monkeypatch):
@@ -94,9 +92,9 @@ def test_elements_without_pseudopotentials_are_refused(bare, tmp_path, monkeypat
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "Si.psp8").touch()
     monkeypatch.setenv(abinit.FOLDER_VARIABLE, str(tmp_path / "mine"))
-    check(backend("abinit"), ["Si"])
+    backend("abinit").check(["Si"])
     with pytest.raises(ParameterError, match="O in mine"):
-        check(backend("abinit"), ["Si", "O"])
+        backend("abinit").check(["Si", "O"])
 
 
 def test_potcars_are_looked_for(bare, monkeypatch, tmp_path):

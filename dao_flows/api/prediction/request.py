@@ -15,11 +15,11 @@ from typer.models import OptionInfo
 
 from dao_flows.makers.generators.settings import Bf16
 from dao_flows.makers.screening.ranking import Ranking
+from dao_flows.makers.verify import codes
 from dao_flows.model.sampling.names import SamplerName
 
 from .inputs import Z, parse_z
 
-BACKEND_HELP = "vasp, vasp-r2scan, abinit, cp2k, forcefield (CHGNet), or forcefield:NAME."
 REFERENCE_HELP = "For hulls: file of ComputedEntries, mp: (Materials Project) or store: (your verifications)."
 RANK_HELP = (
     "What comes first: what came most often (agreement), the lowest energy by DAO-P (energy) or by the judge (judge), "
@@ -81,7 +81,7 @@ class PredictionRequest:
         typer.Option("--top", min=1, help="Structures to keep for each formula; with --verify, to verify (3)."),
     ] = None
     verify_with: Annotated[
-        str | None, typer.Option("--verify", metavar="BACKEND", help="Verify the best of each formula: " + BACKEND_HELP)
+        str | None, typer.Option("--verify", metavar="BACKEND", help="Verify the best of each formula: " + codes.HELP)
     ] = None
     verify_top: int = 3
     reference_set: Annotated[str | Path | None, typer.Option("--reference", help=REFERENCE_HELP)] = None

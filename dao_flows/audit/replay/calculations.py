@@ -18,6 +18,7 @@ from dao_flows.makers.schemas import decoding
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.verification import CalculationDoc
 from dao_flows.makers.science.symmetry import LOOSE, symmetrised_primitive
+from dao_flows.makers.verify import codes
 from dao_flows.makers.verify.backends import backend
 from dao_flows.makers.verify.calculation import CalculateMaker, geometry, settings_of
 from dao_flows.makers.verify.verify import summarise, unfit
@@ -87,7 +88,7 @@ def calculation(recorded: Recorded, materials: Materials, place: Place) -> Rebui
         again=True,
     )
     filled = copy.deepcopy(calculator)
-    maker._fill(filled, structure)
+    codes.load(maker.code).fill(filled, structure)
     before = start if isinstance(start, CalculationDoc) else None
     ignored = ("directory", "wall_seconds", "cores", "task", "task.*", "corrections", "corrections.*")
     return Rebuilt(
@@ -188,7 +189,7 @@ def _calculator(
         if calculator is None:
             continue
         filled = copy.deepcopy(calculator)
-        pseudos = CalculateMaker(code=parameters["code"])._fill(filled, structure.copy())
+        pseudos = codes.load(parameters["code"]).fill(filled, structure.copy())
         found = agree({"settings": parameters["settings"]}, {"settings": settings_of(filled)}).first
         if found is None:
             return preset.hands_on, calculator, pseudos

@@ -1,20 +1,28 @@
-"""ABINIT's pseudopotentials on this machine, and the settings that follow from them."""
+"""ABINIT: PBE with the pseudopotentials of this machine, and the settings that follow from them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from ase.units import Ha
+from jobflow.core.maker import Maker
+from pymatgen.core.structure import Structure
 
 from dao_flows.makers.models.checkpoints import ParameterError
+from dao_flows.makers.schemas.verification import Level
 
-if TYPE_CHECKING:
-    from pymatgen.core.structure import Structure
+from .code import Code, Preset, Steps
+from .installed import Program, Requirement
+from .results import Outcome, bare, matrix, successful, text
 
+DENSITY = 64  # k-points per Å⁻³ of the reciprocal cell: the Materials Project's for PBE
 FOLDER_VARIABLE = "DAO_FLOWS_ABINIT_PSEUDOS"
 SHARED = Path("/usr/share/abinit/psp")  # Debian's abinit-data
 TABLES = ("Pseudodojo_nc_sr_04_pbe_standard_psp8", "Pseudodojo_paw_pbe_standard")
@@ -27,6 +35,26 @@ ECUT_UNKNOWN = 48  # Ha; above the published value of nearly all elements
 PAW_FINE_GRID = 2.0  # pawecutdg over ecut
 # 3d elements with a moment of their own; the rare earths are not covered by any table above
 MAGNETIC = frozenset({"V", "Cr", "Mn", "Fe", "Co", "Ni"})
+
+
+def steps(ecut: float | None = None, density: int = DENSITY) -> dict[str, Maker]:
+    """PBE: cell and atoms relaxed together, then static. ecut: Ha (None: what the pseudopotentials recommend).
+
+    The relaxation may leave the cell that its plane waves were chosen for (dilatmx); the static calculation, in the
+    plane waves of the final cell, has the energy that counts.
+    """
+    from atomate2.abinit.jobs.core import RelaxMaker, StaticMaker
+    from atomate2.abinit.sets.core import StaticSetGenerator
+
+    def common() -> dict[str, Any]:
+        return {
+            "pseudos": None,  # found where the job runs
+            "factory_kwargs": {"smearing": "marzari4: 0.1 eV"} | ({} if ecut is None else {"ecut": ecut}),
+            "user_kpoints_settings": {"reciprocal_density": density},
+        }
+
+    relax: Any = RelaxMaker.full_relaxation(user_abinit_settings={"dilatmx": 1.1, "chkdilatmx": 0}, **common())
+    return {"relax": relax, "static": StaticMaker(input_set_generator=StaticSetGenerator(**common()))}
 
 
 @dataclass(frozen=True)
@@ -82,14 +110,32 @@ def choose(elements: Collection[str]) -> Table:
     raise ParameterError(f"no table of ABINIT pseudopotentials has all of {wanted} (missing: {missing}): {fix}")
 
 
+def pseudopotentials() -> Requirement:
+    """The tables on this machine."""
+    fix = f"apt install abinit-data, or set {FOLDER_VARIABLE} to a folder of El.psp8 or El.xml files"
+    name = "abinit: pseudopotentials"
+    try:
+        found = [f"{table.name} ({len(table.files)} elements)" for table in tables()]
+    except ParameterError as error:
+        return Requirement(name, None, str(error))
+    return Requirement(name, ", ".join(found) or None, fix)
+
+
+def check(steps: Steps, elements: Collection[str]) -> None:
+    """Raises ParameterError if a maker takes this machine's pseudopotentials, and an element has none."""
+    if any(_takes_pseudos(maker) for maker in steps.values()):
+        pseudopotentials().demand()
+        choose(elements)
+
+
 def fill(maker: Any, structure: Structure) -> dict[str, str]:
     """Give an atomate2 maker without pseudopotentials those of this machine, with a cut-off and spin that fit.
 
     Returns element -> sha256 of the file, empty if the maker has pseudopotentials of its own.
     """
-    generator = maker.input_set_generator
-    if generator.pseudos is not None:
+    if not _takes_pseudos(maker):
         return {}
+    generator = maker.input_set_generator
     elements = sorted({element.symbol for element in structure.composition.elements})
     files = choose(elements).files
     generator.pseudos = [str(files[element]) for element in elements]
@@ -118,6 +164,10 @@ def ecut(element: str, path: Path) -> float:
     return float(ECUT.get(element, ECUT_UNKNOWN))
 
 
+def _takes_pseudos(maker: Any) -> bool:
+    return getattr(getattr(maker, "input_set_generator", None), "pseudos", "") is None
+
+
 def _repository() -> Table | None:
     """The table that abipy has installed, if any. Its root is looked at first: abipy takes seconds to import."""
     root = os.environ.get("ABIPY_PSREPOS_ROOT") or "~/.abinit/pseudos"
@@ -133,3 +183,87 @@ def _repository() -> Table | None:
     except (ImportError, KeyError, OSError, ValueError):
         return None
     return Table(f"{REPOSITORY[0]}:{REPOSITORY[1]}", {pseudo.symbol: Path(pseudo.filepath) for pseudo in pseudos})
+
+
+def read(task: Any, directory: Path) -> Outcome:
+    """The figures of atomate2's AbinitTaskDoc."""
+    used, pseudos = task.input.abinit_input, task.input.abinit_input.pseudos
+    level = Level(
+        code="abinit",
+        code_version=task.calcs_reversed[-1].abinit_version,
+        functional=task.input.xc,
+        pseudopotentials={pseudo.symbol: _name(pseudo) for pseudo in pseudos},
+        cutoff=float(used["ecut"]) * Ha,
+        kpoints=_grid(used),
+        spin_polarised=int(used.get("nsppol", 1)) == 2 or int(used.get("nspden", 1)) > 1,
+    )
+    return Outcome(
+        structure=bare(task.structure),
+        energy=float(task.output.energy),
+        forces=matrix(task.output.forces),
+        stress=matrix(task.output.stress),
+        converged=successful(task),
+        ionic_steps=_steps(directory),
+        level=level,
+    )
+
+
+def complaint(directory: Path) -> str | None:
+    """What ABINIT itself says went wrong, from its log."""
+    ended = False
+    for name in ("run.log", "__ABI_MPIABORTFILE__"):
+        log = text(directory, name)
+        blocks = re.findall(r"^--- !(?:ERROR|BUG)\n(.*?)^\.\.\.", log, re.MULTILINE | re.DOTALL)
+        if blocks and (said := re.search(r"message: \|?(.*)", blocks[-1], re.DOTALL)):
+            return " ".join(said.group(1).split())
+        if name == "run.log" and log and "Calculation completed" not in log:
+            ended = True
+    return "ABINIT ended in the middle of its work, or was killed" if ended else None
+
+
+def is_dft(output: Mapping[str, Any]) -> bool:
+    """atomate2's AbinitTaskDoc."""
+    return {"abinit_objects", "event_report"} <= set(output)
+
+
+def _name(pseudo: Any) -> str:
+    """A file's name and its table's: the name alone, Si.psp8, is the same in many tables."""
+    path = Path(pseudo.filepath)
+    return f"{path.parent.name}/{path.name}"
+
+
+def _grid(used: Mapping[str, Any]) -> list[int] | None:
+    if (divisions := used.get("ngkpt")) is not None:
+        return [int(n) for n in divisions]
+    lattice = used.get("kptrlatt")
+    return None if lattice is None else [int(n) for n in np.abs(np.diag(np.reshape(lattice, (3, 3))))]
+
+
+def _steps(directory: Path) -> int | None:
+    from netCDF4 import Dataset
+
+    history = directory / "outdata" / "out_HIST.nc"
+    if not history.exists():
+        return None
+    with Dataset(history) as opened:
+        return len(opened.dimensions["time"])
+
+
+CODE = Code(
+    name="abinit",
+    presets={"abinit": Preset(steps)},
+    document="atomate2.abinit.schemas.task.AbinitTaskDoc",
+    read=read,
+    install="pip install 'dao-flows[dft]'",
+    packages=("atomate2", "abipy"),
+    program=Program(
+        setting="ABINIT_CMD",
+        default="abinit",
+        fix="apt install abinit, or load your site's module; another command: ATOMATE2_ABINIT_CMD",
+    ),
+    supplies=pseudopotentials,
+    check=check,
+    fill=fill,
+    complaint=complaint,
+    is_dft=is_dft,
+)
