@@ -25,8 +25,9 @@ from dao_flows.audit.graph.build import known_crystals
 from dao_flows.makers.jobs import record_chain as chain
 from dao_flows.makers.jobs.attempts import SCHEMA_VERSION, append, who
 from dao_flows.settings import Settings, settings
+from dao_flows.store.collections import KEYS
 from dao_flows.store.imported import datasets_folder, files_folder
-from dao_flows.store.stores import KEYS, collection
+from dao_flows.store.stores import collection
 
 from .archive import CrateError, show
 from .contents import stored_form

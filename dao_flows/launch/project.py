@@ -21,7 +21,7 @@ from dao_flows.makers.machine.masking import remember_uri
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE as CHECKPOINTS
 from dao_flows.model.files.places import absolute, folder_of
 from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
-from dao_flows.store.stores import DATABASE, JOBS
+from dao_flows.store.collections import DATABASE, JOBS
 
 from .routes import CATEGORIES, DEFAULTS, TYPICAL, Category, Queue
 

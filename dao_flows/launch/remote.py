@@ -20,7 +20,7 @@ from dao_flows.model.checkpoint.library import FOLDER_VARIABLE as CHECKPOINTS
 from dao_flows.model.files.file_names import file_name
 from dao_flows.model.files.places import folder_of
 from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
-from dao_flows.store.stores import DATABASE, JOBS
+from dao_flows.store.collections import DATABASE, JOBS
 
 from .flows import Planned
 from .project import PRIVATE

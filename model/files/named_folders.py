@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from dao_flows.model.errors import DaoError
+
 from .places import data_folder, folder_in_full, folder_of
 
 
@@ -27,7 +29,7 @@ class NamedFolders:
     default: str
     shipped: Path
     sha256: Callable[[Path], str]
-    error: type[ValueError]
+    error: type[DaoError]
 
     def user_folder(self) -> Path:
         """Where the user's own lie."""

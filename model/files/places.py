@@ -6,12 +6,14 @@ import os
 import re
 from pathlib import Path
 
+from dao_flows.model.errors import DaoError
+
 ADDRESS = re.compile(r"\w[\w+.-]*://")
 CARD = "card.json"  # in a checkpoint's folder
 INDEX_CARD = "index.json"  # in a library's folder
 
 
-class PlaceError(ValueError):
+class PlaceError(DaoError):
     """A file or folder is named in a way that a document cannot keep; one line that says which."""
 
 

@@ -6,10 +6,12 @@ import math
 import sys
 from dataclasses import dataclass
 
+from dao_flows.model.errors import DaoError
+
 OPTIMIZERS = ("adam", "muon")
 
 
-class TrainingError(ValueError):
+class TrainingError(DaoError):
     """A setting is out of range, the run diverges, or what is in its folder does not belong to it."""
 
 

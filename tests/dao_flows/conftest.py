@@ -31,7 +31,9 @@ from dao_flows.makers.science.chemistry import formula_of
 from dao_flows.makers.science.symmetry import space_group
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
-from dao_flows.store.stores import JOBS, KEYS, EmbeddedStore, collection
+from dao_flows.store.collections import JOBS, KEYS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 FOREIGN = ("DAO_FLOWS_", "JOBFLOW_")

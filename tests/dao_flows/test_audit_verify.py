@@ -28,7 +28,9 @@ from dao_flows.makers.jobs.stage import stage
 from dao_flows.model.checkpoint import format as checkpoint
 from dao_flows.model.checkpoint.format import load, read_card, save, weight_files, write_card
 from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, available, user_folder
-from dao_flows.store.stores import KEYS, EmbeddedStore, collection, job_store
+from dao_flows.store.collections import KEYS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection, job_store
 
 READERS = {"runs": "_record", "jobs": "_job", **{name: f"_{name[:-1]}" for name in KEYS if name != "runs"}}
 GRAVE = ("missing", "altered", "orphaned")

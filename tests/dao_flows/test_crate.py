@@ -40,7 +40,9 @@ from dao_flows.model.dao_p import DaoP
 from dao_flows.model.data.shards import parts
 from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.settings import Settings
-from dao_flows.store.stores import JOBS, EmbeddedStore, collection
+from dao_flows.store.collections import JOBS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection
 
 rocrate = pytest.importorskip("rocrate", reason="exporting needs the extra `crates`")
 prov = pytest.importorskip("prov", reason="exporting needs the extra `crates`")

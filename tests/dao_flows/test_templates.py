@@ -24,7 +24,9 @@ from dao_flows.model.data.shards import read_manifest
 from dao_flows.model.templates import places
 from dao_flows.model.templates.places import FOLDER_VARIABLE
 from dao_flows.settings import Settings, settings
-from dao_flows.store.stores import JOBS, EmbeddedStore, collection, job_store
+from dao_flows.store.collections import JOBS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection, job_store
 
 PREDICT = ("predict", "NaCl", "Cr3Os", "-n", "6", "--steps", "4")
 
