@@ -22,10 +22,11 @@ from jobflow.core.maker import Maker
 
 from dao_flows import __version__
 from dao_flows.makers.schemas.document import Science
+from dao_flows.model.files import user_folders
 
 from .jobs.provenance import execution_record, provenance
 from .jobs.reuse import reusable
-from .jobs.run_folder import run_folder, run_root
+from .jobs.run_folder import run_folder
 from .jobs.stage import stage as stage_job
 from .machine.places import CHECKPOINT, PATH, Places
 from .machine.queue_time import queue_seconds_left
@@ -101,7 +102,7 @@ class TrainMaker(Maker):
         path, parent, science = self.resolve(dataset, start)
         if (taken := self._taken(science)) is not None:
             return taken
-        folder = run_root() / previous_run if previous_run else run_folder(science, self.kind)
+        folder = user_folders.runs() / previous_run if previous_run else run_folder(science, self.kind)
         before = saved_step(folder)
         if not self._launch(self.arguments(path, folder, parent, device), folder):
             if saved_step(folder) == before:

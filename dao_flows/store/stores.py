@@ -13,6 +13,7 @@ from dao_flows.configuration import JOBFLOW, described
 from dao_flows.errors import SettingsError, StoreError, explain
 from dao_flows.makers.jobs.siblings import beside, has_siblings
 from dao_flows.makers.machine.masking import one_line, remember_secret, remember_uri
+from dao_flows.model.files import user_folders
 from dao_flows.model.files.places import absolute
 from dao_flows.settings import Settings, settings
 
@@ -35,7 +36,7 @@ def job_store(config: Settings | None = None) -> JobStore:
     if store is None:
         from jobflow.core.store import JobStore
 
-        store = JobStore(EmbeddedStore(JOBS, str(config.data_dir.expanduser() / "store")))
+        store = JobStore(EmbeddedStore(JOBS, str(config.data_dir / user_folders.STORE)))
     docs = store.docs_store
     if not has_siblings(docs):
         raise StoreError(

@@ -56,17 +56,6 @@ def absolute(path: str | os.PathLike[str], start: str | os.PathLike[str] = "") -
     return found
 
 
-def folder_of(variable: str) -> Path | None:
-    """The folder that an environment variable names, in full; None where it is not set or empty. Raises PlaceError."""
-    named = os.environ.get(variable)
-    return Path(absolute(named)) if named else None
-
-
-def data_folder() -> Path:
-    """The system's place for a user's data: $XDG_DATA_HOME, or ~/.local/share."""
-    return folder_of("XDG_DATA_HOME") or Path(absolute("~/.local/share"))
-
-
 def folder_in_full(reference: str | os.PathLike[str], card: str, start: str | os.PathLike[str] = "") -> str:
     """What is found by name, path or sha256 as it is to be named in any folder: its path in full; else as it is.
 
