@@ -66,7 +66,8 @@ def renamed(text: str, copy: int) -> str:
 
 def parts(store: JobStore) -> dict[str, tuple[Any, Any]]:
     """The collections of a store with their keys."""
-    from dao_flows.store.stores import KEYS, collection
+    from dao_flows.store.collections import KEYS
+    from dao_flows.store.stores import collection
 
     return {"jobs": (store.docs_store, ["uuid", "index"])} | {n: (collection(store, n), k) for n, k in KEYS.items()}
 
@@ -131,7 +132,8 @@ def graph(nodes: int) -> None:
     from jobflow.core.store import JobStore
     from maggma.stores import MongoStore
 
-    from dao_flows.store.stores import JOBS, EmbeddedStore
+    from dao_flows.store.collections import JOBS
+    from dao_flows.store.embedded import EmbeddedStore
 
     figures = []
     with tempfile.TemporaryDirectory() as scratch:

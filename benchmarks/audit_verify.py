@@ -123,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dao-audit-") as folder:
         os.environ |= {"DAO_FLOWS_DATA_DIR": folder, "DAO_FLOWS_CHECKPOINT_DIR": f"{folder}/checkpoints"}
         from dao_flows.audit.integrity.verify import verify
-        from dao_flows.store.stores import EmbeddedStore
+        from dao_flows.store.embedded import EmbeddedStore
 
         source = made()
         name = f"dao_flows_audit_{os.getpid()}"

@@ -291,7 +291,8 @@ def claims(pad: LaunchPad, waiting: int, others: int = 0, done: int = 0) -> dict
 def writes(pad: LaunchPad, stored: int) -> dict[str, Any]:
     """Time of storing one document among others, and of logging one attempt, with and without our indexes, ms."""
     from dao_flows.makers.jobs.attempts import append
-    from dao_flows.store.stores import JOB_INDEXES, collection, index, job_store
+    from dao_flows.store.collections import JOB_INDEXES
+    from dao_flows.store.stores import collection, index, job_store
 
     clear(pad)
     store = job_store()

@@ -26,6 +26,8 @@ from bson import ObjectId
 from jobflow import JobStore
 from maggma.core import Store
 
+from dao_flows.store.rows import row_key
+
 COLLECTIONS = ("runs", "jobs", "candidates", "verifications", "comparisons")
 PLACES = (*COLLECTIONS, "heads")
 TITLES = {
@@ -81,7 +83,7 @@ class History:
         store: Any = self.stores[name]
         if hasattr(store, "_connection"):
             with store._connection() as connection:
-                keys = [(store.row_key(each),) for each in ids]
+                keys = [(row_key(each),) for each in ids]
                 connection.executemany("DELETE FROM documents WHERE k = ?", keys)
         else:
             store._coll.delete_many({"_id": {"$in": list(ids)}})
@@ -263,8 +265,8 @@ def _to_documents(history: History, name: str, document: dict[str, Any]) -> Iter
 
     def rowed() -> None:
         with store._connection() as connection:  # type: ignore[attr-defined]
-            key = store.row_key(f"{held}x")  # type: ignore[attr-defined]
-            connection.execute("UPDATE documents SET k = ? WHERE k = ?", (key, store.row_key(held)))  # type: ignore[attr-defined]
+            key = row_key(f"{held}x")
+            connection.execute("UPDATE documents SET k = ? WHERE k = ?", (key, row_key(held)))
 
     yield change("deleted", lambda: history.remove(name, held))
     if name != "heads":

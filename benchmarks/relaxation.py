@@ -129,7 +129,7 @@ def run(jobs: Any, folder: Path) -> dict[str, Any]:
     """Run jobs through a store in the folder: seconds, those of the processor, and bytes that the store then holds."""
     from jobflow import Flow, JobStore, run_locally
 
-    from dao_flows.store.stores import EmbeddedStore
+    from dao_flows.store.embedded import EmbeddedStore
 
     path = folder / "store"
     (folder / "jobs").mkdir(parents=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dao_flows.makers.machine.masking import mask, one_line
+from dao_flows.model.errors import DaoError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -25,8 +26,8 @@ FIXES = {
 }
 
 
-class UserError(ValueError):
-    """Something the user can put right; the message is one line that says what and how, without credentials."""
+class UserError(DaoError):
+    """One of this floor, which knows of stores and servers: its message is without credentials from the first."""
 
     def __init__(self, message: str) -> None:
         super().__init__(mask(message))
@@ -37,7 +38,11 @@ class SettingsError(UserError):
 
 
 class StoreError(UserError):
-    """The store cannot be reached, read or written."""
+    """The store cannot be reached, read or written. fix: what helps, if that is known and the message does not say."""
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 class InputError(UserError):
@@ -67,7 +72,7 @@ def explain(error: BaseException) -> str | None:
     text = configuration_fault(error)
     if text is not None:
         return text
-    if isinstance(error, ValueError) and type(error).__module__.startswith("dao_flows"):
+    if isinstance(error, DaoError):
         text = str(error)
     elif isinstance(error, sqlite3.OperationalError):
         text = f"the embedded store: {error}{_fix_of_sqlite(str(error))}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from dao_flows.model.files import user_folders
 from dao_flows.model.files.places import absolute, checkpoint_in_full, library_in_full
 
 from .errors import SettingsError
@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(
-        default_factory=lambda: platformdirs.user_data_path("dao_flows"),
+        default_factory=user_folders.default_folder,
         description="Folder of the embedded store.",
     )
     checkpoint: str = Field("dao-g-flow", description="DAO-G checkpoint: name, path or sha256.")

@@ -126,6 +126,7 @@ def compared(pairs: np.ndarray, seed: int) -> dict[str, Estimate]:
     """Figures of (n, 2) changes in eV/atom, predicted and by the force field, as CrossCheckDoc names them."""
     if not len(pairs):
         return {name: Estimate(value=None, interval_95=None) for name in FIGURES}
+    # not by scipy: a resample without a figure (NaN) would spoil the whole interval, and all figures share the draws
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(pairs), (RESAMPLES // 20, len(pairs))) for _ in range(20)]  # so much at once in memory
     estimates = {}

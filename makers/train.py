@@ -17,11 +17,12 @@ from jobflow.core.job import Response
 from jobflow.core.maker import Maker
 
 from dao_flows.makers.schemas.document import Science
+from dao_flows.model.files import user_folders
 from dao_flows.version import __version__
 
 from .jobs.provenance import execution_record, provenance
 from .jobs.reuse import reusable
-from .jobs.run_folder import run_folder, run_root
+from .jobs.run_folder import run_folder
 from .jobs.stage import stage as stage_job
 from .machine import torchrun
 from .machine.places import CHECKPOINT, PATH, Places
@@ -95,7 +96,7 @@ class TrainMaker(Maker):
         path, parent, science = self.resolve(dataset, start)
         if (taken := self._taken(science)) is not None:
             return taken
-        folder = run_root() / previous_run if previous_run else run_folder(science, self.kind)
+        folder = user_folders.runs() / previous_run if previous_run else run_folder(science, self.kind)
         before = saved_step(folder)
         if not self._launch(self.settings(path, folder, parent, device), folder):
             if saved_step(folder) == before:

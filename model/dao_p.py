@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .crystals import Crystal, Crystals
 from .dao import Dao, DaoConfig
+from .errors import DaoError
 from .network.crysformer import scalar_head
 from .process.objective import ALL, Draw
 from .runtime.batching import BatchLog, run_batches
@@ -19,7 +20,7 @@ from .runtime.batching import BatchLog, run_batches
 CLEAN_FRACTION = 0.25  # share of training crystals shown without noise, where the energy is read out
 
 
-class PropertyError(ValueError):
+class PropertyError(DaoError):
     """The model cannot predict what was asked of it."""
 
 

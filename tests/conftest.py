@@ -10,15 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from dao_flows.model.checkpoint.format import save
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
 from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
+from dao_flows.model.files.user_folders import CHECKPOINTS, LIBRARIES
 from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.model.sampling import timing
 from dao_flows.model.templates.library import build_index
-from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
 
 TINY = CrysformerConfig(hidden=16, layers=1, heads=2, frequencies=4, time_width=8)
 
@@ -98,7 +97,7 @@ def tiny_checkpoints(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_library(tiny_checkpoints, monkeypatch) -> Path:
     """The tiny checkpoints under their names, in place of the user's own."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tiny_checkpoints))
+    monkeypatch.setenv(CHECKPOINTS, str(tiny_checkpoints))
     return tiny_checkpoints
 
 

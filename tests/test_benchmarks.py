@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dao_flows.model.checkpoint.format import read_card, write_card
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
+from dao_flows.model.files.user_folders import CHECKPOINTS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NUMBER = r"[\d.]+(e[+-]\d+)?"
@@ -28,7 +28,7 @@ def run(tiny_checkpoints, tmp_path):
         done = subprocess.run(
             [sys.executable, str(BENCHMARKS / script), *map(str, arguments)],
             cwd=tmp_path,
-            env={**os.environ, FOLDER_VARIABLE: str(tiny_checkpoints), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, CHECKPOINTS: str(tiny_checkpoints), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             check=False,

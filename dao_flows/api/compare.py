@@ -20,7 +20,9 @@ from dao_flows.makers.schemas.prediction import told_origin
 from dao_flows.makers.science.chemistry import formula_of, parse_composition
 from dao_flows.settings import settings
 from dao_flows.store.candidates import CandidateBuilder
-from dao_flows.store.stores import KEYS, collection, describe, forbids_writing, job_store, only_read
+from dao_flows.store.collections import KEYS
+from dao_flows.store.interface import forbids_writing
+from dao_flows.store.stores import collection, describe, job_store, result_store
 from dao_flows.store.verifications import VerificationBuilder
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def _up_to_date(jobs: JobStore) -> dict[str, Store]:
     """The collections with all that jobs have stored laid out; in memory where the store can only be read."""
     stored = {name: collection(jobs, name) for name in ("candidates", "verifications", "comparisons")}
     try:
-        if not only_read(jobs):
+        if not result_store(jobs).read_only:
             CandidateBuilder(jobs, stored["candidates"]).build()
             _lay_out(jobs, stored)
             return stored

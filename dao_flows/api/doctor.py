@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from dao_flows.errors import UserError, configuration_guard, explain
+from dao_flows.errors import StoreError, UserError, configuration_guard, explain
 from dao_flows.makers.machine.masking import one_line
 from dao_flows.settings import Settings, settings
 
@@ -50,57 +49,49 @@ def check_store(config: Settings) -> Iterator[Check]:
     """The store can be reached and written, and what it holds."""
     try:
         with configuration_guard():
-            from dao_flows.store.stores import EmbeddedStore, collection, describe, is_embedded, job_store
+            from dao_flows.store.stores import collection, job_store, result_store
         store = job_store(config)
         candidates, runs = collection(store, "candidates").count(), collection(store, "runs").count({"event": "start"})
     except UserError as error:
-        fix = "start the server, or correct your jobflow configuration; without one an embedded store is used"
-        if "(embedded)" in str(error):
-            fix = "set DAO_FLOWS_DATA_DIR to a folder that can be written"
+        fix = (error.fix if isinstance(error, StoreError) else None) or "correct your jobflow configuration"
         yield Check(name="store", status="broken", detail=str(error), fix=fix)
         return
-    where = f"{describe(store)}: {store.count():,} jobs, {candidates:,} candidates, {runs:,} runs"
-    docs = store.docs_store
-    if isinstance(docs, EmbeddedStore) and not os.access(docs.path, os.W_OK):
-        fix = "correct its permissions, or set DAO_FLOWS_DATA_DIR to another folder"
+    held = result_store(store)
+    where = f"{held.describe()}: {store.count():,} jobs, {candidates:,} candidates, {runs:,} runs"
+    if held.read_only:
+        fix = f"correct its permissions, or {held.remedy}"
         yield Check(name="store", status="broken", detail=f"{where}; it cannot be written", fix=fix)
         return
     yield Check(name="store", status="ok", detail=where)
     yield from _damage(store)
-    if is_embedded(store):
+    if not held.shared:
         fix = "name a MongoStore in ~/.jobflow.yaml"
         yield Check(name="store for several machines", status="missing", detail="one machine at a time", fix=fix)
 
 
 def _damage(jobs: JobStore) -> Iterator[Check]:
-    """Rows of the embedded store that cannot be read, each by its name, and files that sqlite calls damaged."""
-    from dao_flows.store.stores import KEYS, RECOVER, EmbeddedStore, collection
+    """Stored documents that cannot be read, each by its name, and files of the store that are damaged."""
+    from dao_flows.store.collections import KEYS
+    from dao_flows.store.stores import collection, result_store
 
     for name in ("jobs", *KEYS):
         try:
-            held = jobs.docs_store if name == "jobs" else collection(jobs, name)
-            if not isinstance(held, EmbeddedStore):
-                return
-            if (fault := held.check()) is not None:
-                fix = RECOVER.format(path=held.path)
-                yield Check(name=f"store, {name}", status="broken", detail=f"{held.path}: {fault}", fix=fix)
-            for key, found in held.examined():
-                if isinstance(found, str):
-                    fix = (
-                        "`dao-flows doctor --set-aside FOLDER` moves it into a file there; the others stay as they are"
-                    )
-                    yield Check(name=f"store, {name} {key}", status="broken", detail=found, fix=fix)
+            held = jobs if name == "jobs" else collection(jobs, name)
+            for key, reason, fix in result_store(held).damage():
+                fix = fix or "`dao-flows doctor --set-aside FOLDER` moves it into a file there; the others stay"
+                yield Check(name=f"store, {name} {key}".rstrip(), status="broken", detail=reason, fix=fix)
         except UserError as error:
             yield Check(name=f"store, {name}", status="broken", detail=str(error), fix="as it says")
 
 
 def set_aside(folder: Path) -> list[Path]:
-    """Move the rows of the embedded store that cannot be read into files of a folder. Raises StoreError, OSError."""
-    from dao_flows.store.stores import KEYS, EmbeddedStore, collection, job_store
+    """Move stored documents that cannot be read into files of a folder. Raises StoreError, OSError."""
+    from dao_flows.store.collections import KEYS
+    from dao_flows.store.stores import collection, job_store, result_store
 
     jobs = job_store()
-    held = [jobs.docs_store, *(collection(jobs, name) for name in KEYS)]
-    return [path for each in held if isinstance(each, EmbeddedStore) for path in each.set_aside(folder)]
+    held = [jobs, *(collection(jobs, name) for name in KEYS)]
+    return [path for each in held for path in result_store(each).set_aside(folder)]
 
 
 def check_device(config: Settings) -> Check:

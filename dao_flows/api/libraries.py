@@ -14,10 +14,11 @@ from dao_flows.makers.datasets import BuildConfig
 from dao_flows.makers.datasets.build import Progress
 from dao_flows.model.data.shards import read_manifest
 from dao_flows.model.elements import symbols
+from dao_flows.model.files import user_folders
 from dao_flows.model.files.file_names import is_file_name
 from dao_flows.model.files.places import INDEX_CARD
 from dao_flows.model.templates.library import Library, build_index, verify_index
-from dao_flows.model.templates.places import available, find, open_library, user_folder
+from dao_flows.model.templates.places import available, find, open_library
 
 from .datasets import build_from_settings
 from .datasets import verify as verify_dataset
@@ -38,8 +39,8 @@ def build_library(
     """
     if not is_file_name(name):
         raise InputError(f"{name!r} cannot be the name of a library: letters, digits, - and _, and no slashes")
-    user_folder().mkdir(parents=True, exist_ok=True)
-    return build_in(user_folder() / name, sources, config or BuildConfig(), progress)
+    user_folders.libraries().mkdir(parents=True, exist_ok=True)
+    return build_in(user_folders.libraries() / name, sources, config or BuildConfig(), progress)
 
 
 def build_in(folder: Path, sources: Sequence[str], config: BuildConfig, progress: Progress) -> Library:

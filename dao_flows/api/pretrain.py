@@ -16,12 +16,12 @@ from dao_flows.makers.compare_stages import StagesDoc
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.ingest import IngestMaker
 from dao_flows.makers.jobs.progress import Reporter
-from dao_flows.makers.jobs.run_folder import run_root
 from dao_flows.makers.machine.places import source
 from dao_flows.makers.pretrain import PretrainFlowMaker
 from dao_flows.makers.relax_dataset import RelaxDatasetMaker
 from dao_flows.makers.schemas.training import TrainingDoc
 from dao_flows.makers.train import TrainMaker
+from dao_flows.model.files import user_folders
 from dao_flows.model.files.file_names import file_name
 from dao_flows.model.files.places import absolute, checkpoint_in_full
 
@@ -71,7 +71,7 @@ class PretrainConfig(BaseModel):
     @property
     def folder(self) -> Path:
         """Where datasets and figures go."""
-        return self.out or run_root() / f"pretrain-{file_name(self.name)}"
+        return self.out or user_folders.runs() / f"pretrain-{file_name(self.name)}"
 
     def maker(self) -> PretrainFlowMaker:
         """The flow's maker. Raises InputError for a setting that a stage does not have."""

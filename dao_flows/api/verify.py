@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from dao_flows.errors import InputError
 from dao_flows.interruption import interruptible
 from dao_flows.makers.jobs.provenance import digest, library_versions
-from dao_flows.makers.jobs.run_folder import run_root
 from dao_flows.makers.machine.places import REFERENCE
 from dao_flows.makers.schemas.verification import VerificationDoc
 from dao_flows.makers.verify import VerifyMaker
+from dao_flows.model.files import user_folders
 from dao_flows.settings import settings
 from dao_flows.store.candidates import find
 from dao_flows.store.runs import RunLog
@@ -86,7 +86,7 @@ def verify_candidates(
     except KeyboardInterrupt:
         raise VerificationInterrupted(len(verifications), len(candidates)) from None
     return VerificationResult(
-        run_id=log.run_id, store=describe(jobs), backend=backend, files=run_root(), verifications=verifications
+        run_id=log.run_id, store=describe(jobs), backend=backend, files=user_folders.runs(), verifications=verifications
     )
 
 

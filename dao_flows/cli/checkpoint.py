@@ -109,13 +109,13 @@ def import_published(
     ] = None,
 ) -> None:
     """Convert a published checkpoint. Nothing of the file is executed."""
-    from dao_flows.model.checkpoint.library import user_folder
     from dao_flows.model.checkpoint.lightning_import import STANDARDISED, import_checkpoint
+    from dao_flows.model.files import user_folders
 
     chosen = name or file.stem
     if Path(chosen).name != chosen or chosen.startswith("."):
         raise InputError(f"{chosen!r} cannot be the name of a checkpoint: leave out slashes and a leading dot")
-    folder = user_folder() / chosen
+    folder = user_folders.checkpoints() / chosen
     scale = energy_scale
     card = import_checkpoint(file, folder, chosen, kind, heads=heads, max_atoms=max_atoms, energy_scale=scale)
     print(f"{chosen}: {card.kind}, sha256 {card.sha256}, in {folder}")

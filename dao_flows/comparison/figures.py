@@ -18,7 +18,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from dao_flows.errors import InputError
 from dao_flows.makers.reference import PER_SYSTEM, functional_of
-from dao_flows.makers.science.match_rate import wilson
+from dao_flows.makers.science.match_rate import bootstrap, wilson
 
 from .schemas import ComparisonDoc
 
@@ -400,7 +400,7 @@ def _costs(docs: Sequence[ComparisonDoc]) -> CostFigures:
 
 def _share(flags: Sequence[bool]) -> Estimate:
     low, high = wilson(sum(flags), len(flags))
-    return Estimate(value=sum(flags) / len(flags), n=len(flags), low=max(low, 0.0), high=min(high, 1.0))
+    return Estimate(value=sum(flags) / len(flags), n=len(flags), low=low, high=high)
 
 
 def _mean(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable]) -> Estimate:
@@ -413,9 +413,7 @@ def _mean(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable]) -> E
     if len(members) >= FEWEST_RESAMPLED:
         sums = np.array([numbers[places].sum() for places in members.values()])
         sizes = np.array([len(places) for places in members.values()])
-        drawn = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
-        means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-        estimate.low, estimate.high = (float(q) for q in np.percentile(means, [2.5, 97.5]))
+        estimate.low, estimate.high = bootstrap(sums, sizes, RESAMPLES)
     return estimate
 
 

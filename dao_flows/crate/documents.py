@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dao_flows.makers.jobs.provenance import EPOCH, canonical, content_hash, digest
 from dao_flows.makers.schemas import decoding
+from dao_flows.model.errors import DaoError
 from dao_flows.renamed import current
+from dao_flows.store.collections import KEYS
 from dao_flows.store.runs import RunRecord
-from dao_flows.store.stores import KEYS
 
 from .archive import Limits
 from .layout import plain
@@ -52,7 +53,7 @@ FACTORIES = "abipy.abio.factories"  # ABINIT's generators name functions of it
 WORDS = frozenset(("@module", "@class", "@version", "@callable", "@bound"))
 
 
-class DocumentError(ValueError):
+class DocumentError(DaoError):
     """What is wrong with a document, without its name."""
 
 

@@ -13,7 +13,8 @@ from dao_flows.api.export import render
 from dao_flows.makers.schemas.prediction import CandidateDoc
 from dao_flows.makers.schemas.verification import VerificationDoc
 from dao_flows.store import imported
-from dao_flows.store.stores import KEYS, collection
+from dao_flows.store.collections import KEYS
+from dao_flows.store.stores import collection
 
 from .contents import COLLECTED, Contents, Node, dataset_files
 from .documents import job_key

@@ -24,9 +24,11 @@ from maggma.utils import grouper
 from dao_flows.audit.graph.build import known_crystals
 from dao_flows.makers.jobs import record_chain as chain
 from dao_flows.makers.jobs.attempts import SCHEMA_VERSION, append, who
+from dao_flows.model.files import user_folders
 from dao_flows.settings import Settings, settings
+from dao_flows.store.collections import KEYS
 from dao_flows.store.imported import datasets_folder, files_folder
-from dao_flows.store.stores import KEYS, collection
+from dao_flows.store.stores import collection
 
 from .archive import CrateError, show
 from .contents import stored_form
@@ -161,12 +163,10 @@ class _Folders:
     """Checkpoints and datasets of a crate: which are missing here, and where they go."""
 
     def __init__(self, crate: Crate, done: Imported, config: Settings) -> None:
-        from dao_flows.model.checkpoint.library import user_folder
-
         self.crate, self.done = crate, done
         self.moves: list[tuple[str, str, Path]] = []  # kind, folder in the crate, folder here
         self.data, self.files = datasets_folder(config), files_folder(config)
-        self.library = user_folder()
+        self.library = user_folders.checkpoints()
         for sha256, card in crate.checkpoints.items():
             name = str(card["name"])
             if _holds_checkpoint(sha256) or self._unnamed(sha256, f"the checkpoint {show(name)}"):

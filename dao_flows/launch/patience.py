@@ -8,6 +8,9 @@ one place that FireWorks, jobflow and maggma all go through: the methods of pymo
 Repeating is right only for what may happen twice. What FireWorks and maggma do in workers is of that kind: documents
 are replaced by key, fields set, counters of ids may skip one. Two are not, and are seen to: claiming any job that is
 ready carries a mark, by which a claim whose answer was lost is found again; inserts are left to the driver.
+
+tenacity was weighed: FireWorks leaves no hook for it, and it would replace the loop in `wait_for` alone, whose limit
+shrinks while it waits, and which says once that it waits and once that it is over: with callbacks that is no shorter.
 """
 
 from __future__ import annotations

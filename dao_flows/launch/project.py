@@ -15,13 +15,11 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from dao_flows.errors import InputError, explain
-from dao_flows.makers.jobs.run_folder import FOLDER_VARIABLE as RUN_DIR
 from dao_flows.makers.machine.environment import NAMED
 from dao_flows.makers.machine.masking import remember_uri
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE as CHECKPOINTS
-from dao_flows.model.files.places import absolute, folder_of
-from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
-from dao_flows.store.stores import DATABASE, JOBS
+from dao_flows.model.files.places import absolute
+from dao_flows.model.files.user_folders import CHECKPOINTS, LIBRARIES, RUNS, folder_of
+from dao_flows.store.collections import DATABASE, JOBS
 
 from .routes import CATEGORIES, DEFAULTS, TYPICAL, Category, Queue
 
@@ -237,7 +235,7 @@ def _environment(project: Project) -> str:
         "FW_CONFIG_FILE": str(folder / CONFIG),
         "DAO_FLOWS_QUEUE": project.queue,
         "DAO_FLOWS_ROUTES": str(folder / ROUTES),
-        RUN_DIR: str(folder / "runs"),
+        RUNS: str(folder / "runs"),
     }
     variables |= {name: str(own) for name in (CHECKPOINTS, LIBRARIES) if (own := folder_of(name)) is not None}
     for name, in_full in NAMED.items():

@@ -16,11 +16,9 @@ import yaml
 from dao_flows.configuration import what
 from dao_flows.errors import InputError, SettingsError, explain
 from dao_flows.makers.machine.masking import remember_uri
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE as CHECKPOINTS
 from dao_flows.model.files.file_names import file_name
-from dao_flows.model.files.places import folder_of
-from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
-from dao_flows.store.stores import DATABASE, JOBS
+from dao_flows.model.files.user_folders import CHECKPOINTS, LIBRARIES, folder_of
+from dao_flows.store.collections import DATABASE, JOBS
 
 from .flows import Planned
 from .project import PRIVATE

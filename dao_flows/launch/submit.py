@@ -20,7 +20,7 @@ from dao_flows.errors import StoreError
 from dao_flows.makers.machine.masking import carries, environment_secrets
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.settings import Settings
-from dao_flows.store.stores import index, is_embedded, job_store
+from dao_flows.store.stores import index, job_store, result_store
 
 from .flows import Planned
 from .launchpad import SET_UP, SUBMISSION, launchpad, prepare
@@ -60,7 +60,7 @@ class Submission(BaseModel):
 def open_for_submission(config: Settings) -> LaunchPad:
     """The LaunchPad, beside a store that several machines can share. Raises StoreError and SettingsError."""
     store = job_store(config)
-    if is_embedded(store):
+    if not result_store(store).shared:
         raise StoreError(f"the embedded store is for one machine and cannot take results of several workers: {SET_UP}")
     index(store)
     return launchpad(config)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from dao_flows.model.data.shards import DataError, read_manifest
+from dao_flows.model.files import user_folders
 from dao_flows.settings import Settings, settings
 
 
 def datasets_folder(config: Settings | None = None) -> Path:
     """The folder of imported datasets, each in one that is named by its sha256."""
-    return (config or settings()).data_dir.expanduser() / "datasets"
+    return (config or settings()).data_dir / user_folders.DATASETS
 
 
 def files_folder(config: Settings | None = None) -> Path:
     """The folder of imported files, each named by its sha256, with the suffix that it had."""
-    return (config or settings()).data_dir.expanduser() / "files"
+    return (config or settings()).data_dir / user_folders.FILES
 
 
 def dataset(sha256: str, config: Settings | None = None) -> Path | None:

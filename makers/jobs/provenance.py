@@ -2,7 +2,9 @@
 
 Hashes are sha256 over canonical JSON: keys sorted by code point, no whitespace, UTF-8 with only the escapes that JSON
 asks for, floats in the shortest form that reads back the same, −0.0 as 0.0, integers (of at most 64 bits) as integers.
-A value that went through a JSON file or a MongoDB has the same canonical form. docs/provenance.md specifies it.
+A value that went through a JSON file or a MongoDB has the same canonical form. docs/provenance.md specifies it. RFC
+8785 (JCS) is departed from where it would lose something: it writes every number as JavaScript does, so that 1.0 is 1
+and integers above 2^53 change, and it has no NaN. It also sorts keys by UTF-16 unit, not by code point.
 """
 
 from __future__ import annotations

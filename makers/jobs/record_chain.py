@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .provenance import content_hash
-from .siblings import beside
+from .siblings import beside, newest
 
 if TYPE_CHECKING:
     from maggma.core import Store
@@ -37,12 +37,12 @@ def link(runs: Store, record: dict[str, Any]) -> None:
     """Let a record that is to be written name what is the newest in the store."""
     begun = _begun(runs)
     chain = begun[CHAIN]["id"]
-    newest = [each for each in _newest(runs, chain) if isinstance(each.get("content_hash"), str)]
-    there = {Link(each[KEY], each["content_hash"]): None for each in newest}
+    last_ones = [each for each in _newest(runs, chain) if isinstance(each.get("content_hash"), str)]
+    there = {Link(each[KEY], each["content_hash"]): None for each in last_ones}
     if (last := named_by(begun.get("newest"))) is not None:
         there[last] = None
-    named = {each for other in newest for each in links(other)}
-    number = 1 + max([number_of(begun), *map(number_of, newest)])
+    named = {each for other in last_ones for each in links(other)}
+    number = 1 + max([number_of(begun), *map(number_of, last_ones)])
     record[CHAIN] = {"id": chain, "number": number, "previous": [list(each) for each in there if each not in named]}
 
 
@@ -117,10 +117,6 @@ def _heads(runs: Store) -> Store:
 
 def _newest(runs: Store, chain: str) -> list[dict[str, Any]]:
     """The newest records of a chain."""
-    if (quick := getattr(runs, "newest", None)) is not None:  # the embedded store has no indexes
-        found = quick(WINDOW)
-    else:
-        wanted = {f"{CHAIN}.id": chain, f"{CHAIN}.number": {"$lt": 2 * LARGEST}}
-        fields = [KEY, "content_hash", CHAIN]
-        found = runs.query(wanted, properties=fields, sort={f"{CHAIN}.number": -1}, limit=WINDOW)
+    wanted = {f"{CHAIN}.id": chain, f"{CHAIN}.number": {"$lt": 2 * LARGEST}}
+    found = newest(runs, wanted, [KEY, "content_hash", CHAIN], f"{CHAIN}.number", WINDOW)
     return [each for each in found if chain_of(each) == chain]

@@ -1,4 +1,4 @@
-"""Collections beside another in the same database."""
+"""Collections beside another in the same database, and the newest documents of one, whatever keeps them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,30 @@ if TYPE_CHECKING:
 KNOWN = "_dao_flows_siblings"
 
 
+def has_siblings(store: Store) -> bool:
+    """Whether that kind of store can hold other collections beside its own."""
+    from maggma.stores import JSONStore, MongoStore
+
+    return isinstance(store, MongoStore) and not isinstance(store, JSONStore)
+
+
+def newest(store: Store, criteria: dict[str, Any], fields: list[str], number: str, limit: int) -> list[dict[str, Any]]:
+    """The newest documents that match, the last first. number: the field by which they are numbered.
+
+    A store without indexes that knows which documents were added last is asked for those, and some may not match.
+    """
+    if (added_last := getattr(store, "newest", None)) is not None:
+        found: list[dict[str, Any]] = added_last(limit)
+        return found
+    return list(store.query(criteria, properties=fields, sort={number: -1}, limit=limit))
+
+
 def beside(store: Store, name: str, key: str) -> Store | None:
     """A collection in the database of a store, connected; None if that kind of store has none."""
-    from maggma.stores import JSONStore, MemoryStore, MongoStore, MontyStore
+    from maggma.stores import MemoryStore, MontyStore
 
     docs: Any = store
-    if not isinstance(docs, MongoStore) or isinstance(docs, JSONStore):
+    if not has_siblings(docs):
         return None
     known: dict[str, tuple[Any, Store]] = vars(docs).setdefault(KNOWN, {})
     client = docs._coll  # the store may have been closed and opened again since

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dao_flows.makers.models.checkpoints import ParameterError
+from dao_flows.model.files import user_folders
 from dao_flows.model.files.places import absolute, at_home, checkpoint_in_full, library_in_full
 
 FOLDERS = (
-    *("DAO_FLOWS_RUN_DIR", "DAO_FLOWS_DATA_DIR", "DAO_FLOWS_CHECKPOINT_DIR", "DAO_FLOWS_LIBRARY_DIR"),
-    *("DAO_FLOWS_ROUTES", "XDG_DATA_HOME"),
+    *(user_folders.RUNS, user_folders.DATA, user_folders.CHECKPOINTS, user_folders.LIBRARIES),
+    *("DAO_FLOWS_ROUTES", user_folders.SYSTEM),
     *("DAO_FLOWS_ABINIT_PSEUDOS", "CP2K_DATA_DIR", "PMG_CP2K_DATA_DIR", "PMG_VASP_PSP_DIR", "ABIPY_PSREPOS_ROOT"),
     *("JOBFLOW_CONFIG_FILE", "FW_CONFIG_FILE", "ATOMATE2_CONFIG_FILE", "PMG_CONFIG_FILE", "JFREMOTE_PROJECTS_FOLDER"),
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dao_flows.model.errors import DaoError
+
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint.format import Card
 
 NAMES = {"dao-g": "DAO-G", "dao-p": "DAO-P"}
 
 
-class ParameterError(ValueError):
+class ParameterError(DaoError):
     """A maker's setting is out of range or does not fit another; the message says which and what to do."""
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from pymatgen.core.lattice import Lattice
 from pymatgen.core.structure import Structure
 
+from dao_flows.model.errors import DaoError
+
 from .checkpoints import ParameterError
 
 CHGNET = "CHGNet"
@@ -31,7 +33,7 @@ DEVICE = {CHGNET: "use_device"} | dict.fromkeys(
 OWN: dict[str, dict[str, Any]] = {CHGNET: {"on_isolated_atoms": "error"}}  # else it goes on, with wrong figures
 
 
-class ForceFieldError(ValueError):
+class ForceFieldError(DaoError):
     """A force field has no figures for a structure; one line that says why."""
 
 

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from dao_flows.model.files import user_folders
 from dao_flows.model.files.file_names import is_file_name
 
 from .checkpoints import ParameterError
@@ -26,9 +27,8 @@ def register(source: Path, name: str) -> Path:
     documents that hold its sha256 find it. Raises CheckpointError for a damaged source.
     """
     from dao_flows.model.checkpoint.format import CheckpointError, read_card, verify, weight_files, write_card
-    from dao_flows.model.checkpoint.library import user_folder
 
-    card, library = verify(source), user_folder()
+    card, library = verify(source), user_folders.checkpoints()
     target = library / check_name(name)
     library.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=library))

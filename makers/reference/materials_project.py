@@ -13,9 +13,9 @@ from monty.json import jsanitize
 from pymatgen.core.composition import Composition
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
-from dao_flows.makers.jobs.run_folder import run_root
 from dao_flows.makers.machine.whole_files import write_whole
 from dao_flows.makers.schemas.verification import Level
+from dao_flows.model.files import user_folders
 
 from .entry_files import read_file
 from .levels import described, functional_of
@@ -76,7 +76,7 @@ def fetched(system: str, thermo_type: str) -> ReferenceSet:
         with warnings.catch_warnings(), MPRester(key, use_document_model=False, mute_progress_bars=True) as client:
             warnings.simplefilter("ignore")
             database = str(client.db_version)
-            kept = run_root() / "references" / f"mp-{database}-{thermo_type}-{system}.json.gz"
+            kept = user_folders.references() / f"mp-{database}-{thermo_type}-{system}.json.gz"
             if not kept.exists():
                 entries = client.get_entries_in_chemsys(
                     system.split("-"), additional_criteria={"thermo_types": [thermo_type]}

@@ -13,6 +13,7 @@ from pymatgen.entries.computed_entries import ComputedEntry
 
 from dao_flows.makers.jobs.provenance import digest
 from dao_flows.makers.schemas.verification import Level
+from dao_flows.model.errors import DaoError
 
 from .elements import plain_entry
 from .levels import known
@@ -22,7 +23,7 @@ NONE = "none"
 CHEMICAL_DATA = ("oxide_type", "sulfide_type", "oxidation_states")  # what corrections may depend on
 
 
-class ReferenceSetError(ValueError):
+class ReferenceSetError(DaoError):
     """A reference set cannot be read, or cannot be used for these energies; one line that says why."""
 
 

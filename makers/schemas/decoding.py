@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pymatgen.core.structure import Structure
 
+from dao_flows.model.errors import DaoError
+
 if TYPE_CHECKING:
     from jobflow.core.maker import Maker
 
@@ -32,7 +34,7 @@ PLAIN_AXES = re.compile(r"(['\"]?)[-+/abc0-9., ]{1,60};[-+/0-9., ]{1,40}\1|[?.]"
 SHOWN = 60  # characters of a name in a message
 
 
-class DecodingError(ValueError):
+class DecodingError(DaoError):
     """Data name an object that is not on the list, or are not what they should be; one line that says what."""
 
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Literal
 from pymatgen.core.composition import Composition, reduce_formula
 from pymatgen.core.periodic_table import Element
 
+from dao_flows.model.errors import DaoError
+
 if TYPE_CHECKING:
     from dao_flows.model.checkpoint.format import Card
 
@@ -35,7 +37,7 @@ SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
 LISTED = 20  # bad compositions spelled out in one message
 
 
-class CompositionError(ValueError):
+class CompositionError(DaoError):
     """A composition that cannot be used; `problems` says of each bad one, by its text, what is wrong."""
 
     def __init__(self, message: str, problems: Mapping[str, str] | None = None) -> None:

@@ -21,6 +21,8 @@ from pydantic import BaseModel, Field
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core.composition import Composition
 from pymatgen.core.structure import Structure
+from scipy.stats import binomtest  # type: ignore[attr-defined]
+from scipy.stats import bootstrap as scipy_bootstrap  # type: ignore[attr-defined]
 from smact.screening import smact_validity
 
 from dao_flows.makers.machine.parallel import parallel_map
@@ -132,17 +134,28 @@ def figures(rms: np.ndarray) -> MatchFigures:
 
 def wilson(hits: int, n: int) -> Interval:
     """95 % interval of a share."""
-    z, p = 1.96, hits / n
-    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = float((centre - half) / (1 + z * z / n)), float((centre + half) / (1 + z * z / n))
-    return max(0.0, low), min(1.0, high)  # rounding may leave the share's range
+    low, high = binomtest(hits, n).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
-def bootstrap(values: np.ndarray, resamples: int = 1000) -> Interval:
-    """95 % interval of the mean of values (n,)."""
-    rng = np.random.default_rng(0)
-    means = [rng.choice(values, len(values)).mean() for _ in range(resamples)]
-    return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+def bootstrap(values: np.ndarray, sizes: np.ndarray | None = None, resamples: int = 1000) -> Interval:
+    """95 % interval of the mean of values (n,), always from the same resamples.
+
+    sizes: (n,), of groups whose sums the values are; the mean is then over the members of the groups that are drawn.
+    """
+    if len(values) == 1:  # whatever is drawn is the same; scipy asks for two
+        mean = float(values[0]) / (1 if sizes is None else int(sizes[0]))
+        return mean, mean
+    found = scipy_bootstrap(
+        (values, np.ones(len(values)) if sizes is None else sizes),
+        lambda sums, members, axis: sums.sum(axis) / members.sum(axis),
+        paired=True,
+        method="percentile",
+        n_resamples=resamples,
+        batch=100,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def _structure(crystal: Crystal) -> Structure:

@@ -27,6 +27,7 @@ from dao_flows.model.dao import Dao, DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP, PropertyHead
 from dao_flows.model.data.shards import file_sha256
+from dao_flows.model.errors import DaoError
 from dao_flows.model.files.places import CARD
 from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.model.process.diffusion import NoiseConfig
@@ -38,7 +39,7 @@ FORMAT = 1
 KINDS: dict[str, type[Dao]] = {"dao-g": DaoG, "dao-p": DaoP}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(DaoError):
     """The checkpoint is missing, damaged or of another kind; the message says what to do."""
 
 

@@ -5,6 +5,11 @@ containers: a class or function stays a name, a call stays a record of its argum
 tensors are understood. No import, call, attribute access or hash of anything foreign ever happens; pickle.Unpickler
 with a restricted find_class is not enough, as it hashes what the file nests (which overflows the C stack) and sizes its
 memo by the file's word. A file that names what no weights need is refused all the same: it was made to attack.
+
+`torch.load(weights_only=True)` was weighed. It refuses the files that are to be imported, for Lightning keeps its
+settings beside the weights (omegaconf, pathlib, the trainer's own classes); the way round it, `add_safe_globals`, wants
+those packages installed, and calls their classes with what the file says. What it does allow it calls, too, and code
+has been run through it (CVE-2025-32434).
 """
 
 from __future__ import annotations

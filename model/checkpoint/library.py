@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dao_flows.model.files import user_folders
 from dao_flows.model.files.named_folders import NamedFolders
 from dao_flows.model.files.places import CARD
 
 from .format import Card, CheckpointError, read_card
 
 SHIPPED = Path(__file__).parent / "shipped"
-FOLDER_VARIABLE = "DAO_FLOWS_CHECKPOINT_DIR"
 
 
 def _sha256(folder: Path) -> str:
@@ -19,13 +19,8 @@ def _sha256(folder: Path) -> str:
 
 
 _CHECKPOINTS = NamedFolders(
-    "checkpoint", CARD, FOLDER_VARIABLE, "checkpoints", SHIPPED, sha256=_sha256, error=CheckpointError
+    "checkpoint", CARD, user_folders.checkpoints, SHIPPED, sha256=_sha256, error=CheckpointError
 )
-
-
-def user_folder() -> Path:
-    """The user's own checkpoints: $DAO_FLOWS_CHECKPOINT_DIR, or checkpoints/ in the user's data folder."""
-    return _CHECKPOINTS.user_folder()
 
 
 def available() -> dict[str, Path]:

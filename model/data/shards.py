@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dao_flows.model.errors import DaoError
 from dao_flows.model.files.file_names import is_file_name
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ PROPERTY = "double"
 SPLITS = ("train", "val")  # what training reads: the first to learn from, the second to validate on
 
 
-class DataError(ValueError):
+class DataError(DaoError):
     """The file or dataset cannot be used; the message says why."""
 
 

@@ -8,30 +8,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .places import data_folder, folder_in_full, folder_of
+from dao_flows.model.errors import DaoError
+
+from .places import folder_in_full
 
 
 @dataclass(frozen=True)
 class NamedFolders:
     """Folders of one kind.
 
-    kind: what errors call one, and the command that lists them; card: the file that makes a folder one; variable: of
-    the environment, names the folder of the user's own; default: that folder's name in the user's data folder;
-    shipped: those of the package; sha256: the identity of one, ValueError or OSError if it is damaged; error: raised
-    for what is not there.
+    kind: what errors call one, and the command that lists them; card: the file that makes a folder one; own: where
+    the user's own lie; shipped: those of the package; sha256: the identity of one, ValueError or OSError if it is
+    damaged; error: raised for what is not there.
     """
 
     kind: str
     card: str
-    variable: str
-    default: str
+    own: Callable[[], Path]
     shipped: Path
     sha256: Callable[[Path], str]
-    error: type[ValueError]
-
-    def user_folder(self) -> Path:
-        """Where the user's own lie."""
-        return folder_of(self.variable) or data_folder() / "dao_flows" / self.default
+    error: type[DaoError]
 
     def available(self) -> dict[str, Path]:
         """All folders by name; the user's own come before shipped ones of the same name."""
@@ -63,7 +59,7 @@ class NamedFolders:
         raise self.error(f"no {self.kind} called {reference!r}; there are: {names} (`dao-flows {self.kind} list`)")
 
     def _folders(self) -> list[Path]:
-        cards = [card for root in (self.user_folder(), self.shipped) for card in sorted(root.glob(f"*/{self.card}"))]
+        cards = [card for root in (self.own(), self.shipped) for card in sorted(root.glob(f"*/{self.card}"))]
         return [card.parent for card in cards if not card.parent.name.startswith(".")]  # one that is being built
 
     def _identity(self, folder: Path) -> str:

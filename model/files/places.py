@@ -6,12 +6,14 @@ import os
 import re
 from pathlib import Path
 
+from dao_flows.model.errors import DaoError
+
 ADDRESS = re.compile(r"\w[\w+.-]*://")
 CARD = "card.json"  # in a checkpoint's folder
 INDEX_CARD = "index.json"  # in a library's folder
 
 
-class PlaceError(ValueError):
+class PlaceError(DaoError):
     """A file or folder is named in a way that a document cannot keep; one line that says which."""
 
 
@@ -52,17 +54,6 @@ def absolute(path: str | os.PathLike[str], start: str | os.PathLike[str] = "") -
         shown = os.fsencode(found).decode("utf-8", "backslashreplace")
         raise PlaceError(f"the name of {shown} is not UTF-8: rename it, or link to it by another name") from None
     return found
-
-
-def folder_of(variable: str) -> Path | None:
-    """The folder that an environment variable names, in full; None where it is not set or empty. Raises PlaceError."""
-    named = os.environ.get(variable)
-    return Path(absolute(named)) if named else None
-
-
-def data_folder() -> Path:
-    """The system's place for a user's data: $XDG_DATA_HOME, or ~/.local/share."""
-    return folder_of("XDG_DATA_HOME") or Path(absolute("~/.local/share"))
 
 
 def folder_in_full(reference: str | os.PathLike[str], card: str, start: str | os.PathLike[str] = "") -> str:

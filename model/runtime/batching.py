@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dao_flows.model.crystals import Crystal
+from dao_flows.model.errors import DaoError
 
 from .memory import release_freed_memory
 
@@ -39,7 +40,7 @@ EXHAUSTED = (  # what allocators say in a plain RuntimeError
 )
 
 
-class TooLargeError(ValueError):
+class TooLargeError(DaoError):
     """Not even one crystal fits into the memory that is free."""
 
 

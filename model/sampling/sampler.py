@@ -14,13 +14,14 @@ from dao_flows.model.crystals import Crystals
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_g import DaoG
 from dao_flows.model.dao_p import DaoP
+from dao_flows.model.errors import DaoError
 from dao_flows.model.network.crysformer import Crysformer, CrysformerOutput
 
 from .names import SamplerName
 from .requests import NormalStreams
 
 
-class SamplingError(ValueError):
+class SamplingError(DaoError):
     """Generator and predictor do not fit together, or a setting is out of range."""
 
 

@@ -7,13 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from dao_flows.model.data.shards import MANIFEST, DataError
+from dao_flows.model.files import user_folders
 from dao_flows.model.files.named_folders import NamedFolders
 from dao_flows.model.files.places import INDEX_CARD
 
 from .library import INDEX, Library, read_card
 
 SHIPPED = Path(__file__).parent / "shipped"
-FOLDER_VARIABLE = "DAO_FLOWS_LIBRARY_DIR"
 DEFAULT = "known"  # that ships
 
 
@@ -21,12 +21,7 @@ def _sha256(folder: Path) -> str:
     return str(read_card(folder)["library"])
 
 
-_LIBRARIES = NamedFolders("library", INDEX_CARD, FOLDER_VARIABLE, "libraries", SHIPPED, sha256=_sha256, error=DataError)
-
-
-def user_folder() -> Path:
-    """The user's own libraries: $DAO_FLOWS_LIBRARY_DIR, or libraries/ in the user's data folder."""
-    return _LIBRARIES.user_folder()
+_LIBRARIES = NamedFolders("library", INDEX_CARD, user_folders.libraries, SHIPPED, sha256=_sha256, error=DataError)
 
 
 def available() -> dict[str, Path]:

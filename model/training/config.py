@@ -18,6 +18,7 @@ import torch
 
 from dao_flows.model.checkpoint.format import KINDS
 from dao_flows.model.dao import OBJECTIVES
+from dao_flows.model.errors import DaoError
 from dao_flows.model.network.crysformer import CrysformerConfig
 
 OPTIMIZERS = ("adam", "muon")
@@ -28,7 +29,7 @@ TAKEN = {bool: "true or false", int: "a whole number", float: "a number", str: "
 PROPERTY = "a property instead of the energy (dao-p)"
 
 
-class TrainingError(ValueError):
+class TrainingError(DaoError):
     """A setting is out of range, the run diverges, or what is in its folder does not belong to it."""
 
 

@@ -29,9 +29,10 @@ from dao_flows.makers.schemas.prediction import CandidateDoc, Energy, Validity
 from dao_flows.makers.schemas.verification import Level, VerificationDoc
 from dao_flows.makers.science.chemistry import formula_of
 from dao_flows.makers.science.symmetry import space_group
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
-from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
-from dao_flows.store.stores import JOBS, KEYS, EmbeddedStore, collection
+from dao_flows.model.files.user_folders import CHECKPOINTS, LIBRARIES
+from dao_flows.store.collections import JOBS, KEYS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 FOREIGN = ("DAO_FLOWS_", "JOBFLOW_")
@@ -65,7 +66,7 @@ def environment(home: Path, checkpoints: Path) -> dict[str, str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
     return {
         **clean,
-        FOLDER_VARIABLE: str(checkpoints),
+        CHECKPOINTS: str(checkpoints),
         LIBRARIES: os.environ[LIBRARIES],
         "HOME": str(home),
         "DAO_FLOWS_DATA_DIR": str(home / "data"),

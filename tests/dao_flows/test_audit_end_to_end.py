@@ -8,7 +8,8 @@ from importlib.util import find_spec
 import pytest
 
 from dao_flows.audit.integrity.verify import COLLECTIONS, verify
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, user_folder
+from dao_flows.model.files import user_folders
+from dao_flows.model.files.user_folders import CHECKPOINTS
 from dao_flows.store.stores import collection, job_store
 
 LEAVES = 4  # flipped of each kind of document; test_audit_verify flips every one
@@ -71,7 +72,7 @@ def test_a_flow_is_whole_elsewhere(audited, audited_home, call, tmp_path, monkey
     code, _, err = call("export-crate", *wanted, crate, "--weights", "--shards")
     assert code == 0, err
 
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "elsewhere" / "checkpoints"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "elsewhere" / "checkpoints"))
     monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "elsewhere" / "data"))
     monkeypatch.setenv("DAO_FLOWS_RUN_DIR", str(tmp_path / "elsewhere" / "runs"))
     away = {audited_home / name: audited_home / f"{name}.away" for name in ("flow", "checkpoints", "data")}
@@ -133,7 +134,7 @@ def flip_files(jobs, home):
     """A byte of each file that came along, one at a time."""
     files = [path for path in home.rglob("*") if path.is_file() and "store" not in path.relative_to(home).parts]
     assert {path.suffix for path in files} >= {".safetensors", ".parquet", ".json"}
-    assert any(user_folder() in path.parents for path in files)
+    assert any(user_folders.checkpoints() in path.parents for path in files)
     draw = random.Random(1)
     for path in files:
         content = path.read_bytes()

@@ -18,7 +18,9 @@ from dao_flows.crate.reader import open_crate
 from dao_flows.makers.jobs.attempts import envelope
 from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.settings import Settings
-from dao_flows.store.stores import JOBS, EmbeddedStore, collection, job_store
+from dao_flows.store.collections import JOBS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection, job_store
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 

@@ -27,8 +27,12 @@ from dao_flows.makers.jobs.siblings import beside
 from dao_flows.makers.jobs.stage import stage
 from dao_flows.model.checkpoint import format as checkpoint
 from dao_flows.model.checkpoint.format import load, read_card, save, weight_files, write_card
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, available, user_folder
-from dao_flows.store.stores import KEYS, EmbeddedStore, collection, job_store
+from dao_flows.model.checkpoint.library import available
+from dao_flows.model.files import user_folders
+from dao_flows.model.files.user_folders import CHECKPOINTS
+from dao_flows.store.collections import KEYS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection, job_store
 
 READERS = {"runs": "_record", "jobs": "_job", **{name: f"_{name[:-1]}" for name in KEYS if name != "runs"}}
 GRAVE = ("missing", "altered", "orphaned")
@@ -358,7 +362,7 @@ def with_files(audited, tmp_path, monkeypatch) -> JobStore:
     for old, new in places.items():
         shutil.copytree(old, new)
     shutil.copytree(home / "checkpoints", tmp_path / "checkpoints")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "checkpoints"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "checkpoints"))
     jobs = job_store()
     jobs.__dict__["places"] = places
     return jobs
@@ -396,7 +400,7 @@ def claimed(ledger, library=True):
         files |= {path for c in claims if c.path for path in Path(c.path).iterdir() if path.suffix in (".parquet",)}
     files |= {Path(path) for path in ledger.manifests}
     trained = {Path(claim.path) for claims in ledger.checkpoints.values() for claim in claims if claim.path}
-    mine = {folder for folder in available().values() if folder.is_relative_to(user_folder())}
+    mine = {folder for folder in available().values() if folder.is_relative_to(user_folders.checkpoints())}
     files |= {path for folder in trained | (mine if library else set()) for path in folder.iterdir()}
     return sorted(path for path in files if not path.is_relative_to(Path(__file__).parent.parent.parent))
 
@@ -441,7 +445,7 @@ def test_every_file_that_is_gone_is_missed(ledger):
 
 
 def test_every_part_of_weights_counts(tiny_checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path))
     monkeypatch.setattr(checkpoint, "PART", 8000)
     folder = tmp_path / "g"
     sha256 = save(folder, load(tiny_checkpoints / "dao-g-tiny")[0], {"elements": [3], "max_atoms": 4}).sha256

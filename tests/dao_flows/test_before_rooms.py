@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
-from dao_flows.model.templates.places import FOLDER_VARIABLE as LIBRARIES
+from dao_flows.model.files.user_folders import CHECKPOINTS, DATA, LIBRARIES
 from dao_flows.renamed import RENAMED, current
 from dao_flows.store.stores import collection, job_store
 
@@ -27,8 +26,8 @@ def unpacked(tmp_path_factory) -> Path:
 @pytest.fixture
 def before(unpacked, workplace, monkeypatch) -> Path:
     """The place of a user who has that store, its checkpoints and its library."""
-    monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(unpacked))
-    monkeypatch.setenv(FOLDER_VARIABLE, str(unpacked / "checkpoints"))
+    monkeypatch.setenv(DATA, str(unpacked))
+    monkeypatch.setenv(CHECKPOINTS, str(unpacked / "checkpoints"))
     monkeypatch.setenv(LIBRARIES, str(unpacked / "libraries"))
     return unpacked
 
@@ -79,7 +78,7 @@ def test_it_is_replayed_bit_for_bit(before, call):
 
 
 def test_its_crate_is_imported(before, call, monkeypatch, tmp_path):
-    monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "imported"))
+    monkeypatch.setenv(DATA, str(tmp_path / "imported"))
     code, out, err = call("import-crate", str(before / "crate.zip"))
     assert (code, "the crate is whole" in out) == (0, True), err
     code, out, _ = call("audit", "verify", "--all")

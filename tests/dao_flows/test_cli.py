@@ -8,7 +8,8 @@ import pytest
 
 from dao_flows import __version__
 from dao_flows.model.checkpoint.format import load, read_card, save
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, find
+from dao_flows.model.checkpoint.library import find
+from dao_flows.model.files.user_folders import CHECKPOINTS
 from dao_flows.store import stores
 
 SECRET = "s3cr3t-pa55"
@@ -60,7 +61,7 @@ def test_a_damaged_checkpoint_is_refused(workplace, tmp_path, tiny_checkpoints, 
     shutil.copytree(tiny_checkpoints, tmp_path / "checkpoints")
     weights = tmp_path / "checkpoints" / "dao-g-tiny" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "checkpoints"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "checkpoints"))
     for command in (["predict", "NaCl"], ["checkpoint", "verify"]):
         code, _, err = call(*command)
         assert code == 2

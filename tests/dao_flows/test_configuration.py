@@ -80,7 +80,10 @@ def test_a_command_that_meets_it_at_its_start(tmp_path, name, content, command):
 def test_variables_of_the_environment_and_the_python_call(tmp_path):
     value = f'{{"docs_store": {{"type": "MongoStore", "password": "{SECRET}", "x": 1}}}}'
     env = {**os.environ, "HOME": str(tmp_path), "JOBFLOW_JOB_STORE": value}
-    for code in ("import dao_flows; dao_flows.predict('Si')", "from dao_flows.store.stores import job_store"):
+    for code in (
+        "import dao_flows; dao_flows.predict('Si')",
+        "from dao_flows.store.stores import job_store; job_store()",
+    ):
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
         last = done.stderr.splitlines()[-1]
         assert last.startswith("dao_flows.errors.SettingsError: the environment variable JOBFLOW_JOB_STORE cannot be")

@@ -34,13 +34,15 @@ from dao_flows.crate.reader import open_crate
 from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.model.checkpoint import format as checkpoint
 from dao_flows.model.checkpoint.format import part_name, read_card, save, verify, weight_files
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_p import DaoP
 from dao_flows.model.data.shards import parts
+from dao_flows.model.files.user_folders import CHECKPOINTS
 from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.settings import Settings
-from dao_flows.store.stores import JOBS, EmbeddedStore, collection
+from dao_flows.store.collections import JOBS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection
 
 rocrate = pytest.importorskip("rocrate", reason="exporting needs the extra `crates`")
 prov = pytest.importorskip("prov", reason="exporting needs the extra `crates`")
@@ -108,14 +110,14 @@ def export(source: JobStore, home: Path, path: Path, **options):
     wanted = [d["candidate_id"] for d in collection(source, "candidates").query({})]
     wanted += [f"comparison:{d['comparison_id']}" for d in collection(source, "comparisons").query({})]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER_VARIABLE, str(home / "checkpoints"))
+        patch.setenv(CHECKPOINTS, str(home / "checkpoints"))
         return export_crate(source, sorted(wanted), path, **options)
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch) -> Settings:
     """Of a user who has nothing yet."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "checkpoints"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "checkpoints"))
     monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "data"))
     return Settings()
 
@@ -411,7 +413,7 @@ def test_weights_in_parts_arrive_whole(in_parts, config, tmp_path, monkeypatch):
     described = {entity["@id"]: entity for entity in json.loads(files_of(path)[METADATA])["@graph"]}
     whole = described[f"#checkpoint-{sha256}"]["hasPart"]
     assert {part["@id"].rsplit("/", 1)[1] for part in whole} == names
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "mine"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "mine"))
     store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
     store.connect()
     (brought,) = bring(path, store, config).checkpoints.values()
@@ -429,7 +431,7 @@ def test_parts_that_are_not_the_weights_are_refused(in_parts, config, tmp_path, 
     rest = {name: content for name, content in files.items() if name not in at}
     whole = b"".join(files[name] for name in at)
     claimed = {f"{home}/weights-{n}-of-99999999.safetensors": files[name] for n, name in enumerate(at, 1)}
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "mine"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "mine"))
     store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "data" / "store")))
     store.connect()
     for changed, message in (

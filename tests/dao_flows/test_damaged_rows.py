@@ -10,7 +10,9 @@ from montydb.types import bson as montydb_bson
 
 from dao_flows.api import doctor
 from dao_flows.errors import StoreError
-from dao_flows.store.stores import EmbeddedStore
+from dao_flows.settings import settings
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.interface import Damaged
 
 
 def opened(folder, name="jobs", key="uuid"):
@@ -54,9 +56,9 @@ def test_each_bit_of_a_document(store):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         key = rewrite(store, "j20", bytes(flipped))
-        rows = list(store.examined())
+        rows = list(store.documents())
         assert len(rows) == 45
-        damaged = [k for k, found in rows if isinstance(found, str)]
+        damaged = [row.key for row in rows if isinstance(row, Damaged)]
         assert damaged in ([], [key])
         named += len(damaged)
         others = list(store.query())
@@ -85,14 +87,14 @@ def test_it_is_named_and_set_aside(store, tmp_path, value, told, caplog):
     assert len(list(store.query())) == 44
     assert key in caplog.text
     assert told in caplog.text
-    found = {k: v for k, v in store.examined() if isinstance(v, str)}
-    assert list(found) == [key]
-    assert told in found[key]
+    (damaged,) = store.damage()
+    assert damaged.key == key
+    assert told in damaged.reason
     (path,) = store.set_aside(tmp_path / "aside")
     held = value if isinstance(value, bytes) else str(value).encode()
     assert path.read_bytes() == held
     assert path.with_suffix(".key").read_text() == key
-    assert [v for _, v in store.examined() if isinstance(v, str)] == []
+    assert list(store.damage()) == []
     assert store.count() == 44
     assert store.set_aside(tmp_path / "aside") == []
 
@@ -141,7 +143,7 @@ def test_commands_name_it_and_work(audited, call, tmp_path):
     assert "--set-aside" in out
     code, out, err = call("doctor", "--set-aside", str(tmp_path / "aside"))
     assert "set aside: " in err
-    assert not [check for check in doctor._damage(job_store()) if check.status == "broken"]
+    assert not [check for check in doctor.check_store(settings()) if check.status == "broken"]
     assert len(list((tmp_path / "aside").glob("candidates-*.bson"))) == 1
 
 

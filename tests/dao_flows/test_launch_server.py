@@ -14,6 +14,7 @@ import yaml
 
 from dao_flows.launch.launchpad import launchpad
 from dao_flows.store import stores
+from dao_flows.store.collections import KEYS
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 PLANTED = "p1anted-app-name"  # in the URI, where a password would stand: the test server may have no users
@@ -152,6 +153,6 @@ def test_what_workers_write_to_is_indexed(project):
         return [list(index["key"]) for index in database[name].list_indexes()]
 
     assert {("uuid",), ("output.@class", "completed_at")} <= {tuple(key) for key in keys("jobs")}
-    for name, key in stores.KEYS.items():
+    for name, key in KEYS.items():
         assert [key] in keys(name)
     assert ["spec._category", "state", "spec._priority"] in keys("fireworks")

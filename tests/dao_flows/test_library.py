@@ -16,7 +16,7 @@ from pymatgen.core import Lattice, Structure
 from dao_flows.api.libraries import build_library, open_library
 from dao_flows.makers.schemas.verification import HullEnergy, Level
 from dao_flows.model.data.shards import read_manifest
-from dao_flows.model.templates.places import user_folder
+from dao_flows.model.files import user_folders
 from dao_flows.store.stores import job_store
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def test_build_list_show_verify(call, source):
     assert code == 0 and not problems(err)
     library = open_library("mine")
     assert f"{len(library)} crystals in {len(library.groups)} groups" in out and "CC-BY-4.0" in out
-    assert library.folder == user_folder() / "mine" and len(library.manifest.shards) == 3
+    assert library.folder == user_folders.libraries() / "mine" and len(library.manifest.shards) == 3
     code, out, _ = call("library", "list", "--json")
     told = {each["name"]: each for each in json.loads(out)}["mine"]
     assert code == 0 and told["crystals"] == len(library) and told["licences"] == ["CC-BY-4.0"]
@@ -63,7 +63,7 @@ def test_a_dataset_gives_the_same_library_and_another_name_the_same_identity(cal
     assert call("library", "build", "one", "set")[0] == 0  # it is there already
     code, _, err = call("library", "build", "one", source)
     assert code == 2 and "holds a dataset of other sources" in problems(err)[0]
-    shutil.copytree("set", user_folder() / "three")  # without an index it is no library yet
+    shutil.copytree("set", user_folders.libraries() / "three")  # without an index it is no library yet
     assert call("library", "show", "three")[0] == 2
     assert call("library", "build", "three", source)[0] == call("library", "verify", "three")[0] == 0
 
@@ -71,7 +71,7 @@ def test_a_dataset_gives_the_same_library_and_another_name_the_same_identity(cal
 def test_ones_own_come_before_the_one_that_ships(call, source):
     shipped = open_library("known")
     assert call("library", "build", "known", source)[0] == 0
-    assert open_library("known").folder == user_folder() / "known" != shipped.folder
+    assert open_library("known").folder == user_folders.libraries() / "known" != shipped.folder
     assert open_library(shipped.sha256).folder == shipped.folder
 
 
@@ -81,9 +81,9 @@ def test_a_killed_build_goes_on(call, source, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             build_library("mine", [source])
     assert call("library", "show", "mine")[0] == 2
-    assert not (user_folder() / "mine").exists()
+    assert not (user_folders.libraries() / "mine").exists()
     assert len(build_library("mine", [source])) > 0
-    assert [path.name for path in user_folder().iterdir()] == ["mine"]
+    assert [path.name for path in user_folders.libraries().iterdir()] == ["mine"]
     assert call("library", "verify", "mine")[0] == 0
 
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(call, sourc
     ):
         code, _, err = call("library", "build", *arguments)
         assert code == 2 and len(problems(err)) == 1 and says in problems(err)[0]
-        assert not (user_folder() / "mine").exists()
+        assert not (user_folders.libraries() / "mine").exists()
     code, out, _ = call("library", "list", "--json")
     assert code == 0 and "mine" not in [each["name"] for each in json.loads(out)]
     assert call("library", "build", "mine", source)[0] == 0
@@ -131,7 +131,7 @@ def test_what_cannot_be_built_is_said_in_one_line_and_leaves_nothing(call, sourc
 
 def test_what_is_damaged_is_told(call, source):
     assert call("library", "build", "mine", source)[0] == call("library", "build", "other", source)[0] == 0
-    (user_folder() / "other" / "index.json").write_text("{")
+    (user_folders.libraries() / "other" / "index.json").write_text("{")
     code, out, err = call("library", "list", "--json")
     assert code == 0 and "mine" in [each["name"] for each in json.loads(out)]
     assert len(problems(err)) == 1 and "index.json cannot be read" in problems(err)[0]
@@ -140,7 +140,7 @@ def test_what_is_damaged_is_told(call, source):
         assert code == 2 and problems(err) == problems(call("library", "list")[2])
         code, _, err = call("library", command, "nothing")
         assert code == 2 and "no library called 'nothing'; there are:" in problems(err)[0]
-    shard = user_folder() / "mine" / "shard-00000.parquet"
+    shard = user_folders.libraries() / "mine" / "shard-00000.parquet"
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)

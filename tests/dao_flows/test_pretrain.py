@@ -14,9 +14,10 @@ from dao_flows.api.plan import CRYSDB, plan_pretraining
 from dao_flows.api.pretrain import pretrain, read_config
 from dao_flows.errors import InputError
 from dao_flows.makers.compare_stages import StagesDoc
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, card_of
+from dao_flows.model.checkpoint.library import card_of
 from dao_flows.model.checkpoint.lineage import checkpoint_lineage
 from dao_flows.model.data.shards import read_manifest
+from dao_flows.model.files.user_folders import CHECKPOINTS
 
 CRYSTALS = Path(__file__).parent.parent.parent / "examples" / "data" / "crystals_small.parquet"
 EXAMPLE = CRYSTALS.parent.parent / "pretrain_small.yaml"
@@ -39,7 +40,7 @@ PATIENCE = 240.0
 @pytest.fixture
 def place(workplace, monkeypatch, tmp_path):
     """A workplace where checkpoints may be registered, and where runs have a folder of their own."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "checkpoints"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "checkpoints"))
     monkeypatch.setenv("DAO_FLOWS_RUN_DIR", str(tmp_path / "runs"))
     return workplace
 
@@ -99,7 +100,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_checkpoint(write, tmp_path,
     calm = tmp_path / "calm"
     with monkeypatch.context() as patch:
         patch.setenv("DAO_FLOWS_RUN_DIR", str(calm / "runs"))
-        patch.setenv(FOLDER_VARIABLE, str(calm / "checkpoints"))
+        patch.setenv(CHECKPOINTS, str(calm / "checkpoints"))
         expected = pretrain(read_config(write())).checkpoint
     runs, config = tmp_path / "runs", str(write())
     signs = [  # files whose appearance says that a stage has begun, in their order

@@ -15,8 +15,9 @@ from pymatgen.core import Lattice, Structure
 from pymongo.errors import OperationFailure
 
 from dao_flows.api.compare import compare
-from dao_flows.errors import explain
-from dao_flows.store import stores
+from dao_flows.errors import StoreError, explain
+from dao_flows.store import embedded, stores
+from dao_flows.store.interface import forbids_writing
 
 NACL = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
 WEAK = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]  # root that is held back
@@ -96,8 +97,8 @@ def forbidden(monkeypatch) -> Callable[[], None]:
         def refuse(*_: object) -> None:
             raise PermissionError(13, "Permission denied", "store")
 
-        monkeypatch.setattr(stores.EmbeddedStore, "_set_up_alone", refuse)
-        monkeypatch.setattr(stores.os, "access", lambda *_: False)
+        monkeypatch.setattr(embedded.EmbeddedStore, "_set_up_alone", refuse)
+        monkeypatch.setattr(embedded.os, "access", lambda *_: False)
 
     return forbid
 
@@ -122,32 +123,32 @@ def test_what_was_verified_is_compared_in_memory(tmp_path, monkeypatch, forbidde
 
 
 def test_a_write_is_refused_in_one_line(tmp_path, monkeypatch, forbidden):
-    store = stores.EmbeddedStore("c", str(tmp_path), key="k")
+    store = embedded.EmbeddedStore("c", str(tmp_path), key="k")
     store.connect()
     store.update([{"k": "1"}])
     forbidden()
     for name in ("c", "not there yet"):
-        other = stores.EmbeddedStore(name, str(tmp_path), key="k")
+        other = embedded.EmbeddedStore(name, str(tmp_path), key="k")
         other.connect()
         assert other.count() == (name == "c") and other.distinct("k") == ["1"] * (name == "c")
-        assert list(other.examined()) or name != "c"
+        assert list(other.documents()) == [{"_id": "1", "k": "1"}] * (name == "c")
         with pytest.raises(PermissionError) as caught:
             other.update([{"k": "2"}])
         assert "the store can only be read" in (explain(caught.value) or "")
     with pytest.raises(PermissionError):
-        stores.EmbeddedStore("c", str(tmp_path / "nowhere"), key="k").connect()
+        embedded.EmbeddedStore("c", str(tmp_path / "nowhere"), key="k").connect()
 
 
 def test_a_store_whose_lock_is_another_users_is_written(tmp_path, monkeypatch):
     """As in a folder that a group shares."""
-    store = stores.EmbeddedStore("c", str(tmp_path), key="k")
+    store = embedded.EmbeddedStore("c", str(tmp_path), key="k")
     store.connect()
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", ".lock")
 
-    monkeypatch.setattr(stores.EmbeddedStore, "_set_up_alone", refuse)
-    other = stores.EmbeddedStore("c", str(tmp_path), key="k")
+    monkeypatch.setattr(embedded.EmbeddedStore, "_set_up_alone", refuse)
+    other = embedded.EmbeddedStore("c", str(tmp_path), key="k")
     other.connect()
     other.update([{"k": "2"}])
     assert store.distinct("k") == ["2"]
@@ -166,8 +167,8 @@ def test_a_role_that_may_only_read_needs_no_index(monkeypatch, code, raised):
 
     monkeypatch.setattr(MongoStore, "ensure_index", refuse)
     if raised:
-        with pytest.raises(stores.StoreError):
+        with pytest.raises(StoreError):
             stores.collection(jobs, "candidates")
     else:
         assert stores.collection(jobs, "candidates").count() == 0
-    assert stores.forbids_writing(OperationFailure("x", code)) is not raised
+    assert forbids_writing(OperationFailure("x", code)) is not raised

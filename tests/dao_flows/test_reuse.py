@@ -121,13 +121,14 @@ def test_a_training_is_taken_with_its_checkpoint(audited, tmp_path, monkeypatch)
     from dao_flows.api.local import run_here
     from dao_flows.api.reuse import marks
     from dao_flows.makers.train import TrainMaker
-    from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, card_of
+    from dao_flows.model.checkpoint.library import card_of
+    from dao_flows.model.files.user_folders import CHECKPOINTS
 
     jobs = job_store()
     stored = next(d["output"] for d in jobs.query({"output.@class": "TrainingDoc", "output.stage": ""}))
     dataset = next(iter(jobs.query({"output.@class": "DatasetDoc"})))["output"]["path"]
     monkeypatch.setenv("DAO_FLOWS_RUN_DIR", str(tmp_path / "runs"))
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "library"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "library"))
     science = stored["provenance"]["science"]["parameters"]
     config = {name: value for name, value in science.items() if name != "kind" and value is not None}
     maker = TrainMaker(kind="dao-p", config=config | {"threads": 1}, register_as="again", device="cpu")

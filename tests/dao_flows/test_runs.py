@@ -8,8 +8,8 @@ import pytest
 
 from dao_flows.makers.jobs import attempts
 from dao_flows.store import runs
+from dao_flows.store.embedded import EmbeddedStore
 from dao_flows.store.runs import Batch, Process, RunLog
-from dao_flows.store.stores import EmbeddedStore
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from maggma.stores import MemoryStore, MontyStore
 
 from dao_flows.errors import SettingsError, StoreError
 from dao_flows.store import stores
-from dao_flows.store.stores import EmbeddedStore
+from dao_flows.store.collections import DATABASE
+from dao_flows.store.embedded import EmbeddedStore
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 TEXTS = st.sampled_from(["NaCl", "Cr3Os", "Na", "ClNa", "", "a.b"])
@@ -67,7 +68,7 @@ def test_embedded_store_answers_as_maggmas_memory_store_does(tmp_path, batches, 
 
 WRITER = """
 import sys
-from dao_flows.stores import EmbeddedStore
+from dao_flows.store.embedded import EmbeddedStore
 folder, writer = sys.argv[1:]
 store = EmbeddedStore("c", database_path=folder, key="k")
 store.connect()
@@ -100,7 +101,7 @@ def test_a_plain_monty_store_reads_and_writes_the_same_files(tmp_path):
     ours = EmbeddedStore("c", database_path=str(tmp_path), key="k")
     ours.connect()
     ours.update([{"k": "1", "x": 2.5}])
-    plain = MontyStore("c", database_path=str(tmp_path), database_name=stores.DATABASE, key="k")
+    plain = MontyStore("c", database_path=str(tmp_path), database_name=DATABASE, key="k")
     plain.connect()
     assert without_id(plain.query({"k": "1"})) == [{"k": "1", "x": 2.5}]
     plain.update([{"k": "1", "x": 3.5}, {"k": "2", "x": 0.5}])
@@ -117,7 +118,7 @@ def configure(workplace: Path, monkeypatch, text: str, name: str = "jobflow.yaml
 
 def test_without_a_configuration_the_store_is_embedded_in_the_data_folder(workplace, tmp_path):
     store = stores.job_store()
-    assert stores.is_embedded(store)
+    assert not stores.result_store(store).shared
     assert str(tmp_path / "data") in stores.describe(store)
     assert stores.collection(store, "runs").path.parent == store.docs_store.path.parent
 
@@ -130,13 +131,13 @@ def test_the_users_configuration_is_honoured_and_the_collections_stand_beside_it
     configure(workplace, monkeypatch, f"JOB_STORE:\n  docs_store: {spec}\n")
     store = stores.job_store()
     stores.collection(store, "candidates").update([{"candidate_id": "dao-1"}])
-    assert not stores.is_embedded(store)
+    assert stores.result_store(store).shared
     assert {path.stem for path in (place / "db").glob("*.collection")} == {"candidates"}
 
 
 def test_a_configuration_that_names_no_store_leaves_the_embedded_one(workplace, monkeypatch):
     configure(workplace, monkeypatch, "LOG_FORMAT: '%(message)s'\n")
-    assert stores.is_embedded(stores.job_store())
+    assert not stores.result_store(stores.job_store()).shared
 
 
 @pytest.mark.parametrize(

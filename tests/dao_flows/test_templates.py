@@ -22,10 +22,12 @@ from dao_flows.launch.flows import predict_flows
 from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.makers.schemas.prediction import CandidateDoc
 from dao_flows.model.data.shards import read_manifest
+from dao_flows.model.files.user_folders import LIBRARIES
 from dao_flows.model.templates import places
-from dao_flows.model.templates.places import FOLDER_VARIABLE
 from dao_flows.settings import Settings, settings
-from dao_flows.store.stores import JOBS, EmbeddedStore, collection, job_store
+from dao_flows.store.collections import JOBS
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection, job_store
 
 PREDICT = ("predict", "NaCl", "Cr3Os", "-n", "6", "--steps", "4")
 
@@ -128,11 +130,11 @@ def test_verify_finds_everything_whole_and_the_library_damaged_or_gone(
     sha256 = read_manifest(known_crystals).sha256
     assert grave(predicted) == []
     shutil.copytree(known_crystals, tmp_path / "libraries" / "known")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "libraries"))
+    monkeypatch.setenv(LIBRARIES, str(tmp_path / "libraries"))
     index = tmp_path / "libraries" / "known" / "index.safetensors"
     index.write_bytes(index.read_bytes()[:-1] + b"x")
     assert grave(predicted) == [("altered", sha256, "index.safetensors")]
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setenv(LIBRARIES, str(tmp_path / "none"))
     assert grave(predicted) == [("missing", sha256, None)]
 
 
@@ -177,7 +179,7 @@ def test_a_replay_is_identical_and_says_which_library_is_missing(predicted, know
         ("ScreenMaker", "identical"),
     ]
     assert [(step.id, step.outcome) for step in found.documents] == [(wanted, "identical")]
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setenv(LIBRARIES, str(tmp_path / "none"))
     sha256 = read_manifest(known_crystals).sha256
     step = replay(predicted, wanted).steps[0]
     assert step.outcome == "not replayed"
@@ -195,7 +197,7 @@ def test_a_crate_brings_the_library_and_is_replayed_from_it(predicted, known_cry
     told = export_crate(predicted, [wanted], tmp_path / "told.zip")
     assert not told.left
     export_crate(predicted, [wanted], tmp_path / "whole.zip", shards=True)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setenv(LIBRARIES, str(tmp_path / "none"))
     monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "elsewhere"))
     store = JobStore(EmbeddedStore(JOBS, str(tmp_path / "elsewhere" / "store")))
     store.connect()
@@ -208,7 +210,7 @@ def test_a_crate_brings_the_library_and_is_replayed_from_it(predicted, known_cry
     assert list(done.datasets) == [sha256]
     assert replay(store, wanted).outcome == "identical"
     assert grave(store) == []
-    monkeypatch.setenv(FOLDER_VARIABLE, str(known_crystals.parent))
+    monkeypatch.setenv(LIBRARIES, str(known_crystals.parent))
     monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "third"))
     other = JobStore(EmbeddedStore(JOBS, str(tmp_path / "third" / "store")))
     other.connect()
@@ -229,7 +231,7 @@ def test_a_missing_or_damaged_library_is_one_line(workplace, known_crystals, tmp
             shutil.copytree(known_crystals, folder / "known")
             index = folder / "known" / "index.safetensors"
             index.write_bytes(index.read_bytes()[:-1] + b"x")
-        monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+        monkeypatch.setenv(LIBRARIES, str(folder))
         code, out, err = call("predict", "NaCl", "-n", "2")
         assert (code, out) == (2, "")
         assert words in err and len(err.strip().splitlines()) == 1

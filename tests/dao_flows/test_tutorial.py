@@ -12,7 +12,8 @@ import pytest
 from dao_flows.makers.evaluate import EvaluateMaker
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.screen import ScreenMaker
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, SHIPPED
+from dao_flows.model.checkpoint.library import SHIPPED
+from dao_flows.model.files.user_folders import CHECKPOINTS
 from dao_flows.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ def shell(workplace, tmp_path, tiny_checkpoints, monkeypatch):
     if not SHIPS:
         for kind, name in zip(("dao-g", "dao-p"), DEFAULTS, strict=True):
             shutil.copytree(tiny_checkpoints / f"{kind}-tiny", library / name)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    monkeypatch.setenv(CHECKPOINTS, str(library))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
     def run(*command: str) -> str:

@@ -26,7 +26,8 @@ from dao_flows.makers.machine.places import told
 from dao_flows.makers.schemas.prediction import CandidateDoc
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.settings import settings
-from dao_flows.store.stores import EmbeddedStore, collection, job_store
+from dao_flows.store.embedded import EmbeddedStore
+from dao_flows.store.stores import collection, job_store
 
 chgnet = pytest.mark.skipif(find_spec("chgnet") is None, reason="CHGNet is not installed")
 NACL = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Na", "Cl"], [[0] * 3, [0.5] * 3])

@@ -14,12 +14,12 @@ from dao_flows.makers.jobs import attempts
 from dao_flows.makers.jobs import record_chain as chain
 from dao_flows.makers.jobs.attempts import append, sibling
 from dao_flows.makers.jobs.stage import stage
-from dao_flows.store.stores import EmbeddedStore
+from dao_flows.store.embedded import EmbeddedStore
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI")
 WRITER = """
 import sys
-from dao_flows.makers.attempts import append
+from dao_flows.makers.jobs.attempts import append
 {store}
 store.connect()
 for number in range(int(sys.argv[2])):
@@ -31,7 +31,9 @@ for number in range(int(sys.argv[2])):
 @pytest.fixture(params=["embedded", "memory"])
 def runs(request, tmp_path):
     store = (
-        EmbeddedStore("runs", str(tmp_path), key="record_id") if request.param == "embedded" else MemoryStore("runs")
+        EmbeddedStore("runs", str(tmp_path), key="record_id")
+        if request.param == "embedded"
+        else MemoryStore("runs", key="record_id")
     )
     store.connect()
     return store
@@ -143,7 +145,7 @@ def test_without_its_head_a_chain_is_not_whole(runs):
 def test_processes_that_write_at_once_lose_nothing_and_what_goes_is_missed(tmp_path):
     check_processes(
         EmbeddedStore("runs", str(tmp_path), key="record_id"),
-        "from dao_flows.store.stores import EmbeddedStore\n"
+        "from dao_flows.store.embedded import EmbeddedStore\n"
         f"store = EmbeddedStore('runs', {str(tmp_path)!r}, key='record_id')",
     )
 

@@ -336,7 +336,7 @@ def test_the_content_hash_leaves_out_itself_and_the_stores_own_id():
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=documents)
 def test_the_embedded_store_changes_no_hash(tmp_path, document):
-    from dao_flows.store.stores import EmbeddedStore
+    from dao_flows.store.embedded import EmbeddedStore
 
     store = EmbeddedStore("hashes", str(tmp_path), key="name")
     store.connect()

@@ -18,11 +18,11 @@ from dao_flows.makers.jobs.shards import WORK
 from dao_flows.makers.models.checkpoints import ParameterError, load_model
 from dao_flows.makers.relax_dataset import COLUMNS, RelaxDatasetMaker, relax_jobs
 from dao_flows.makers.schemas.relaxation import RelaxationDoc, RelaxedDatasetDoc
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.crystals import Crystal
 from dao_flows.model.dao_p import predict_energy
 from dao_flows.model.data.shards import DataError, file_sha256, read_manifest, read_rows
 from dao_flows.model.data.table import read_crystals
+from dao_flows.model.files.user_folders import CHECKPOINTS
 
 MAKER = RelaxDatasetMaker(predictor="dao-p-tiny", iterations=3, chunk_rows=8, device="cpu")
 LABELS = {"e_above_hull", "e_above_hull_kind", "formation_energy_per_atom", "band_gap"}
@@ -172,7 +172,7 @@ def test_a_killed_job_goes_on_after_the_last_finished_chunk(random_dataset, tmp_
     dataset = random_dataset(240, rows_per_shard=240)
     undisturbed = relax(MAKER, dataset, 0, tmp_path / "undisturbed")
     out = tmp_path / "killed"
-    environment = os.environ | {FOLDER_VARIABLE: str(tiny_library)}
+    environment = os.environ | {CHECKPOINTS: str(tiny_library)}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(dataset), str(out)], env=environment)
     deadline = time.monotonic() + 120
     while len(list(out.glob(f"{WORK}/*/*/chunk-*.parquet"))) < 3:

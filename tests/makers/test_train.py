@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jobflow import Flow, run_locally
 
-from dao_flows.makers.jobs.run_folder import run_root
 from dao_flows.makers.machine import torchrun
 from dao_flows.makers.machine.queue_time import parse_time_left, queue_seconds_left
 from dao_flows.makers.models.checkpoints import ParameterError
@@ -21,9 +20,11 @@ from dao_flows.makers.schemas.training import TrainingDoc
 from dao_flows.makers.train import TrainMaker
 from dao_flows.model.checkpoint import format as checkpoint
 from dao_flows.model.checkpoint.format import load, read_card, save, verify, weight_files
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE, find
+from dao_flows.model.checkpoint.library import find
 from dao_flows.model.checkpoint.lineage import checkpoint_lineage
 from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
+from dao_flows.model.files import user_folders
+from dao_flows.model.files.user_folders import CHECKPOINTS
 from dao_flows.model.train import words
 from dao_flows.model.training.config import TrainingError
 from dao_flows.model.training.deadline import Stop
@@ -80,7 +81,7 @@ def test_settings_that_came_later_are_part_of_the_science_only_where_they_change
 def own_folders(tmp_path, monkeypatch):
     """Runs and checkpoints of this test alone."""
     monkeypatch.setenv("DAO_FLOWS_RUN_DIR", str(tmp_path / "runs"))
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "library"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "library"))
     for name in ("SLURM_JOB_END_TIME", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
 
@@ -277,12 +278,12 @@ def test_the_judge_of_the_data_is_part_of_what_decides(dataset, tmp_path, job_st
 
 def test_runs_lie_where_the_user_says_or_with_the_users_data(monkeypatch, tmp_path):
     monkeypatch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "data"))
-    assert run_root() == tmp_path / "runs"  # as DAO_FLOWS_RUN_DIR says
+    assert user_folders.runs() == tmp_path / "runs"  # as DAO_FLOWS_RUN_DIR says
     monkeypatch.delenv("DAO_FLOWS_RUN_DIR")
-    assert run_root() == tmp_path / "data" / "runs"
+    assert user_folders.runs() == tmp_path / "data" / "runs"
     monkeypatch.delenv("DAO_FLOWS_DATA_DIR")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert run_root() == tmp_path / "dao_flows" / "runs"
+    assert user_folders.runs() == tmp_path / "dao_flows" / "runs"
 
 
 def test_nodes_train_as_one_process_would(dataset, job_store):
@@ -318,7 +319,7 @@ def test_a_damaged_checkpoint_is_not_registered(tiny_checkpoints, tmp_path):
 
 
 def test_weights_in_parts_are_registered_whole_or_not_at_all(tiny_checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "library"))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path / "library"))
     model, card = load(tiny_checkpoints / "dao-g-tiny")
     monkeypatch.setattr(checkpoint, "PART", 8000)
     saved = save(tmp_path / "g", model, {"elements": card.elements, "max_atoms": card.max_atoms})

@@ -18,8 +18,9 @@ from dao_flows.model.data.shards import (
     write_manifest,
     write_shards,
 )
+from dao_flows.model.files.user_folders import LIBRARIES
 from dao_flows.model.templates.library import INDEX, Cell, Library, build_index, refuse_held_out, verify_index
-from dao_flows.model.templates.places import FOLDER_VARIABLE, available, find, open_library
+from dao_flows.model.templates.places import available, find, open_library
 from dao_flows.model.templates.search import find_templates
 
 CARD = "index.json"
@@ -61,7 +62,7 @@ def whole(tmp_path_factory) -> Path:
 @pytest.fixture
 def folder(whole, tmp_path, monkeypatch) -> Path:
     """A copy of it among the user's own."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "own"))
+    monkeypatch.setenv(LIBRARIES, str(tmp_path / "own"))
     return Path(shutil.copytree(whole, tmp_path / "own" / "mine"))
 
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from dao_flows.model.checkpoint.format import CheckpointError, build, save, write_card
-from dao_flows.model.checkpoint.library import FOLDER_VARIABLE
 from dao_flows.model.checkpoint.lineage import checkpoint_lineage, remembered
 from dao_flows.model.data.shards import Manifest, columns, lineage, read_manifest, write_manifest, write_shards
+from dao_flows.model.files.user_folders import CHECKPOINTS
 
 ARCHITECTURE = {"network": {"hidden": 8, "layers": 1, "heads": 2, "frequencies": 2, "time_width": 4}, "noise": {}}
 
 
 @pytest.fixture
 def register(tmp_path, monkeypatch):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CHECKPOINTS, str(tmp_path))
     made = []
 
     def register(name, kind="dao-g", parent=None, data=None):

@@ -8,8 +8,9 @@ import pytest
 
 from dao_flows.model.data.shards import DataError
 from dao_flows.model.elements import symbols
+from dao_flows.model.files.user_folders import LIBRARIES
 from dao_flows.model.templates.library import Cell, Library, refuse_held_out, verify_index
-from dao_flows.model.templates.places import FOLDER_VARIABLE, SHIPPED, find
+from dao_flows.model.templates.places import SHIPPED, find
 
 FOLDER = SHIPPED / "known"
 LISTED = Path(__file__).parent / "data" / "held_out_formulas.txt"
@@ -41,7 +42,7 @@ def numbers_of(formula: str) -> np.ndarray:
 
 
 def test_it_is_found_small_and_whole(library, tmp_path, monkeypatch):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(LIBRARIES, str(tmp_path))
     assert find("known") == FOLDER
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 16 * 2**20
     assert len(library) == library.manifest.rows > 20_000

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from html import escape
-from importlib.resources import files
 from typing import Any
+
+from markupsafe import Markup
+
+from dao_flows.pages.page import render
 
 from .collapse import Card, View
 from .drawing import lines_of, svg, title_of
@@ -33,7 +34,6 @@ STYLE = """
 
 def page(view: View, graph: Graph) -> str:
     """A drawing of the view with what is known of each node."""
-    title = title_of(graph)
     told = f"{len(graph.nodes):,} nodes, {len(graph.edges):,} edges"
     if len(view.cards) < len(graph.nodes):
         told += f", in {len(view.cards):,} boxes: what came about alike shares one"
@@ -41,28 +41,9 @@ def page(view: View, graph: Graph) -> str:
         "cards": [_told(card, graph) for card in view.cards],
         "edges": [[parent, child] for parent, child in view.edges],
     }
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
-style-src 'unsafe-inline'">
-<title>{escape(title)}</title>
-<style>{_asset("page.css")}</style>
-</head>
-<body>
-<header><h1>{escape(title)}</h1><p>{escape(told)}</p>
-<input id="find" type="search" placeholder="find an id, a formula, a kind" aria-label="find">
-<button id="whole" type="button">show all</button></header>
-<main><div id="drawing">{svg(view, title, STYLE)}</div>
-<aside id="about" aria-live="polite"><p>Click a box: all that it was made from and all that was made from it stay lit. \
-Drag moves the drawing, the wheel zooms.</p></aside></main>
-<script type="application/json" id="data">{_embedded(data)}</script>
-<script>{_asset("page.js")}</script>
-</body>
-</html>
-"""
+    title = title_of(graph)
+    drawing = Markup(svg(view, title, STYLE))  # noqa: S704  # whose labels are escaped where it is drawn
+    return render(__package__, title, data, told=told, drawing=drawing)
 
 
 def _told(card: Card, graph: Graph) -> dict[str, Any]:
@@ -71,13 +52,3 @@ def _told(card: Card, graph: Graph) -> dict[str, Any]:
         for place, node in enumerate(card.members)
     ]
     return {"title": lines_of(card)[0], "kind": card.kind.replace("_", " "), "members": members}
-
-
-def _embedded(data: Any) -> str:
-    """JSON that ends no script element, whatever users call their materials."""
-    plain = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
-    return plain.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _asset(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")

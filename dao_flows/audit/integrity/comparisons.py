@@ -14,10 +14,11 @@ from dao_flows.comparison.schemas import SCHEMA_VERSION
 from dao_flows.makers.jobs.provenance import library_versions
 from dao_flows.makers.schemas.verification import VerificationDoc
 from dao_flows.renamed import current
+from dao_flows.store.interface import Damaged
 
 from .consistency import first_departure, value_at
 from .findings import Finding, Problem
-from .reading import Damaged, documents
+from .reading import documents
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from bson.errors import BSONError
 from maggma.utils import grouper
 
 from dao_flows.errors import StoreError
-from dao_flows.store.stores import EmbeddedStore
+from dao_flows.store.interface import READ_ERRORS, Damaged
+from dao_flows.store.stores import result_store
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -20,25 +19,17 @@ CHUNK = 50  # the embedded store looks for up to 100 words at a time without dec
 BLOB = {"blob_uuid", "store"}
 
 
-class Damaged(NamedTuple):
-    """What cannot be read: the key of its row, and why."""
-
-    key: str
-    reason: str
-
-
-def documents(store: Store, field: str | None = None, wanted: Iterable[str] = ()) -> Iterator[dict[str, Any] | Damaged]:
-    """All documents (field None), or those whose field is one of `wanted`."""
+def documents(
+    store: Store, field: str | None = None, wanted: Iterable[str] = (), needed: Sequence[str] | None = None
+) -> Iterator[dict[str, Any] | Damaged]:
+    """All documents (field None), or those whose field is one of `wanted`. needed: fields; they may have more."""
     try:
         if field is not None:
             for chunk in grouper(sorted(set(wanted)), CHUNK):
                 yield from store.query({field: {"$in": list(chunk)}})
-        elif isinstance(store, EmbeddedStore):
-            for key, found in store.examined():
-                yield Damaged(key, found) if isinstance(found, str) else found
         else:
-            yield from store.query()
-    except (sqlite3.DatabaseError, BSONError, StoreError) as error:
+            yield from result_store(store).documents(needed)
+    except (*READ_ERRORS, StoreError) as error:
         yield Damaged("(all)", f"the collection cannot be read: {error}")
 
 

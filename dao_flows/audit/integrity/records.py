@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -25,11 +24,12 @@ from dao_flows.makers.jobs.record_chain import (
     named_by,
     number_of,
 )
-from dao_flows.store.stores import EmbeddedStore
+from dao_flows.store.interface import READ_ERRORS, Damaged
+from dao_flows.store.stores import result_store
 
 from .consistency import numbered, value_at
 from .findings import Finding, Problem
-from .reading import Damaged, documents
+from .reading import documents
 
 if TYPE_CHECKING:
     from maggma.core import Store
@@ -105,9 +105,7 @@ class Records:
 
     def rest(self, store: Store) -> None:
         """Note what the records say that are not verified themselves: what names a record may be of any run."""
-        found: Iterable[dict[str, Any] | Damaged]
-        found = documents(store) if isinstance(store, EmbeddedStore) else store.query(properties=FIELDS)
-        for record in found:
+        for record in documents(store, needed=FIELDS):
             if not isinstance(record, Damaged):
                 self.note(record)
 
@@ -135,7 +133,7 @@ class Records:
             for chain in (ALWAYS, own):
                 if chain is not None and chain in names:
                     record_id, by = names[chain]
-                    there = _stored(store, record_id)
+                    there = result_store(store).document(record_id)
                     if there is not None and there.get("content_hash") == sha256:
                         break  # it was written while the others were read
                     if there is not None:
@@ -155,7 +153,7 @@ class Records:
             if self._lengths[own] > 1:  # one that was killed right after the first record left it so
                 yield _of_head("altered", "it names no newest record, and there are some", "newest")
             return
-        newest = _stored(store, link.record_id)
+        newest = result_store(store).document(link.record_id)
         if newest is None or newest.get("content_hash") != link.sha256:
             return  # told by what names it
         for name, one, other in (
@@ -184,7 +182,7 @@ def head_of(runs: Store) -> dict[str, Any] | None:
     """The head of a store's chain, if it has one; a store that can only be read may have no place for one."""
     try:
         return head(runs)
-    except (OSError, sqlite3.Error, TypeError):
+    except (OSError, TypeError, *READ_ERRORS):
         return None
 
 
@@ -197,12 +195,6 @@ def misnamed(record: dict[str, Any]) -> str | None:
     if (attempt is not None or run is not None) and name != (attempt or run):
         return KEY
     return "event" if PLACES.get(str(record.get("event")), number) != number else None
-
-
-def _stored(store: Store, record_id: str) -> dict[str, Any] | None:
-    key = "_id" if isinstance(store, EmbeddedStore) else KEY  # by which the embedded store finds a row at once
-    found: dict[str, Any] | None = store.query_one({key: record_id})
-    return found
 
 
 def _short(sha256: str) -> bytes:

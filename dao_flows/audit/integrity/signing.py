@@ -21,9 +21,11 @@ from dao_flows.errors import InputError
 from dao_flows.makers.jobs.attempts import RECORD_ID, SCHEMA_VERSION, append, who
 from dao_flows.makers.jobs.provenance import canonical_json, content_hash, digest
 from dao_flows.makers.models.checkpoints import ParameterError
-from dao_flows.store.stores import KEYS, collection
+from dao_flows.store.collections import KEYS
+from dao_flows.store.interface import Damaged
+from dao_flows.store.stores import collection
 
-from .reading import Damaged, documents
+from .reading import documents
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

@@ -11,7 +11,9 @@ from dao_flows.audit.graph.documents import MERGED, SHARDS
 from dao_flows.makers.jobs.attempts import ENDED, envelope
 from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.makers.machine.folder_hashes import PREFIX
-from dao_flows.store.stores import KEYS, collection, describe
+from dao_flows.store.collections import KEYS
+from dao_flows.store.interface import Damaged
+from dao_flows.store.stores import collection, describe, result_store
 
 from .comparisons import verify_comparisons
 from .consistency import (
@@ -30,9 +32,9 @@ from .consistency import (
 )
 from .files import verify_files
 from .findings import Finding, Problem, Report, first_difference
-from .identity import Identities, misplaced
+from .identity import Identities
 from .ledger import Claim, Ended, JobKey, Ledger, references
-from .reading import Damaged, blobs, documents, with_blobs
+from .reading import blobs, documents, with_blobs
 from .records import Records, head_of
 from .scope import Scope
 
@@ -479,7 +481,7 @@ class _Verifier:
     def _misplaced(self) -> None:
         """Documents in rows of other keys, which no query by id finds."""
         for name in COLLECTIONS if self.scope is None else ():
-            for who, key in misplaced(self.stores[name]):
+            for who, key in result_store(self.stores[name]).misplaced():
                 self.find("altered", name, who, f"its row has the key {key}", field="row key")
 
     def _check_blobs(self) -> None:

@@ -25,10 +25,10 @@ from dao_flows.audit.graph.graph import Graph, text
 from dao_flows.errors import InputError, explain
 from dao_flows.makers.jobs.progress import Reporter
 from dao_flows.makers.jobs.provenance import code_sha256, library_versions, science_hash
-from dao_flows.makers.jobs.run_folder import FOLDER_VARIABLE
 from dao_flows.makers.machine.masking import one_line
 from dao_flows.makers.models.checkpoints import ParameterError, pick_device
 from dao_flows.makers.schemas.document import Science
+from dao_flows.model.files import user_folders
 from dao_flows.store.stores import collection, describe
 from dao_flows.version import __version__
 
@@ -385,8 +385,8 @@ def _alone(folder: Path, threads: int | None) -> Iterator[None]:
     """Nothing of earlier runs is taken over, and torch has the recorded threads; both are put back."""
     import torch
 
-    before, had = os.environ.get(FOLDER_VARIABLE), torch.get_num_threads()
-    os.environ[FOLDER_VARIABLE] = str(folder / "runs")
+    before, had = os.environ.get(user_folders.RUNS), torch.get_num_threads()
+    os.environ[user_folders.RUNS] = str(folder / "runs")
     if threads is not None:
         torch.set_num_threads(threads)
     try:
@@ -394,6 +394,6 @@ def _alone(folder: Path, threads: int | None) -> Iterator[None]:
     finally:
         torch.set_num_threads(had)
         if before is None:
-            del os.environ[FOLDER_VARIABLE]
+            del os.environ[user_folders.RUNS]
         else:
-            os.environ[FOLDER_VARIABLE] = before
+            os.environ[user_folders.RUNS] = before

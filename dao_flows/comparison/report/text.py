@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html import escape
+
+from markupsafe import Markup, escape
 
 from dao_flows.comparison.figures import ComparisonFigures, ErrorFigures, Estimate, Spread
 from dao_flows.comparison.schemas import ComparisonDoc
@@ -18,9 +19,9 @@ ENERGIES = {
 }
 
 
-def formula_html(formula: str) -> str:
+def formula_html(formula: str) -> Markup:
     """A formula with subscripts, escaped."""
-    return re.sub(r"(?<=[A-Za-z)])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", escape(formula))
+    return Markup(re.sub(r"(?<=[A-Za-z)])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", escape(formula)))  # noqa: S704
 
 
 def level(figures: ComparisonFigures) -> str:
@@ -66,12 +67,12 @@ def headline(figures: ComparisonFigures) -> Iterator[str]:
 
 
 def row(comparison: ComparisonDoc) -> list[str]:
-    """The cells of the table, as HTML."""
+    """The cells of the table: plain text, and a formula as HTML."""
     change, hull = comparison.structure_change, comparison.energy_above_hull
     groups = f"{change.space_group_before}" + ("" if change.space_group_kept else f" → {change.space_group_after}")
     return [
         formula_html(comparison.formula),
-        escape(comparison.candidate_id),
+        comparison.candidate_id,
         str(comparison.rank),
         f"{comparison.predicted_energy_above_hull:.3f}",
         "–" if hull is None else f"{hull:.3f}",
@@ -80,7 +81,7 @@ def row(comparison: ComparisonDoc) -> list[str]:
         f"{100 * (change.volume_ratio - 1):+.1f} %",
         groups,
         f"{comparison.cost.verification_core_seconds:.0f}",
-        escape(told_origin(comparison.origin)),
+        told_origin(comparison.origin),
     ]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from dao_flows.model.errors import DaoError
+
 # names under which the figures of a row are found; energies in eV/atom
 ALIASES = {
     "material_id": ("material_id", "id", "mp_id"),
@@ -21,7 +23,7 @@ WORDS = ("material_id", "source", "e_above_hull_kind", "split")  # the columns t
 Kind = Literal["arrays", "sites", "cif", "poscar", "structure"]
 
 
-class SourceError(ValueError):
+class SourceError(DaoError):
     """A source cannot be used, or a dataset cannot be built of it; the message says what to do."""
 
 

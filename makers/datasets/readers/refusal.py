@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dao_flows.model.errors import DaoError
+
 Cause = Literal["unreadable", "disordered", "atoms", "energy", "distance", "held out", "duplicate"]
 
 
@@ -16,7 +18,7 @@ class Rejected:
     reason: str
 
 
-class RefusedError(ValueError):
+class RefusedError(DaoError):
     """A row is not taken; `rejected` says why."""
 
     def __init__(self, cause: Cause, reason: str) -> None:

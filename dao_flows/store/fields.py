@@ -1,0 +1,41 @@
+"""Fields of plain documents, named with dots as MongoDB does: one of them, some of them, and an order by them."""
+
+from __future__ import annotations
+
+from functools import partial, reduce
+from typing import Any
+
+from maggma.core import Sort
+
+ABSENT = object()
+
+
+def get(document: Any, field: str, default: Any = None) -> Any:
+    """The value of a dotted field."""
+    for part in field.split("."):
+        if not isinstance(document, dict) or part not in document:
+            return default
+        document = document[part]
+    return document
+
+
+def projected(document: dict[str, Any], fields: list[str]) -> dict[str, Any]:
+    """The named fields alone, those that are there."""
+    out: dict[str, Any] = {}
+    for field in fields:
+        if (value := get(document, field, ABSENT)) is not ABSENT:
+            *parents, last = field.split(".")
+            reduce(lambda inner, part: inner.setdefault(part, {}), parents, out)[last] = value
+    return out
+
+
+def in_order(documents: list[dict[str, Any]], sort: dict[str, Sort | int]) -> list[dict[str, Any]]:
+    """By the fields in their order; None comes first when ascending, as in MongoDB."""
+
+    def value_of(document: dict[str, Any], field: str) -> tuple[bool, Any]:
+        value = get(document, field)
+        return value is not None, 0 if value is None else value
+
+    for field, direction in reversed(sort.items()):
+        documents.sort(key=partial(value_of, field=field), reverse=direction in (-1, Sort.Descending))
+    return documents
