@@ -205,8 +205,8 @@ def test_blocks_hold_the_rows_that_were_asked_for_in_their_slots(total, data):
 LIMITED = """
 import resource, sys
 import numpy as np, torch
-from dao_flows.model.batching import BatchLog
-from dao_flows.model.crysformer import CrysformerConfig
+from dao_flows.model.runtime.batching import BatchLog
+from dao_flows.model.network.crysformer import CrysformerConfig
 from dao_flows.model.dao import DaoConfig
 from dao_flows.model.dao_p import DaoP, predict_energy
 from dao_flows.model.crystals import Crystal

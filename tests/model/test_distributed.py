@@ -30,7 +30,7 @@ TINY += ["--batch-size", "7", "--warm-up", "20", "--device", "cpu", "--steps", "
 # one launch of torchrun for all runs: an undisturbed one, and one that is stopped and goes on
 WORKER = """
 import sys
-from dao_flows.model.distributed import joined
+from dao_flows.model.training.distributed import joined
 from dao_flows.model.train import main
 data, out, *options = sys.argv[1:]
 stopped = ["dao-p", data, "--out", out + "/stopped", *options]

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from dao_flows.model.memory import keep_freed_memory
+from dao_flows.model.runtime.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
