@@ -41,6 +41,7 @@ def examine() -> Iterator[Check]:
     yield check_device(config)
     yield from check_checkpoints(config)
     yield from check_libraries(config)
+    yield check_judge(config)
     yield from check_backends()
     yield check_slurm()
 
@@ -142,6 +143,25 @@ def check_checkpoints(config: Settings) -> Iterator[Check]:
         else:
             detail = f"{card.kind}, {card.sha256[:12]}, {len(card.elements)} elements, up to {card.max_atoms} atoms"
             yield Check(name=f"checkpoint {name}", status="ok", detail=detail)
+
+
+def check_judge(config: Settings) -> Check:
+    """The force field that judges candidates, as the settings name it."""
+    from dao_flows.makers.models.force_field import INSTALL, package_version
+    from dao_flows.makers.screening.judge import AUTO, chosen
+
+    name, ranking = chosen(config.judge, None)
+    if name is None:
+        detail = f"none: candidates are ranked by {ranking}"
+        if config.judge == AUTO:
+            return Check(name="judge", status="missing", detail=detail, fix=INSTALL)
+        return Check(name="judge", status="ok", detail=detail)
+    try:
+        version = package_version(name)
+    except ValueError as error:
+        fix = "correct or unset DAO_FLOWS_JUDGE"
+        return Check(name="judge", status="broken", detail=one_line(error), fix=fix)
+    return Check(name="judge", status="ok", detail=f"{name} {version}")
 
 
 def check_libraries(config: Settings) -> Iterator[Check]:

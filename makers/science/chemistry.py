@@ -256,7 +256,13 @@ def check_coverage(composition: Composition, card: Card, z: Z = "auto") -> None:
     try:
         formula_units(composition, card.max_atoms, z)
     except CompositionError as error:
-        raise CompositionError(f"{error}: {card.name} covers cells of at most {card.max_atoms} atoms") from None
+        hint = (
+            f"; max_atoms (--max-atoms) {card.max_atoms} asks for none larger"
+            if formula.atoms <= card.max_atoms
+            else ""
+        )
+        covers = f"{card.name} covers cells of at most {card.max_atoms} atoms{hint}"
+        raise CompositionError(f"{error}: {covers}") from None
 
 
 def describe_elements(numbers: Iterable[int]) -> str:

@@ -3,10 +3,12 @@
 import json
 import shutil
 import signal
+from importlib.util import find_spec
 
 import pytest
 
 from dao_flows import __version__
+from dao_flows.makers.screening import judge as judge_module
 from dao_flows.model.checkpoint.format import load, read_card, save
 from dao_flows.model.checkpoint.library import find
 from dao_flows.model.files.user_folders import CHECKPOINTS
@@ -283,6 +285,27 @@ def test_doctor_is_content_where_predict_can_run_and_names_what_is_missing(workp
     code, out, _ = call("doctor", "--json")
     (library,) = (check for check in json.loads(out) if check["name"] == "library known")
     assert (code, library["status"]) == (1, "broken") and "is no dataset" in library["detail"]
+
+
+def test_doctor_tells_of_the_judge(workplace, call, monkeypatch):
+    def told(judge: str) -> tuple[int, dict[str, str]]:
+        monkeypatch.setenv("DAO_FLOWS_JUDGE", judge)
+        code, out, _ = call("doctor", "--json")
+        return code, next(check for check in json.loads(out) if check["name"] == "judge")
+
+    assert told("none") == (
+        0,
+        {"name": "judge", "status": "ok", "detail": "none: candidates are ranked by agreement"} | {"fix": None},
+    )
+    code, check = told("NoSuchField")
+    assert (code, check["status"]) == (1, "broken")
+    assert "NoSuchField" in check["detail"] and "DAO_FLOWS_JUDGE" in check["fix"]
+    monkeypatch.setattr(judge_module, "find_spec", lambda name: None)
+    code, check = told("auto")
+    assert (code, check["status"], check["fix"]) == (0, "missing", "pip install 'dao-flows[forcefields]'")
+    if find_spec("chgnet"):
+        code, check = told("CHGNet")
+        assert (code, check["status"], check["detail"].split()[0]) == (0, "ok", "CHGNet")
 
 
 def test_a_setting_that_cannot_be_used_is_named(workplace, monkeypatch, call):
