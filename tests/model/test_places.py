@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dao_flows.model.checkpoint.library import find
-from dao_flows.model.files.places import PlaceError, absolute, at_home, checkpoint_in_full, folder_of, is_there
+from dao_flows.model.files.places import PlaceError, absolute, at_home, checkpoint_in_full, is_there
+from dao_flows.model.files.user_folders import folder_of
 
 NAMES = st.lists(st.sampled_from(["a", "b c", "..", ".", "é", "x?y"]), min_size=1, max_size=4).map("/".join)
 
