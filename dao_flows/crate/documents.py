@@ -21,9 +21,9 @@ from bson.errors import InvalidId
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dao_flows.makers.jobs.provenance import EPOCH, canonical, content_hash, digest
+from dao_flows.makers.jobs.renamed import current
 from dao_flows.makers.schemas import decoding
 from dao_flows.model.errors import DaoError
-from dao_flows.renamed import current
 from dao_flows.store.collections import KEYS
 from dao_flows.store.runs import RunRecord
 

@@ -10,9 +10,9 @@ from pymatgen.core.composition import Composition
 
 from dao_flows.makers.jobs.attempts import parts
 from dao_flows.makers.jobs.provenance import digest
+from dao_flows.makers.jobs.renamed import current
 from dao_flows.makers.schemas import decoding
 from dao_flows.makers.schemas.prediction import CandidateDoc, Origin, ScreenedCandidate
-from dao_flows.renamed import current
 
 from .findings import first_difference
 from .ledger import Ended
