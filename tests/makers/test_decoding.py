@@ -372,8 +372,7 @@ MEANT = {  # what decodes nothing that came from others, by file
     "makers/reference/materials_project.py": {
         "get_entries_in_chemsys"
     },  # the database's own client decodes its answers
-    "dao_flows/crate/documents.py": {"import_module"},  # modules of ours, by a list of ours
-    "makers/jobs/renamed.py": {"import_module"},  # likewise
+    "makers/jobs/renamed.py": {"import_module"},  # modules of ours, by a list of ours
     "makers/verify/__init__.py": {"import_module"},  # likewise
     "makers/verify/codes/__init__.py": {"import_module"},  # likewise; entry points are what the user installed
     "dao_flows/launch/launchpad.py": {"from_dict"},  # the user's own my_launchpad.yaml, read as plain YAML
