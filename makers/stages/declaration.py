@@ -1,6 +1,6 @@
 """What a stage declares of itself, once: its document and route, how it is drawn, its parents, how it is replayed.
 
-Places in a document are dotted paths, which go through lists: 'calculations.job_uuid' is that of each calculation.
+Places in a document are dotted paths; 'calculations[].job_uuid' is that of each item of a list.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ Told = tuple[tuple[str, str], ...]  # what is told of a thing ('name', 'rows', â
 
 INPUTS, PARAMETERS = "provenance.science.inputs", "provenance.science.parameters"
 SHOWN = 3  # of a list in a label
+PLACE = r"\{([\w.\[\]]+)\}"  # in a label
 
 
 class Route(BaseModel):
@@ -152,6 +153,12 @@ class Stage:
         made = [place for each in self.makes for place in (each.sha256, each.path, *(at for _, at in each.told))]
         return [*parents, *made, *_places_of(self.label), *([self.id] if self.id else [])]
 
+    @property
+    def fields(self) -> list[str]:
+        """What must be read of a document to know all places in it, without what is in another."""
+        heads = sorted({place.partition("[]")[0] for place in self.places})
+        return [each for each in heads if not any(each.startswith(f"{other}.") for other in heads)]
+
     def called(self, document: Mapping[str, Any]) -> str:
         """What a document is called."""
 
@@ -159,17 +166,17 @@ class Stage:
             found = [str(value) for value in values(document, place[1]) if value is not None]
             return ", ".join(found[:SHOWN]) + (", â€¦" if len(found) > SHOWN else "") or "?"
 
-        return re.sub(r"\{([\w.]+)\}", shown, self.label)
+        return re.sub(PLACE, shown, self.label)
 
 
 def _places_of(label: str) -> list[str]:
-    return re.findall(r"\{([\w.]+)\}", label)
+    return re.findall(PLACE, label)
 
 
 def values(document: Any, place: str) -> list[Any]:
     """All that stands at a place; None where nothing does."""
     found = [document]
-    for name in place.split("."):
+    for name in place.replace("[]", "").split("."):
         found = [each.get(name) if isinstance(each, Mapping) else None for each in _flat(found)]
     return _flat(found)
 

@@ -60,7 +60,7 @@ GENERATION = Stage(
     document="dao_flows.makers.schemas.prediction:GenerationDoc",
     route=GPU,
     colour="#2f7ed8",
-    label=f"generation of {{{INPUTS}.compositions.formula}}",
+    label=f"generation of {{{INPUTS}.compositions[].formula}}",
     parents=(Parent("known crystals", (("dataset", f"{INPUTS}.library"),)),),
     rebuild=rebuild,
 )

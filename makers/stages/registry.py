@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from . import evaluation, generation, ingestion, labelling, relaxation, screening, training, verification
-from .declaration import Parent, Stage
+from .declaration import Made, Parent, Stage, in_words
 
 GROUP = "dao_flows.stages"
 OURS = (  # in the way of the data, which is the order of lists and legends
@@ -52,6 +52,17 @@ class Stages:
         """The stage that wrote a job's document; None for what is none, or none of a known stage."""
         name = output.get("@class") if isinstance(output, Mapping) else None
         return self.by_document.get(name) if isinstance(name, str) else None
+
+    def kind_of(self, output: Any) -> str:
+        """The kind of the document that a job wrote; '' for an output that is no document with provenance."""
+        if not isinstance(output, Mapping) or not isinstance(output.get("provenance"), Mapping):
+            return ""
+        stage = self.of(output)
+        return in_words(str(output.get("@class") or "")) if stage is None else stage.kind
+
+    def makes(self, kind: str) -> tuple[Made, ...]:
+        """What documents of a kind made besides themselves."""
+        return self.by_kind[kind].makes if kind in self.by_kind else ()
 
     def parents(self, kind: str) -> tuple[Parent, ...]:
         """How documents of a kind name their parents; of a kind that no stage declares, all ways there are."""

@@ -229,10 +229,10 @@ VERIFICATION = Stage(
     label="{formula} {verification_id}",
     id="verification_id",
     parents=(
-        Parent("verified", (("candidate", "candidate_id"),)),
+        Parent("verified", (("candidate", "candidate_id"),), sought=False),
         Parent("ranked by", (("science", "candidate_science_hash"), ("science", f"{INPUTS}.screening"))),
-        Parent("calculated", (("job", "calculations.job_uuid"), ("science", f"{INPUTS}.calculations"))),
-        Parent("energies against", (("reference", "hull.reference_sha256"),)),
+        Parent("calculated", (("job", "calculations[].job_uuid"), ("science", f"{INPUTS}.calculations"))),
+        Parent("energies against", (("reference", "hull.reference_sha256"),), (("name", "hull.reference"),)),
     ),
     rebuild=rebuild,
 )
