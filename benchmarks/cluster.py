@@ -23,7 +23,8 @@ from dao_flows.launch.launchpad import launchpad, open_launchpad, prepare
 from dao_flows.launch.progress import status
 from dao_flows.launch.project import Project, write
 from dao_flows.launch.project import worker as launcher
-from dao_flows.launch.routes import CATEGORIES, Category
+from dao_flows.launch.routes import CATEGORIES
+from dao_flows.makers.stages.declaration import Category
 from dao_flows.settings import settings
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .renamed import keep_former_names
+from .makers.jobs.renamed import keep_former_names
 from .version import __version__
 
 if TYPE_CHECKING:

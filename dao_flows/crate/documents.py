@@ -13,34 +13,25 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
-from importlib import import_module
 from typing import Any, NamedTuple
 
 from bson import ObjectId
 from bson.errors import InvalidId
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dao_flows.comparison.schemas import ComparisonDoc
 from dao_flows.makers.jobs.provenance import EPOCH, canonical, content_hash, digest
+from dao_flows.makers.jobs.renamed import current
 from dao_flows.makers.schemas import decoding
+from dao_flows.makers.schemas.prediction import CandidateDoc
+from dao_flows.makers.stages.registry import stages
 from dao_flows.model.errors import DaoError
-from dao_flows.renamed import current
 from dao_flows.store.collections import KEYS
 from dao_flows.store.runs import RunRecord
 
 from .archive import Limits
 from .layout import plain
 
-DOCUMENTS: dict[str, tuple[str, ...]] = {
-    "dao_flows.makers.schemas.prediction": ("GenerationDoc", "ScreeningDoc", "CandidateDoc"),
-    "dao_flows.makers.schemas.verification": ("CalculationDoc", "VerificationDoc"),
-    "dao_flows.makers.schemas.relaxation": ("RelaxationDoc", "RelaxedDatasetDoc", "CrossCheckDoc"),
-    "dao_flows.makers.schemas.labels": ("LabellingDoc", "LabelledDatasetDoc"),
-    "dao_flows.makers.schemas.training": ("TrainingDoc",),
-    "dao_flows.makers.schemas.dataset": ("DatasetDoc",),
-    "dao_flows.makers.evaluate": ("EvaluationDoc",),
-    "dao_flows.makers.compare_stages": ("StagesDoc",),
-    "dao_flows.comparison.schemas": ("ComparisonDoc",),
-}
 COLLECTED = {"candidates": "CandidateDoc", "verifications": "VerificationDoc", "comparisons": "ComparisonDoc"}
 STRUCTURE = ("pymatgen.core.structure", "Structure")
 OTHER_CLASSES = {STRUCTURE, ("jobflow.core.reference", "OutputReference"), ("jobflow.core.schemas", "JobStoreDocument")}
@@ -188,7 +179,7 @@ def _check_words(document: dict[str, Any], bounds: Limits, decoded: bool) -> Non
 
 
 def _known(module: str, name: str, is_class: bool) -> bool:
-    if name in DOCUMENTS.get(current(module), ()):
+    if (current(module), name) in known_documents():
         return True
     if not is_class:
         return module == FACTORIES and re.fullmatch(r"[a-z]\w*", name) is not None
@@ -202,18 +193,15 @@ def _own(module: str, packages: tuple[str, ...]) -> bool:
 
 
 @cache
-def _model(module: str, name: str) -> type[BaseModel] | None:
-    """The class of a known document."""
-    module = current(module)
-    if name not in DOCUMENTS.get(module, ()):
-        return None
-    found: type[BaseModel] = getattr(import_module(module), name)
-    return found
+def known_documents() -> dict[tuple[str, str], type[BaseModel]]:
+    """The classes of documents that a crate may hold, by module and name: of all stages, and what is laid out."""
+    laid_out = {(each.__module__, each.__name__): each for each in (CandidateDoc, ComparisonDoc)}
+    return {**stages().documents, **laid_out}
 
 
 def _check_model(held: dict[str, Any]) -> None:
     """Validate a document as the class that it names."""
-    model = _model(held["@module"], held["@class"])
+    model = known_documents().get((current(held["@module"]), held["@class"]))
     if model is None:
         if (held["@module"], held["@class"]) == ("jobflow.core.reference", "OutputReference"):
             if set(held) - WORDS != {"uuid", "attributes", "output_schema"} or not isinstance(held["uuid"], str):

@@ -15,11 +15,12 @@ from pydantic import BaseModel
 
 from dao_flows.errors import UserError, explain
 from dao_flows.makers.machine.masking import one_line
+from dao_flows.makers.stages.declaration import Category
 from dao_flows.settings import settings
 
 from .launchpad import open_launchpad, prepare, require_fireworks
 from .project import CONFIG, ENVIRONMENT, JOBFLOW, LAUNCH, LAUNCHPAD, PRIVATE, TYPES, adapter_file, program, worker_file
-from .routes import CATEGORIES, Category
+from .routes import CATEGORIES
 
 ASK = {  # what tells of a queue
     "SLURM": ["sinfo", "--noheader", "--format=%P", "--partition"],

@@ -17,11 +17,12 @@ import yaml
 from dao_flows.errors import InputError, explain
 from dao_flows.makers.machine.environment import NAMED
 from dao_flows.makers.machine.masking import remember_uri
+from dao_flows.makers.stages.declaration import Category
 from dao_flows.model.files.places import absolute
 from dao_flows.model.files.user_folders import CHECKPOINTS, LIBRARIES, RUNS, folder_of
 from dao_flows.store.collections import DATABASE, JOBS
 
-from .routes import CATEGORIES, DEFAULTS, TYPICAL, Category, Queue
+from .routes import CATEGORIES, DEFAULTS, TYPICAL, Queue, queue_keys
 
 PRIVATE, PLAIN, SCRIPT = 0o600, 0o644, 0o755
 JOBFLOW, LAUNCHPAD, CONFIG, ROUTES, ENVIRONMENT, LAUNCH = (
@@ -205,7 +206,7 @@ def _adapter(project: Project, category: Category) -> dict[str, Any]:
         "queue": project.queues.get(category),
         "account": project.account,
         "job_name": f"dao-flows-{category}",
-        **route.asked_of(project.queue),
+        **queue_keys(route, project.queue),
     }
 
 

@@ -16,13 +16,14 @@ import yaml
 from dao_flows.configuration import what
 from dao_flows.errors import InputError, SettingsError, explain
 from dao_flows.makers.machine.masking import remember_uri
+from dao_flows.makers.stages.declaration import CPU, Category, Route
 from dao_flows.model.files.file_names import file_name
 from dao_flows.model.files.user_folders import CHECKPOINTS, LIBRARIES, folder_of
 from dao_flows.store.collections import DATABASE, JOBS
 
 from .flows import Planned
 from .project import PRIVATE
-from .routes import CATEGORIES, CPU, DEFAULTS, TYPICAL, Category, Queue, Route, Routes, function_of, stage_of
+from .routes import CATEGORIES, DEFAULTS, TYPICAL, Queue, Routes, function_of, queue_keys, stage_of
 
 SCHEDULERS: dict[Queue, str] = {"slurm": "slurm", "none": "shell"}
 QUEUE_COLLECTION = "remote_jobs"  # of jobflow-remote: beside the results, not among them
@@ -100,7 +101,7 @@ def asked_of(route: Route, queue: Queue) -> dict[str, Any]:
     """What a route asks for in the words of QToolKit's template."""
     if queue == "none":
         return {}
-    asked = route.asked_of(queue)
+    asked = queue_keys(route, queue)
     asked["time"] = asked.pop("walltime")
     return asked
 

@@ -1,112 +1,57 @@
-"""Which stage of a flow goes to which workers, and what it asks of the queue: set here, and nowhere else.
+"""Which stage of a flow goes to which workers, and what it asks of the queue: as stages declare, or users say.
 
 A job's category decides which workers take it; a worker of ours always has one, for a worker without takes every job.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from dao_flows.errors import InputError, SettingsError
-from dao_flows.makers.train import TrainMaker
+from dao_flows.makers.stages.declaration import CPU, Category, Route
+from dao_flows.makers.stages.registry import stages
 
 if TYPE_CHECKING:
     from jobflow.core.flow import Flow
     from jobflow.core.job import Job
 
-Category = Literal["gpu", "dft", "cpu"]
 Queue = Literal["slurm", "pbs", "lsf", "none"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 QUEUES: tuple[Queue, ...] = get_args(Queue)
-
-
-class Route(BaseModel):
-    """Where a stage runs and what its job asks for. cores: ranks of a DFT code, else threads; gpus: on each node."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    category: Category
-    walltime: str = Field("04:00:00", description="HH:MM:SS")
-    nodes: int = Field(1, ge=1)
-    cores: int = Field(1, ge=1)
-    gpus: int = Field(0, ge=0)
-
-    @field_validator("walltime", mode="before")
-    @classmethod
-    def _clock(cls, value: Any) -> str:
-        if isinstance(value, int):  # what YAML 1.1 makes of 24:00:00
-            value = f"{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
-        if not isinstance(value, str) or not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", value):
-            raise ValueError(f"write HH:MM:SS, as 04:00:00, not {value!r}")
-        return value
-
-    def asked_of(self, queue: Queue) -> dict[str, Any]:
-        """The keys of FireWorks' queue adapter that ask for this."""
-        hours, minutes, seconds = (int(part) for part in self.walltime.split(":"))
-        if queue == "slurm":
-            mpi = self.category == "dft"
-            shape = {"ntasks": self.cores} if mpi else {"ntasks": self.nodes, "cpus_per_task": self.cores}
-            gres = {"gres": f"gpu:{self.gpus}"} if self.gpus else {}
-            return {"nodes": self.nodes, "walltime": self.walltime, **shape, **gres}
-        if queue == "pbs":
-            gpus = f":gpus={self.gpus}" if self.gpus else ""
-            return {"nnodes": self.nodes, "ppnode": f"{self.cores}{gpus}", "walltime": self.walltime}
-        if queue == "lsf":  # -W takes no seconds
-            minutes += seconds > 0
-            clock = f"{hours + minutes // 60}:{minutes % 60:02d}"
-            gpus_asked = {"gpus": self.gpus} if self.gpus else {}
-            return {"ntasks": self.cores * self.nodes, "walltime": clock, **gpus_asked}
-        return {}
-
-
 Routes = dict[str, Route]
 
-GPU = Route(category="gpu", gpus=1)
-CPU = Route(category="cpu", walltime="01:00:00")
-DEFAULTS: Routes = {
-    "generate": GPU,
-    "screen": GPU,  # DAO-P's energies and relaxation; DAO_FLOWS_ROUTES may send it to cpu
-    "ingest": CPU.model_copy(update={"walltime": "12:00:00"}),
-    "train": GPU.model_copy(update={"walltime": "24:00:00"}),
-    "relax": GPU.model_copy(update={"walltime": "12:00:00"}),
-    "label": GPU.model_copy(update={"walltime": "12:00:00"}),
-    "merge": GPU,
-    "evaluate": GPU,
-    "compare": CPU,
-    "verify": CPU,
-    "calculate": Route(category="dft", walltime="24:00:00"),
-    "store": CPU,
-}
+STORING = "store_inputs"  # jobflow's own function, which passes on the output of a flow that a job has started
+DEFAULTS: Routes = {**{stage.name: stage.route for stage in stages()}, "store": CPU}
 STAGE_OF = {  # a job's function, by its maker's class or its own name -> its stage
-    "GenerateMaker": "generate",
-    "ScreenMaker": "screen",
-    "IngestMaker": "ingest",
-    "TrainMaker": "train",
-    "relax_jobs": "relax",
-    "RelaxDatasetMaker": "relax",
-    "label_jobs": "label",
-    "LabelMaker": "label",
-    "MergeShardsMaker": "merge",
-    "MergeLabelsMaker": "merge",
-    "EvaluateMaker": "evaluate",
-    "CompareStagesMaker": "compare",
-    "verify_candidates": "verify",
-    "summarise": "verify",
-    "CalculateMaker": "calculate",
-    "store_inputs": "store",  # jobflow's own, which passes on the output of a flow that a job has started
+    **{name: stage.name for stage in stages() for name in (stage.maker_name, *stage.functions)},
+    STORING: "store",
 }
 # the stage whose route stands for others of its category
-TYPICAL: Mapping[Category, str] = {
-    "gpu": "generate",
-    "dft": "calculate",
-    "cpu": "compare",
-}  # stage that stands for it
+TYPICAL: Mapping[Category, str] = {"gpu": "generate", "dft": "calculate", "cpu": "compare"}
+
+
+def queue_keys(route: Route, queue: Queue) -> dict[str, Any]:
+    """The keys of FireWorks' queue adapter that ask for what a route does."""
+    hours, minutes, seconds = (int(part) for part in route.walltime.split(":"))
+    if queue == "slurm":
+        mpi = route.category == "dft"
+        shape = {"ntasks": route.cores} if mpi else {"ntasks": route.nodes, "cpus_per_task": route.cores}
+        gres = {"gres": f"gpu:{route.gpus}"} if route.gpus else {}
+        return {"nodes": route.nodes, "walltime": route.walltime, **shape, **gres}
+    if queue == "pbs":
+        gpus = f":gpus={route.gpus}" if route.gpus else ""
+        return {"nnodes": route.nodes, "ppnode": f"{route.cores}{gpus}", "walltime": route.walltime}
+    if queue == "lsf":  # -W takes no seconds
+        minutes += seconds > 0
+        clock = f"{hours + minutes // 60}:{minutes % 60:02d}"
+        gpus_asked = {"gpus": route.gpus} if route.gpus else {}
+        return {"ntasks": route.cores * route.nodes, "walltime": clock, **gpus_asked}
+    return {}
 
 
 def stage_of(function: str) -> str:
@@ -171,19 +116,20 @@ def apply_routes(flow: Flow, routes: Routes, queue: Queue) -> None:
     its category set by the maker; what it asks of the queue goes along by the names of the calculations.
     """
     for job, _ in flow.iterflow():  # type: ignore[no-untyped-call]
-        stage = stage_of(function_of(job))
-        route = routes.get(stage, CPU)
-        if isinstance(job.maker, TrainMaker):
-            asked = {"nodes": max(route.nodes, job.maker.nodes), "gpus": max(route.gpus, job.maker.processes)}
-            route = route if route.category != "gpu" else route.model_copy(update=asked)
+        function = function_of(job)
+        route = routes.get(stage_of(function), CPU)
+        declared = stages().by_maker.get(function)
+        if declared is not None and declared.asks is not None and route.category == "gpu":
+            asked = {name: max(getattr(route, name), least) for name, least in declared.asks(job.maker).items()}
+            route = route.model_copy(update=asked)
         _send(job, route, queue)
-        if function_of(job) == "verify_candidates":
+        if function == "verify_candidates":
             _send_calculations(job, routes["calculate"], queue)
 
 
 def _send(job: Job, route: Route, queue: Queue) -> None:
     config: dict[str, Any] = {"_category": route.category}
-    if asked := route.asked_of(queue):
+    if asked := queue_keys(route, queue):
         config["_queueadapter"] = asked
     job.update_config(_set(config), dynamic=False, dict_mod=True)
 
@@ -192,7 +138,7 @@ def _send_calculations(job: Job, route: Route, queue: Queue) -> None:
     """Tell a job that starts verifications what its calculations ask for."""
     maker = next(argument for argument in job.function_args if hasattr(argument, "preset"))
     maker.category = route.category
-    if asked := route.asked_of(queue):
+    if asked := queue_keys(route, queue):
         for step in maker.preset().steps:
             job.update_config(_set({"_queueadapter": asked}), name_filter=f"{step} dao-", dict_mod=True)
 

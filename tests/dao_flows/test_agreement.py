@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from dao_flows.audit.replay.agreement import Terms, Tolerance, agree
+from dao_flows.makers.stages.agreement import Terms, Tolerance, agree
 
 leaves = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-1e3, 1e3) | st.text("abc", max_size=3)
 documents = st.dictionaries(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dao_flows.makers.jobs.renamed import RENAMED, current
 from dao_flows.model.files.user_folders import CHECKPOINTS, DATA, LIBRARIES
-from dao_flows.renamed import RENAMED, current
 from dao_flows.store.stores import collection, job_store
 
 PACKED = Path(__file__).parent / "data" / "before_rooms.tar.xz"

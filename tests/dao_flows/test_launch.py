@@ -26,12 +26,13 @@ from dao_flows.launch.control import cancel, rerun
 from dao_flows.launch.flows import Planned, predict_flows, pretrain_flows, verify_flows
 from dao_flows.launch.patience import wait_for
 from dao_flows.launch.progress import status
-from dao_flows.launch.routes import CATEGORIES, DEFAULTS, Route, apply_routes, function_of, read_routes, stage_of
+from dao_flows.launch.routes import CATEGORIES, DEFAULTS, apply_routes, function_of, queue_keys, read_routes, stage_of
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.label import label_jobs
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.predict import PredictFlowMaker
 from dao_flows.makers.screen import ScreenMaker
+from dao_flows.makers.stages.declaration import Route
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
 from dao_flows.settings import settings
@@ -151,7 +152,7 @@ def test_a_change_that_cannot_be_says_why(change, said, tmp_path):
 
 def test_each_queue_system_is_asked_in_its_own_words(workplace):
     route = Route(category="gpu", gpus=2, cores=4, walltime="01:30:30")
-    asked = {queue: route.asked_of(queue) for queue in ("slurm", "pbs", "lsf", "none")}
+    asked = {queue: queue_keys(route, queue) for queue in ("slurm", "pbs", "lsf", "none")}
     assert asked["slurm"] == {"nodes": 1, "walltime": "01:30:30", "ntasks": 1, "cpus_per_task": 4, "gres": "gpu:2"}
     assert asked["pbs"] == {"nnodes": 1, "ppnode": "4:gpus=2", "walltime": "01:30:30"}
     assert asked["lsf"] == {"ntasks": 4, "walltime": "1:31", "gpus": 2}  # -W takes no seconds

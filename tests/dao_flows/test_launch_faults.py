@@ -24,8 +24,9 @@ from jobflow import Flow
 from dao_flows.launch.flows import Planned
 from dao_flows.launch.launchpad import launchpad
 from dao_flows.launch.project import worker
-from dao_flows.launch.routes import CPU, DEFAULTS
+from dao_flows.launch.routes import DEFAULTS
 from dao_flows.launch.submit import submit
+from dao_flows.makers.stages.declaration import CPU
 from dao_flows.store import stores
 
 MONGO_URI = os.environ.get("DAO_FLOWS_TEST_MONGO_URI", "mongodb://127.0.0.1:27017")

@@ -15,15 +15,15 @@ from dao_flows.api.predict import predict
 from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.api.pretrain import read_config
-from dao_flows.audit.replay.calculations import _reference_file
-from dao_flows.audit.replay.materials import Materials, ReplayError
-from dao_flows.audit.replay.original import Recorded
+from dao_flows.audit.replay.materials import Materials
 from dao_flows.errors import InputError
 from dao_flows.launch.flows import pinned, predict_flows, verify_flows
 from dao_flows.launch.project import Project, contents
 from dao_flows.launch.remote import project_document
 from dao_flows.makers.machine.places import told
 from dao_flows.makers.schemas.prediction import CandidateDoc
+from dao_flows.makers.stages.rebuilding import Recorded, ReplayError
+from dao_flows.makers.stages.verification import _reference_file
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.settings import settings
 from dao_flows.store.embedded import EmbeddedStore

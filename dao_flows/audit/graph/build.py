@@ -7,16 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.jobs.attempts import BEGAN, ENDED
+from dao_flows.makers.stages.registry import stages
 
 from .documents import (
-    MERGED,
-    SHARDS,
+    COLLECTED,
     Document,
     Node,
     Stored,
     claims,
     job_node,
-    kind_of,
     listed,
     made,
     named,
@@ -124,10 +123,11 @@ class _Assembly:
                     facts.details["earlier"] = [*kept.details.get("earlier", ()), kept.job]
             if facts.science_hash:
                 self.by_science[facts.science_hash].append(node)
-            if isinstance(output, dict) and (kind := kind_of(output)):
+            if isinstance(output, dict) and (kind := stages().kind_of(output)):
                 self.claimed.append((node, kind, output))
-                if kind in SHARDS and (shard := string(part(output, SHARDS[kind]).get("sha256"))):
-                    self.shards[shard].append(node)
+                for (what, sha256), _ in made(kind, output):
+                    if what == "shard":
+                        self.shards[sha256].append(node)
 
     def _collections(self) -> None:
         """What is laid out: candidates, comparisons, and verifications whose jobs are elsewhere."""
@@ -168,18 +168,19 @@ class _Assembly:
                     if not led:  # a verification's screening led to its candidate
                         self._edge(parent, node, claim.role)
             for thing, told in made(kind, document):
-                self._thing(thing, told, "stored")
-                self._edge(node, thing, "made")
-        for _, _, document in self.claimed:  # what made a thing says more of it than what used it
-            for thing, told in named(document):
+                if thing[0] != "shard":  # which is no node of its own
+                    self._thing(thing, told, "stored")
+                    self._edge(node, thing, "made")
+        for _, kind, document in self.claimed:  # what made a thing says more of it than what used it
+            for thing, told in named(kind, document):
                 if thing in self.nodes:
                     self._thing(thing, told)
         self._same_data()
 
     def _meant(self, what: str, value: Any, child: Node) -> Iterator[Node]:
         """The nodes that a claim names."""
-        if what == "node":
-            yield value
+        if what in ("checkpoint", "dataset", "reference", "candidate", "verification"):
+            yield what, value
         elif what == "job":
             yield self.of_job.get(str(value), ("job", str(value)))
         elif what == "source" and isinstance(value, Mapping):
@@ -405,7 +406,7 @@ def _of_job(node: Node, job: Document, documents: list[Document]) -> Facts:
 def _facts(node: Node, document: Mapping[str, Any], provenance: Mapping[str, Any]) -> Facts:
     science, execution = part(provenance, "science"), part(provenance, "execution")
     facts = Facts(
-        label=_label(node, document, science),
+        label=_label(node, document),
         state="failed" if document.get("state") == "failed" else "stored",
         when=string(execution.get("ended_at")),
         job=string(execution.get("job_uuid")),
@@ -443,27 +444,13 @@ def _formulas(science: Mapping[str, Any]) -> list[str]:
     return [name for entry in asked if (name := string(part(entry).get("formula")))]
 
 
-def _label(node: Node, document: Mapping[str, Any], science: Mapping[str, Any]) -> str:
+def _label(node: Node, document: Mapping[str, Any]) -> str:
     """What a document is called in a drawing."""
     kind = node[0].replace("_", " ")
-    match node[0]:
-        case "candidate" | "verification" | "comparison":
-            return f"{document.get('formula') or kind} {node[1]}"
-        case "generation":
-            formulas = _formulas(science)
-            return f"generation of {', '.join(formulas[:3])}{', …' if len(formulas) > 3 else ''}"
-        case "calculation":
-            return f"{document.get('backend')} {document.get('step')}"
-        case "relaxation" | "labelling":
-            return f"{SHARDS[node[0]]} shard {document.get('shard')}"
-        case "training":
-            return f"training of {document.get('name')}"
-        case "evaluation":
-            return f"evaluation of {document.get('checkpoint')} on {document.get('data')}"
-        case "relaxed_dataset" | "labelled_dataset" | "ingestion":
-            return f"{'merging' if node[0] in MERGED else 'building'} of a dataset"
-        case _:
-            return kind
+    if node[0] in COLLECTED.values():
+        return f"{document.get('formula') or kind} {node[1]}"
+    stage = stages().by_kind.get(node[0])
+    return kind if stage is None else stage.called(document)
 
 
 def _number(value: Any) -> int:

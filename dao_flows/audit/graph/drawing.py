@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from html import escape
 from itertools import pairwise
 from typing import NamedTuple
+
+from dao_flows.makers.stages.registry import stages
 
 from .collapse import Card, View
 from .documents import Node
@@ -18,28 +21,15 @@ CHARACTER, SIDE, GAP_X, MARGIN = 6.9, 32.0, 54.0, 24.0
 GAP_BESIDE, GAP_Y, SLIM = 22.0, 40.0, 8.0  # of a drawing downwards
 SHAPE = 1.5  # width by height that is best to look at
 LEGEND_WIDTH = 560.0
-COLOURS = {  # of a kind: what is given, learned, drawn, computed
-    "source": "#8d6e63",
-    "dataset": "#b07d2b",
-    "ingestion": "#c9a227",
-    "relaxation": "#d98c3f",
-    "relaxed_dataset": "#c9a227",
-    "labelling": "#d98c3f",
-    "labelled_dataset": "#c9a227",
-    "checkpoint": "#6a4fb3",
-    "training": "#8e7cc3",
-    "generation": "#2f7ed8",
-    "screening": "#1f9bb5",
-    "candidate": "#17866f",
-    "calculation": "#4c9f50",
-    "verification": "#2e7d32",
-    "comparison": "#5d8a1f",
-    "reference": "#795548",
-    "evaluation": "#b0508c",
-    "stages": "#b0508c",
-    "cross_check": "#b0508c",
-    "job": "#607d8b",
-    "run": "#455a64",
+THINGS = {  # what no stage writes: the kind of the stage that it comes before in a legend, and its colour
+    "source": ("ingestion", "#8d6e63"),
+    "dataset": ("ingestion", "#b07d2b"),
+    "checkpoint": ("training", "#6a4fb3"),
+    "candidate": ("calculation", "#17866f"),
+    "comparison": ("evaluation", "#5d8a1f"),
+    "reference": ("evaluation", "#795548"),
+    "job": ("", "#607d8b"),
+    "run": ("", "#455a64"),
 }
 OTHER = "#78909c"
 STYLE = """
@@ -67,6 +57,16 @@ class _Placed(NamedTuple):
 
     boxes: list[_Box]
     paths: list[str]
+
+
+@cache
+def colours() -> dict[str, str]:
+    """The colour of each kind, in the order of a legend: that of the data's way."""
+    found: dict[str, str] = {}
+    for kind, colour in (*((stage.kind, stage.colour) for stage in stages()), ("", "")):
+        found |= {thing: own for thing, (before, own) in THINGS.items() if before == kind}
+        found |= {kind: colour} if kind else {}
+    return found
 
 
 def svg(view: View, title: str, style: str = STYLE) -> str:
@@ -101,7 +101,7 @@ def mermaid(view: View) -> str:
         lines.append(f'  n{number}{opening}"{label}"{closing}:::{card.kind}')
     lines += [f"  n{parent} --> n{child}" for parent, child in view.edges]
     for kind in dict.fromkeys(card.kind for card in view.cards):
-        lines.append(f"  classDef {kind} fill:#fff,stroke:{COLOURS.get(kind, OTHER)},stroke-width:2px,color:#1d2733")
+        lines.append(f"  classDef {kind} fill:#fff,stroke:{colours().get(kind, OTHER)},stroke-width:2px,color:#1d2733")
     marks = {"failed": "stroke:#c62828,stroke-dasharray:6 3", "external": "stroke-dasharray:4 3"}
     for number, card in enumerate(view.cards):
         if card.facts.state in marks:
@@ -201,7 +201,7 @@ def _laid(placed: Layout, along: list[float], across: list[float], edges: list[t
 def _edge(edge: tuple[int, int], role: str, view: View, path: str) -> str:
     """A smooth line from parent to child."""
     parent, child = edge
-    colour = COLOURS.get(view.cards[parent].kind, OTHER)
+    colour = colours().get(view.cards[parent].kind, OTHER)
     return (
         f'<path class="edge" stroke="{colour}" data-from="{parent}" data-to="{child}" d="{path}">'
         f"<title>{_safe(role)}</title></path>"
@@ -210,7 +210,7 @@ def _edge(edge: tuple[int, int], role: str, view: View, path: str) -> str:
 
 def _card(number: int, card: Card, box: _Box) -> str:
     x, y, width, size = box
-    colour = COLOURS.get(card.kind, OTHER)
+    colour = colours().get(card.kind, OTHER)
     first, second = lines_of(card)
     classes = " ".join(["card", card.facts.state, *(["asked"] if card.asked else [])])
     behind = ""
@@ -233,12 +233,13 @@ def _card(number: int, card: Card, box: _Box) -> str:
 def _legend(kinds: Sequence[str], y: float, most: float) -> tuple[str, float, float]:
     """The kinds with their colours, in lines no longer than `most`; how far they reach, and down to where."""
     parts, x, right, top = [], MARGIN, 0.0, y
-    for kind in sorted(kinds, key=lambda kind: list(COLOURS).index(kind) if kind in COLOURS else len(COLOURS)):
+    order = {kind: place for place, kind in enumerate(colours())}
+    for kind in sorted(kinds, key=lambda kind: order.get(kind, len(order))):
         words = kind.replace("_", " ")
         length = 15 + len(words) * 6.6 + 14
         if x + length > most and x > MARGIN:
             x, y = MARGIN, y + 18
-        colour = COLOURS.get(kind, OTHER)
+        colour = colours().get(kind, OTHER)
         parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="10" height="10" rx="3" fill="{colour}"/>')
         parts.append(f'<text x="{x + 15:.0f}" y="{y + 9:.0f}">{_safe(words)}</text>')
         x += length

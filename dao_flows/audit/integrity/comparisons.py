@@ -12,8 +12,8 @@ from monty.json import jsanitize
 from dao_flows.comparison.builder import ComparisonBuilder, comparison_doc
 from dao_flows.comparison.schemas import SCHEMA_VERSION
 from dao_flows.makers.jobs.provenance import library_versions
+from dao_flows.makers.jobs.renamed import current
 from dao_flows.makers.schemas.verification import VerificationDoc
-from dao_flows.renamed import current
 from dao_flows.store.interface import Damaged
 
 from .consistency import first_departure, value_at

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from pydantic import BaseModel
 from pymatgen.core.composition import Composition
 
+from dao_flows.comparison.schemas import ComparisonDoc
 from dao_flows.makers.jobs.attempts import parts
 from dao_flows.makers.jobs.provenance import digest
+from dao_flows.makers.jobs.renamed import current
 from dao_flows.makers.schemas import decoding
 from dao_flows.makers.schemas.prediction import CandidateDoc, Origin, ScreenedCandidate
-from dao_flows.renamed import current
+from dao_flows.makers.stages.registry import stages
 
 from .findings import first_difference
 from .ledger import Ended
@@ -128,32 +131,11 @@ def altered_part(output: Any, recorded: Ended | None) -> str | None:
     return next((f"output.{name.replace('/', '.')}" for name in differing), None)
 
 
-def document_kind(output: Any) -> str:
-    """The class of a document in snake words, without Doc; '' for what is none."""
-    name = output.get("@class") if isinstance(output, dict) else None
-    if not isinstance(name, str) or not name.endswith("Doc"):
-        return ""
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name.removesuffix("Doc")).lstrip("_")
-
-
 @cache
 def newest_versions() -> dict[str, int]:
     """The newest schema version of each document that this version of dao_flows knows."""
-    from dao_flows.comparison import schemas as comparison_schemas
-    from dao_flows.makers import compare_stages, evaluate
-    from dao_flows.makers.schemas import dataset as dataset_schemas
-    from dao_flows.makers.schemas import labels, verification
-    from dao_flows.makers.schemas import prediction as schemas
-    from dao_flows.makers.schemas import relaxation as relax_schemas
-    from dao_flows.makers.schemas import training as train_schemas
-
-    modules = (compare_stages, dataset_schemas, evaluate, relax_schemas, schemas, train_schemas, verification, labels)
-    return {
-        name: found.model_fields["schema_version"].default
-        for module in (*modules, comparison_schemas)
-        for name, found in vars(module).items()
-        if name.endswith("Doc") and "schema_version" in found.model_fields
-    }
+    classes: list[type[BaseModel]] = [*stages().documents.values(), CandidateDoc, ComparisonDoc]
+    return {each.__name__: each.model_fields["schema_version"].default for each in classes}
 
 
 def value_at(document: Any, *path: str) -> Any:

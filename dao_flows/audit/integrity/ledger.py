@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from dao_flows.makers.stages.declaration import values
+from dao_flows.makers.stages.registry import stages
+
 JobKey = tuple[str, int]
 
 
@@ -73,44 +76,36 @@ class Ledger:
         self.wanted.setdefault((kind, wanted), []).append(who)
 
 
-# in the science of a document: name of an input -> what its values are
-INPUTS = {
-    **dict.fromkeys(("generation", "screening", "previous", "calculations", "evaluations"), "science"),
-    **dict.fromkeys(("dataset", "parent", "library"), "dataset"),
-}
-FIELDS = {"dataset_sha256": "dataset", "checkpoint_sha256": "checkpoint", "parent_sha256": "checkpoint"}
-
-
 def references(output: Any) -> Iterator[tuple[str, str]]:
     """What the output of a job names: ('job', uuid), ('science', hash), ('dataset', sha256), ('checkpoint', sha256).
 
     ('content', hash) names a document as it was at the time.
     """
-    yield from ((kind, value) for kind, value in _references(output) if isinstance(value, str) and value)
+    yield from dict.fromkeys(pair for pair in _references(output) if isinstance(pair[1], str) and pair[1])
+
+
+def sources(output: Any) -> Iterator[Mapping[str, Any]]:
+    """What a document tells of raw data that it was made from."""
+    yield from (value for what, value in _sought(output) if what == "source" and isinstance(value, Mapping))
 
 
 def _references(output: Any) -> Iterator[tuple[str, Any]]:
     held = output.get("provenance") if isinstance(output, Mapping) else None
-    if not isinstance(output, Mapping) or not isinstance(held, Mapping):
+    if not isinstance(held, Mapping):
         yield from (("job", reference.get("uuid")) for reference in _output_references(output))
         return
-    science, execution = _mapping(held, "science"), _mapping(held, "execution")
-    yield "job", execution.get("job_uuid")
-    for sha256 in _mapping(science, "checkpoints").values():
+    yield "job", _mapping(held, "execution").get("job_uuid")
+    for sha256 in _mapping(_mapping(held, "science"), "checkpoints").values():
         yield "checkpoint", sha256
-    for name, kind in INPUTS.items():
-        value = _mapping(science, "inputs").get(name)
-        for each in value if isinstance(value, list) else [value]:
-            yield kind, each
-    for name, kind in FIELDS.items():
-        yield kind, output.get(name)
-    if isinstance(source := output.get("generation"), Mapping):
-        yield "job", _mapping(source, "execution").get("job_uuid")
-        yield "content", source.get("content_hash")
-    calculations = output.get("calculations")
-    for calculation in calculations if isinstance(calculations, list) else []:
-        if isinstance(calculation, Mapping):
-            yield "job", calculation.get("job_uuid")
+    yield from _sought(output)
+
+
+def _sought(output: Any) -> Iterator[tuple[str, Any]]:
+    """By every name that a document has for its parents."""
+    kind = stages().kind_of(output)
+    for parent in stages().parents(kind) if kind else ():
+        for what, place in parent.named if parent.sought else ():
+            yield from ((what, value) for value in values(output, place))
 
 
 def _mapping(held: Mapping[str, Any], name: str) -> Mapping[str, Any]:

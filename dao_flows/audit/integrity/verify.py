@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dao_flows.audit.graph.documents import MERGED, SHARDS
 from dao_flows.makers.jobs.attempts import ENDED, envelope
 from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.makers.machine.folder_hashes import PREFIX
+from dao_flows.makers.stages.declaration import told_in, values
+from dao_flows.makers.stages.registry import stages
 from dao_flows.store.collections import KEYS
 from dao_flows.store.interface import Damaged
 from dao_flows.store.stores import collection, describe, result_store
@@ -20,7 +21,6 @@ from .consistency import (
     SCREENED,
     altered_part,
     derived_fault,
-    document_kind,
     first_departure,
     in_screening,
     integer,
@@ -33,7 +33,7 @@ from .consistency import (
 from .files import verify_files
 from .findings import Finding, Problem, Report, first_difference
 from .identity import Identities
-from .ledger import Claim, Ended, JobKey, Ledger, references
+from .ledger import Claim, Ended, JobKey, Ledger, references, sources
 from .reading import blobs, documents, with_blobs
 from .records import Records, head_of
 from .scope import Scope
@@ -168,7 +168,7 @@ class _Verifier:
         output = whole.get("output")
         if "output" not in document:
             self.find("altered", "jobs", who, "its output is gone", field="output")
-        kind = document_kind(output)
+        kind = stages().kind_of(output)
         if not lost:
             self._content(output, key, who, kind)
         self._envelope(document, key, who, kind)
@@ -400,18 +400,18 @@ class _Verifier:
                     ledger.manifests[found.path] = found
             else:
                 ledger.files.append(found)
-        if kind in ("dataset", *MERGED):
-            ledger.datasets.setdefault(str(output.get("sha256")), []).append(claim(output.get("path"), ""))
-        if kind in SHARDS:
-            ledger.files.append(claim(output.get("path"), value_at(output, SHARDS[kind], "sha256")))
-        if kind == "training":
-            weights = str(output.get("checkpoint_sha256"))
-            ledger.checkpoints.setdefault(weights, []).append(claim(output.get("path"), weights))
-            if output.get("registered_as"):
-                ledger.registered.setdefault(weights, set()).add(str(output["registered_as"]))
-        sources = output.get("sources")
-        for source in sources if kind == "dataset" and isinstance(sources, list) else []:
-            if isinstance(source, dict) and source.get("sha256") and str(source.get("location", "")).startswith("/"):
+        for made in stages().makes(kind):
+            sha256, path = (next(iter(values(output, place)), None) for place in (made.sha256, made.path))
+            if made.what == "dataset":
+                ledger.datasets.setdefault(str(sha256), []).append(claim(path, ""))
+            elif made.what == "shard":
+                ledger.files.append(claim(path, sha256))
+            else:
+                ledger.checkpoints.setdefault(str(sha256), []).append(claim(path, sha256))
+                if name := told_in(output, made.told).get("registered"):
+                    ledger.registered.setdefault(str(sha256), set()).add(str(name))
+        for source in sources(output):
+            if source.get("sha256") and str(source.get("location", "")).startswith("/"):
                 ledger.files.append(claim(source["location"], source["sha256"]))
         for sha256 in (value for what, value in references(output) if what == "checkpoint"):
             ledger.checkpoints.setdefault(sha256, []).append(claim("", sha256))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dao_flows.errors import UserError
+from dao_flows.makers.schemas.verification import VerificationDoc
+from dao_flows.makers.stages.rebuilding import ReplayError
 from dao_flows.model.checkpoint.format import CheckpointError
 from dao_flows.model.checkpoint.format import verify as verify_checkpoint
 from dao_flows.model.checkpoint.library import find as find_checkpoint
@@ -18,6 +19,7 @@ from dao_flows.model.files.places import INDEX_CARD
 from dao_flows.model.templates.library import build_index
 from dao_flows.model.templates.places import available, open_library
 from dao_flows.store import imported
+from dao_flows.store.stores import collection
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
@@ -25,13 +27,9 @@ if TYPE_CHECKING:
 SCIENCE = "output.provenance.science_hash"
 
 
-class ReplayError(UserError):
-    """It cannot be replayed; the message says why, and what would help."""
-
-
 @dataclass(frozen=True)
 class Materials:
-    """Where the inputs of recorded results are found.
+    """Where the inputs of recorded results are found, as `rebuilding.Materials` asks for them.
 
     places: folders and files to look in, beside the store's; trust: modules whose makers may be made from a record.
     """
@@ -55,6 +53,26 @@ class Materials:
             raise ReplayError(f"its {what} (science hash {science_hash[:12]}…) is not in the store any more")
         latest = max(found.values(), key=lambda each: str(each.get("completed_at")))
         return self.document(job if job in found and job is not None else latest["uuid"])
+
+    def holding(self, field: str, value: str, what: str) -> dict[str, Any]:
+        """A document of a job that holds this value in this field. Raises ReplayError."""
+        found = self.jobs.query_one({f"output.{field}": value}, properties=["output"], load=True)
+        if found is None:
+            raise ReplayError(f"{what} is in no document of the store any more")
+        output: dict[str, Any] = found["output"]
+        return output
+
+    def structure(self, candidate_id: str) -> Mapping[str, Any] | None:
+        """The structure of a candidate, as pymatgen writes it; None if the candidate is gone."""
+        criteria = {"candidate_id": candidate_id}
+        found = collection(self.jobs, "candidates").query_one(criteria, properties=["structure"])
+        return None if found is None else found["structure"]
+
+    def sent(self, candidate_id: str) -> list[Mapping[str, Any]]:
+        """The structures of a candidate that verifications sent to a code, likewise."""
+        criteria = {"output.@class": VerificationDoc.__name__, "output.candidate_id": candidate_id}
+        found = self.jobs.query(criteria, properties=["output.sent"])
+        return [job["output"]["sent"] for job in found if job.get("output", {}).get("sent")]
 
     def checkpoint(self, sha256: str, role: str = "checkpoint") -> str:
         """The folder of a checkpoint whose weights have this sha256, hashed again. Raises ReplayError."""

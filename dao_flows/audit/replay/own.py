@@ -18,17 +18,16 @@ from dao_flows.comparison.builder import comparison_doc
 from dao_flows.comparison.schemas import SCHEMA_VERSION
 from dao_flows.makers.jobs.attempts import ENDED
 from dao_flows.makers.jobs.provenance import content_hash
+from dao_flows.makers.jobs.renamed import current
 from dao_flows.makers.schemas.prediction import CandidateDoc, ScreeningDoc
 from dao_flows.makers.schemas.verification import VerificationDoc
+from dao_flows.makers.stages.agreement import Difference, agree, exact
+from dao_flows.makers.stages.rebuilding import ReplayError
 from dao_flows.model.checkpoint.format import CheckpointError
 from dao_flows.model.checkpoint.format import verify as verify_checkpoint
 from dao_flows.model.data.shards import DataError, read_manifest, shard_path
-from dao_flows.renamed import current
 from dao_flows.store.candidates import candidate_doc
 from dao_flows.store.stores import collection
-
-from .agreement import Difference, agree, exact
-from .materials import ReplayError
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore

@@ -19,7 +19,6 @@ from pydantic import BaseModel, Field
 
 from dao_flows.api.local import run_here
 from dao_flows.audit.graph import identify
-from dao_flows.audit.graph.documents import MERGED, SHARDS
 from dao_flows.audit.graph.from_store import build
 from dao_flows.audit.graph.graph import Graph, text
 from dao_flows.errors import InputError, explain
@@ -28,15 +27,16 @@ from dao_flows.makers.jobs.provenance import code_sha256, library_versions, scie
 from dao_flows.makers.machine.masking import one_line
 from dao_flows.makers.models.checkpoints import ParameterError, pick_device
 from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.stages.agreement import Agreement, Difference, agree
+from dao_flows.makers.stages.declaration import Stage
+from dao_flows.makers.stages.rebuilding import Place, Rebuilt, Recorded, ReplayError
+from dao_flows.makers.stages.registry import stages
 from dao_flows.model.files import user_folders
 from dao_flows.store.stores import collection, describe
 from dao_flows.version import __version__
 
-from . import calculations, own
-from .agreement import Agreement, Difference, agree
-from .materials import Materials, ReplayError
-from .original import Place, Rebuilt, Recorded
-from .rebuild import rebuild
+from . import own
+from .materials import Materials
 
 if TYPE_CHECKING:
     from dao_flows.audit.graph.documents import Document, Node
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 Outcome = Literal["identical", "equal", "different", "not replayed"]
 ORDER: tuple[Outcome, ...] = ("identical", "equal", "different", "not replayed")  # from good to bad
 LONG = 300.0  # s of recorded time, beyond which a replay must be confirmed
-CALCULATION = "CalculateMaker"
 SAME = "software and machine are as recorded, so nothing should differ: `audit verify` tells whether it was altered"
 # versions of programs, which stand in the science for they decide the result
 VERSIONS = (
@@ -141,7 +140,7 @@ def replay(jobs: JobStore, wanted: str, options: Options | None = None, listener
     recorded = [(each, Recorded(materials.document(uuid))) for each, uuid in uuids.items()]
     if not recorded:
         raise InputError(f"{text(node)} was not made by a job that the store knows: there is nothing to replay")
-    runs = [r.seconds for _, r in recorded if options.dft or r.science.maker != CALCULATION]
+    runs = [r.seconds for _, r in recorded if options.dft or not _is_checked(r)]
     if sum(runs) > LONG and not options.yes:
         raise InputError(
             f"replaying {text(node)} means to compute again what took {sum(runs) / 60:.0f} min: --yes does it"
@@ -229,8 +228,8 @@ def _steps_of(graph: Graph, node: Node, jobs: JobStore) -> list[tuple[Node, str]
         makers = [parent for parent in graph.parents(node) if graph.nodes[parent].job]
         latest = max(makers, key=lambda each: graph.nodes[each].when or "", default=None)
         wanted = {latest} if latest else set()
-        if latest is not None and latest[0] in MERGED:
-            wanted |= {parent for parent in graph.parents(latest) if parent[0] in SHARDS}
+        if latest is not None:
+            wanted |= {parent for parent in graph.parents(latest) if parent[0] in stages().of_shards}
     else:
         wanted = {node}
     order = [each for each in graph.order() if each in wanted]
@@ -262,7 +261,7 @@ def _step(
         device, told = _device(recorded, options.device)
         step.changes = _changes(recorded, device)
         step.note = told
-        if science.maker == CALCULATION and not options.dft:
+        if _is_checked(recorded) and not options.dft:
             _checked(step, recorded, materials)
         else:
             _run(step, recorded, materials, device, listener)
@@ -278,9 +277,26 @@ def _step(
     return step
 
 
+def _stage(recorded: Recorded) -> Stage:
+    """The stage that a document is of. Raises ReplayError where none here can write it."""
+    known, maker = stages().by_maker, recorded.science.maker
+    if maker not in known or known[maker].rebuild is None:
+        able = ", ".join(sorted(name for name, stage in known.items() if stage.rebuild is not None))
+        raise ReplayError(f"documents of {maker} cannot be replayed: this version knows {able}")
+    return known[maker]
+
+
+def _is_checked(recorded: Recorded) -> bool:
+    """Whether its inputs and outputs are compared in place of running it, as of calculations."""
+    stage = stages().by_maker.get(recorded.science.maker)
+    return stage is not None and stage.check is not None
+
+
 def _checked(step: Step, recorded: Recorded, materials: Materials) -> None:
     """A calculation by its inputs and outputs."""
-    differences = calculations.checked(recorded, materials)
+    check = _stage(recorded).check
+    assert check is not None
+    differences = check(recorded, materials)
     step.how = "inputs and outputs"
     step.replayed_science_hash = step.science_hash
     step.note = "not run: --dft calculates it again"
@@ -293,6 +309,8 @@ def _run(step: Step, recorded: Recorded, materials: Materials, device: str, list
     """The job again, in a store and folders of its own."""
     threads = recorded.execution.get("threads")
     with tempfile.TemporaryDirectory(prefix="dao-flows-replay-") as folder, _alone(Path(folder), threads):
+        rebuild = _stage(recorded).rebuild
+        assert rebuild is not None
         rebuilt = rebuild(recorded, materials, Place(Path(folder), device, threads))
         if rebuilt.science is not None:
             _same_science(recorded.science, rebuilt)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
-from dao_flows.renamed import current
+from dao_flows.makers.jobs.renamed import current
 
 Outcome = Literal["identical", "equal", "different"]
 Quantity = Literal["position", "lattice", "energy", "force", "relative"]

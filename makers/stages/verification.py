@@ -1,38 +1,38 @@
-"""Replaying verifications and their calculations.
+"""The stages of VerifyMaker: calculations, and the verifications that sum them up.
 
-A verification is put together again from its calculations; a calculation is compared by what went in and what came
-out, or is run again where that is asked for.
+Replayed, a verification is put together again from its calculations; a calculation is compared by what went in and
+what came out, or is run again where that is asked for.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
-from pymatgen.core.structure import Structure
+from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.jobs.provenance import digest, science_hash
 from dao_flows.makers.machine.places import QUERIES, SHA256
 from dao_flows.makers.schemas import decoding
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.verification import CalculationDoc
-from dao_flows.makers.science.symmetry import LOOSE, symmetrised_primitive
 from dao_flows.makers.verify import codes
-from dao_flows.makers.verify.backends import backend
-from dao_flows.makers.verify.calculation import CalculateMaker, geometry, settings_of
-from dao_flows.makers.verify.verify import summarise, unfit
-from dao_flows.store.stores import collection
 
-from .agreement import CALCULATION, Difference, Terms, agree
-from .materials import Materials, ReplayError
-from .original import Place, Rebuilt, Recorded
+from .agreement import CALCULATION as TOLERANCE
+from .agreement import Difference, Terms, agree
+from .declaration import CPU, INPUTS, Parent, Route, Stage
+from .rebuilding import Materials, Place, Rebuilt, Recorded, ReplayError
+
+if TYPE_CHECKING:
+    from pymatgen.core.structure import Structure
 
 ABOUT = ("verification_id", "candidate_id", "candidate_science_hash", "formula", "chemsys", "backend")
 
 
-def verification(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
-    """The job that sums up a verification from the stored documents of its calculations."""
+def rebuild(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+    """The job that sums up a verification from the stored documents of its calculations. Raises ReplayError."""
+    from dao_flows.makers.science.symmetry import LOOSE, symmetrised_primitive
+    from dao_flows.makers.verify.verify import summarise, unfit
+
     document, science = recorded.document, recorded.science
     ran = {each["step"]: each.get("job_uuid") for each in document["calculations"]}
     jobs = list(ran.values())
@@ -57,7 +57,7 @@ def verification(recorded: Recorded, materials: Materials, place: Place) -> Rebu
     about = {name: document[name] for name in ABOUT}
     fault = unfit(sent) if science.inputs["fault"] is not None else None
     job = summarise(about, sent, calculations, reference, fault)
-    return Rebuilt(job, Terms(tolerance=CALCULATION, ignored=ignored), None, note)
+    return Rebuilt(job, Terms(tolerance=TOLERANCE, ignored=ignored), None, note)
 
 
 def _reference_file(told: str, recorded: Recorded, materials: Materials) -> str:
@@ -72,8 +72,10 @@ def _reference_file(told: str, recorded: Recorded, materials: Materials) -> str:
     return f"{found}?{query}" if query else found
 
 
-def calculation(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+def rebuild_calculation(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
     """The job that calculates it again. Raises ReplayError where its calculator cannot be had."""
+    from dao_flows.makers.verify.calculation import CalculateMaker
+
     document, science = recorded.document, recorded.science
     start = _start(recorded, materials)
     structure = start.structure if isinstance(start, CalculationDoc) else start
@@ -93,7 +95,7 @@ def calculation(recorded: Recorded, materials: Materials, place: Place) -> Rebui
     ignored = ("directory", "wall_seconds", "cores", "task", "task.*", "corrections", "corrections.*")
     return Rebuilt(
         maker.make(document["candidate_id"], start),
-        Terms(tolerance=CALCULATION, ignored=ignored),
+        Terms(tolerance=TOLERANCE, ignored=ignored),
         maker.science(filled, structure, before, pseudos),
     )
 
@@ -104,6 +106,8 @@ def checked(recorded: Recorded, materials: Materials) -> list[Difference]:
 
 
 def _checks(recorded: Recorded, materials: Materials) -> Iterator[Difference]:
+    from dao_flows.makers.verify.calculation import geometry
+
     document, science = recorded.document, recorded.science
     stated = document["provenance"]["science_hash"]
     if (found := science_hash(science)) != stated:
@@ -145,20 +149,16 @@ class SettingsDifferError(ReplayError):
 
 def _start(recorded: Recorded, materials: Materials) -> Structure | CalculationDoc:
     """What the calculation began from: another one, or the candidate's symmetrised primitive cell."""
+    from dao_flows.makers.science.symmetry import LOOSE, symmetrised_primitive
+    from dao_flows.makers.verify.calculation import geometry
+
     science, document = recorded.science, recorded.document
     if previous := science.inputs["previous"]:
         return CalculationDoc.model_validate(materials.of_science(previous, "calculation before"))
     name = document["candidate_id"]
-    candidate = collection(materials.jobs, "candidates").query_one({"candidate_id": name}, properties=["structure"])
-    sent = []
-    if candidate is not None:
-        sent.append(symmetrised_primitive(decoding.structure(candidate["structure"]), LOOSE))
-    criteria = {"output.@class": "VerificationDoc", "output.candidate_id": name}
-    sent += [
-        decoding.structure(d["output"]["sent"])
-        for d in materials.jobs.query(criteria, properties=["output.sent"])
-        if d.get("output", {}).get("sent")
-    ]
+    own = materials.structure(name)
+    sent = [] if own is None else [symmetrised_primitive(decoding.structure(own), LOOSE)]
+    sent += [decoding.structure(each) for each in materials.sent(name)]
     if not sent:
         raise ReplayError(f"its candidate {name} is not in the store any more")
     return next((each for each in sent if digest(geometry(each)) == science.inputs["structure"]), sent[0])
@@ -172,6 +172,9 @@ def _calculator(
     The preset's, if its settings are the recorded ones, else made from these. Raises SettingsDifferError, and
     ReplayError for a maker of a module that is not trusted.
     """
+    from dao_flows.makers.verify.backends import backend
+    from dao_flows.makers.verify.calculation import settings_of
+
     parameters = science.parameters
     preset = backend(name)
     first: Difference | None = None
@@ -200,3 +203,36 @@ def _calculator(
     if untrusted is not None:
         raise ReplayError(f"{differs}; {untrusted}: {untrusted.options} makes it as it was recorded")
     raise differs
+
+
+CALCULATION = Stage(
+    name="calculate",
+    maker="dao_flows.makers.verify.calculation:CalculateMaker",
+    document="dao_flows.makers.schemas.verification:CalculationDoc",
+    route=Route(category="dft", walltime="24:00:00"),
+    colour="#4c9f50",
+    label="{backend} {step}",
+    parents=(
+        Parent("goes on from", (("science", f"{INPUTS}.previous"),)),
+        Parent("calculated", (("candidate", "candidate_id"),), sought=False),
+    ),
+    rebuild=rebuild_calculation,
+    check=checked,
+)
+VERIFICATION = Stage(
+    name="verify",
+    maker="dao_flows.makers.verify.verify:VerifyMaker",
+    document="dao_flows.makers.schemas.verification:VerificationDoc",
+    route=CPU,
+    functions=("verify_candidates", "summarise"),
+    colour="#2e7d32",
+    label="{formula} {verification_id}",
+    id="verification_id",
+    parents=(
+        Parent("verified", (("candidate", "candidate_id"),), sought=False),
+        Parent("ranked by", (("science", "candidate_science_hash"), ("science", f"{INPUTS}.screening"))),
+        Parent("calculated", (("job", "calculations[].job_uuid"), ("science", f"{INPUTS}.calculations"))),
+        Parent("energies against", (("reference", "hull.reference_sha256"),), (("name", "hull.reference"),)),
+    ),
+    rebuild=rebuild,
+)

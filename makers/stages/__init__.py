@@ -1,0 +1,1 @@
+"""What each stage declares of itself, beside its maker: one module a family of stages, and the list of all."""

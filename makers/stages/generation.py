@@ -1,0 +1,66 @@
+"""The stage of GenerateMaker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dao_flows.makers.schemas.document import Science
+from dao_flows.makers.schemas.prediction import CompositionPlan, Origin
+
+from .agreement import Terms
+from .declaration import GPU, INPUTS, Parent, Stage
+from .rebuilding import Materials, Place, Rebuilt, Recorded, ReplayError, settings
+
+
+def rebuild(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+    """The same draws and templates, in the same plan of cells. Raises ReplayError."""
+    from dao_flows.makers.generate import GenerateMaker
+    from dao_flows.makers.generators.templates import candidate_id, template_id
+
+    science = recorded.science
+    guided, library = "predictor" in science.checkpoints, science.inputs.get("library")
+    maker = GenerateMaker(
+        checkpoint=materials.checkpoint(science.checkpoints["generator"], "generator"),
+        predictor=materials.checkpoint(science.checkpoints["predictor"], "predictor") if guided else None,
+        seed=int(science.seed or 0),
+        device=place.device,
+        library=None if library is None else materials.library(library, place.folder),
+        candidates=max(1, int(science.parameters.get("templates", 1))),  # of them the plan says how many are drawn
+        **settings(GenerateMaker, science),
+    )
+    plan = _plan(science, recorded.document)
+    rebuilt = maker.science(plan)
+    draws = [(p.formula, c.z, index) for p in plan for c in p.cells for index in range(c.candidates)]
+    renamed = {candidate_id(rebuilt, *draw): candidate_id(science, *draw) for draw in draws}
+    for each in recorded.document["candidates"]:
+        if (origin := each.get("origin")) is not None and origin.get("kind") != "drawn":
+            template = (each["formula"], each["z"], Origin.model_validate(origin))
+            renamed[template_id(rebuilt, *template)] = template_id(science, *template)
+    return Rebuilt(maker.make(plan), Terms(renamed=renamed), rebuilt)
+
+
+def _plan(science: Science, document: Mapping[str, Any]) -> list[CompositionPlan]:
+    """The cells to draw: from the science, in the document's order, where cells without candidates stand too."""
+    from dao_flows.makers.generate import told
+
+    asked = {entry["formula"]: entry for entry in science.inputs["compositions"]}
+    plan = [CompositionPlan.model_validate(entry) for entry in document["compositions"]]
+    for entry in plan:
+        if told(entry) != asked.get(entry.formula):
+            raise ReplayError(f"the document's plan for {entry.formula} is not the one in its science: it was altered")
+    if len(plan) != len(asked):
+        raise ReplayError("the document's compositions are not those in its science: it was altered")
+    return plan
+
+
+GENERATION = Stage(
+    name="generate",
+    maker="dao_flows.makers.generate:GenerateMaker",
+    document="dao_flows.makers.schemas.prediction:GenerationDoc",
+    route=GPU,
+    colour="#2f7ed8",
+    label=f"generation of {{{INPUTS}.compositions[].formula}}",
+    parents=(Parent("known crystals", (("dataset", f"{INPUTS}.library"),)),),
+    rebuild=rebuild,
+)
