@@ -22,7 +22,7 @@ from dao_flows.model.files.places import absolute
 from dao_flows.model.files.user_folders import CHECKPOINTS, LIBRARIES, RUNS, folder_of
 from dao_flows.store.collections import DATABASE, JOBS
 
-from .routes import CATEGORIES, DEFAULTS, TYPICAL, Queue, queue_keys
+from .routes import CATEGORIES, TYPICAL, Queue, defaults, queue_keys
 
 PRIVATE, PLAIN, SCRIPT = 0o600, 0o644, 0o755
 JOBFLOW, LAUNCHPAD, CONFIG, ROUTES, ENVIRONMENT, LAUNCH = (
@@ -192,7 +192,7 @@ def worker(name: Literal["rlaunch", "qlaunch"]) -> list[str]:
 def _adapter(project: Project, category: Category) -> dict[str, Any]:
     """Jobs of ours bring what they ask for along; what stands here is for others."""
     folder = project.folder
-    route = DEFAULTS[TYPICAL[category]]
+    route = defaults()[TYPICAL[category]]
     if category == "dft":
         route = route.model_copy(update={"cores": project.cores})
     template = {"_fw_template_file": str(folder / LSF)} if project.queue == "lsf" else {}
@@ -215,10 +215,10 @@ def _routes(project: Project) -> str:
         "# What differs from the routes of dao_flows: a line for each stage, as\n"
         "# calculate: {cores: 16, walltime: '24:00:00'}\n"
         "# screen: {category: cpu}\n"
-        f"# Stages: {', '.join(DEFAULTS)}; settings: category, walltime, nodes, cores, gpus.\n"
+        f"# Stages: {', '.join(defaults())}; settings: category, walltime, nodes, cores, gpus.\n"
     )
     changed: dict[str, dict[str, Any]] = {}
-    for stage, route in DEFAULTS.items():
+    for stage, route in defaults().items():
         entry: dict[str, Any] = {}
         if route.category == "dft" and project.cores != route.cores:
             entry["cores"] = project.cores

@@ -23,7 +23,7 @@ from dao_flows.store.collections import DATABASE, JOBS
 
 from .flows import Planned
 from .project import PRIVATE
-from .routes import CATEGORIES, DEFAULTS, TYPICAL, Queue, Routes, function_of, queue_keys, stage_of
+from .routes import CATEGORIES, TYPICAL, Queue, Routes, defaults, function_of, queue_keys, stage_of
 
 SCHEDULERS: dict[Queue, str] = {"slurm": "slurm", "none": "shell"}
 QUEUE_COLLECTION = "remote_jobs"  # of jobflow-remote: beside the results, not among them
@@ -57,7 +57,7 @@ def project_document(
     own = {} if host else {name: str(found) for name in (CHECKPOINTS, LIBRARIES) if (found := folder_of(name))}
     workers, configs = {}, {}
     for category in CATEGORIES:
-        route = DEFAULTS[TYPICAL[category]]
+        route = defaults()[TYPICAL[category]]
         partition = (queues or {}).get(category)
         workers[category] = {
             **reached,

@@ -26,13 +26,13 @@ QUEUES: tuple[Queue, ...] = get_args(Queue)
 Routes = dict[str, Route]
 
 STORING = "store_inputs"  # jobflow's own function, which passes on the output of a flow that a job has started
-DEFAULTS: Routes = {**{stage.name: stage.route for stage in stages()}, "store": CPU}
-STAGE_OF = {  # a job's function, by its maker's class or its own name -> its stage
-    **{name: stage.name for stage in stages() for name in (stage.maker_name, *stage.functions)},
-    STORING: "store",
-}
 # the stage whose route stands for others of its category
 TYPICAL: Mapping[Category, str] = {"gpu": "generate", "dft": "calculate", "cpu": "compare"}
+
+
+def defaults() -> Routes:
+    """The route of each stage, as it declares it, and of jobflow's own jobs."""
+    return {**{stage.name: stage.route for stage in stages()}, "store": CPU}
 
 
 def queue_keys(route: Route, queue: Queue) -> dict[str, Any]:
@@ -60,7 +60,8 @@ def stage_of(function: str) -> str:
     One that is not known is its own stage.
     """
     name = function.split(".")[0]
-    return STAGE_OF.get(name, name)
+    known = stages().by_function
+    return "store" if name == STORING else known[name].name if name in known else name
 
 
 def function_of(job: Job) -> str:
@@ -73,7 +74,7 @@ def read_routes(path: Path | None, changes: Sequence[str] = ()) -> Routes:
 
     Raises SettingsError for the file, InputError for a change, one line each.
     """
-    routes = dict(DEFAULTS)
+    routes = defaults()
     if path is not None:
         try:
             content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8")) or {}

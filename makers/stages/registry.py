@@ -70,6 +70,11 @@ class Stages:
         return self._all_parents if stage is None else stage.parents
 
     @cached_property
+    def by_function(self) -> dict[str, Stage]:
+        """By the names of jobs' functions: the classes of makers, and functions that are no maker's."""
+        return {name: stage for stage in self for name in (stage.maker_name, *stage.functions)}
+
+    @cached_property
     def of_shards(self) -> frozenset[str]:
         """The kinds of documents that made a shard of a dataset."""
         return frozenset(stage.kind for stage in self if any(made.what == "shard" for made in stage.makes))

@@ -26,7 +26,7 @@ from dao_flows.launch.control import cancel, rerun
 from dao_flows.launch.flows import Planned, predict_flows, pretrain_flows, verify_flows
 from dao_flows.launch.patience import wait_for
 from dao_flows.launch.progress import status
-from dao_flows.launch.routes import CATEGORIES, DEFAULTS, apply_routes, function_of, queue_keys, read_routes, stage_of
+from dao_flows.launch.routes import CATEGORIES, apply_routes, defaults, function_of, queue_keys, read_routes, stage_of
 from dao_flows.makers.generate import GenerateMaker
 from dao_flows.makers.label import label_jobs
 from dao_flows.makers.models.checkpoints import ParameterError
@@ -79,7 +79,7 @@ def test_every_job_of_our_flows_has_a_route(workplace):
     pretraining = config.maker().make(["a.parquet"], str(workplace))
     flows = [PredictFlowMaker(verify=VerifyMaker(backend="forcefield")).make("NaCl"), pretraining]
     for flow in flows:
-        assert {stage_of(function_of(job)) for job, _ in flow.iterflow()} <= set(DEFAULTS)
+        assert {stage_of(function_of(job)) for job, _ in flow.iterflow()} <= set(defaults())
         apply_routes(flow, read_routes(None), "slurm")
     assert routes_of(flows[0]) == {"generate": "gpu", "screen": "gpu", "verify": "cpu"}
     assert routes_of(flows[1])["ingest"] == routes_of(flows[1])["compare stages"] == "cpu"

@@ -24,7 +24,7 @@ from jobflow import Flow
 from dao_flows.launch.flows import Planned
 from dao_flows.launch.launchpad import launchpad
 from dao_flows.launch.project import worker
-from dao_flows.launch.routes import DEFAULTS
+from dao_flows.launch.routes import defaults
 from dao_flows.launch.submit import submit
 from dao_flows.makers.stages.declaration import CPU
 from dao_flows.store import stores
@@ -276,13 +276,13 @@ def test_a_worker_that_is_ended_says_so_of_its_job(project, work, finish, submit
     (flow,) = submit(
         [Planned("predict", "a" * 64, "lingers", Flow([bodies.linger(str(project / "marker"), 300)]))],
         launchpad(),
-        DEFAULTS,
+        defaults(),
         "none",
     ).flows
     submit(
         [Planned("predict", "c" * 64, "is next", Flow([bodies.linger(str(project / "other"), 0)]))],
         launchpad(),
-        DEFAULTS,
+        defaults(),
         "none",
     )
     worker = work(project, "cpu")
@@ -362,7 +362,7 @@ def test_a_document_over_16_mb_is_refused_and_leaves_nothing(project, work, fini
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert "too many for one job" in err
     assert launchpad().workflows.count_documents({}) == 0
-    submit([Planned("predict", "b" * 64, "is bulky", Flow([bodies.bulk(17_000_000)]))], launchpad(), DEFAULTS, "none")
+    submit([Planned("predict", "b" * 64, "is bulky", Flow([bodies.bulk(17_000_000)]))], launchpad(), defaults(), "none")
     finish(work(project, "cpu"))
     (failure,) = json.loads(call("status", "--json")[1])["failures"]
     assert failure["advice"].startswith("what it would store is larger than the 16 MB that MongoDB takes")
@@ -432,7 +432,7 @@ def to_queue(project, route):
 @with_slurm
 def test_a_job_over_its_wall_time_is_found_at_once_and_run_again_once(set_up, call, bodies):
     project = set_up(*SLURM)
-    routes = {**DEFAULTS, "linger": CPU.model_copy(update={"walltime": "00:01:00"})}
+    routes = {**defaults(), "linger": CPU.model_copy(update={"walltime": "00:01:00"})}
     job = bodies.linger(str(project / "marker"), 900)
     flow = submit([Planned("predict", "d" * 64, "lingers", Flow([job]))], launchpad(), routes, "slurm").flows[0].flow
     to_queue(project, "cpu")
