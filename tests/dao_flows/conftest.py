@@ -1,5 +1,6 @@
 """A workplace of one's own: tiny checkpoints, an embedded store and a working directory under a temporary folder."""
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -310,8 +312,11 @@ def set_up(workplace, call, monkeypatch):
     if MONGO_URI is None:
         pytest.skip("DAO_FLOWS_TEST_MONGO_URI names no server")
     database = f"dao_flows_test_{uuid.uuid4().hex[:8]}"
+    turn = (Path(tempfile.gettempdir()) / "dao_flows_test_slurm.lock").open("w")
 
     def set_up(*options: str, uri: str = MONGO_URI) -> Path:
+        if "slurm" in options:  # one test at a time: one of them drains the node that another asks for
+            fcntl.flock(turn, fcntl.LOCK_EX)
         with monkeypatch.context() as patch:
             patch.setenv("DAO_FLOWS_MONGO_URI", uri)
             code, out, err = call("init", "project", "--database", database, "--yes", *options)
@@ -324,6 +329,7 @@ def set_up(workplace, call, monkeypatch):
         return folder
 
     yield set_up
+    turn.close()
     from pymongo import MongoClient
 
     with MongoClient(MONGO_URI) as client:
