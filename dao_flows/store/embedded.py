@@ -48,6 +48,13 @@ PAGE = 20  # documents read at a time where all of them are wanted; one may have
 HEAD_OF_ROW = 600  # bytes; the id stands first in a document
 
 
+def _row(document: dict[str, Any], fields: Sequence[str]) -> tuple[bytes, str]:
+    """A document's value and key in the file. fields: which together are its key, if it has no `_id`."""
+    clean = jsanitize(document, allow_bson=True, recursive_msonable=True)
+    clean.setdefault("_id", "/".join(str(clean[field]) for field in fields))
+    return bson.encode(clean), montydb_bson.id_encode(clean["_id"])
+
+
 class EmbeddedStore(MontyStore):
     """MontyStore on sqlite, made safe and quick for several processes on one machine.
 
@@ -223,14 +230,17 @@ class EmbeddedStore(MontyStore):
         """Add or replace documents, all of them or none."""
         if self.read_only:
             raise PermissionError(errno.EROFS, "the store can only be read", str(self.path))
-        rows = []
         fields = [key] if isinstance(key, str) else key or [self.key]
-        for doc in docs if isinstance(docs, list) else [docs]:
-            clean = jsanitize(doc, allow_bson=True, recursive_msonable=True)
-            clean.setdefault("_id", "/".join(str(clean[field]) for field in fields))
-            rows.append((bson.encode(clean), montydb_bson.id_encode(clean["_id"])))
+        rows = [_row(doc, fields) for doc in (docs if isinstance(docs, list) else [docs])]
         with self._connection() as connection:
             connection.executemany(UPSERT_RECORD.format(SQLITE_RECORD_TABLE), rows)
+
+    def add_if_absent(self, document: dict[str, Any]) -> None:
+        """Add a document, unless one of its `_id` is there."""
+        value, key = _row(document, ["_id"])
+        with self._connection() as connection:
+            add = f"INSERT OR IGNORE INTO [{SQLITE_RECORD_TABLE}] (k, v) VALUES (?, ?)"  # noqa: S608
+            connection.execute(add, (key, value))
 
     def make_indexes(self, indexes: Sequence[Sequence[str]]) -> None:
         """Nothing: the rows are searched by content."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .provenance import content_hash
-from .siblings import beside, newest
+from .siblings import add_if_absent, beside, newest
 
 if TYPE_CHECKING:
     from maggma.core import Store
@@ -49,7 +49,8 @@ def link(runs: Store, record: dict[str, Any]) -> None:
 def advance(runs: Store, record: dict[str, Any]) -> None:
     """Say in the head that a record, which was written, is the newest."""
     held = record[CHAIN]
-    _write(runs, held["id"], held["number"], [record[KEY], record["content_hash"]], record.get("at"))
+    last = [record[KEY], record["content_hash"]]
+    _heads(runs).update([_head(held["id"], held["number"], last, record.get("at"))], key="_id")
 
 
 def begin(runs: Store) -> None:
@@ -98,14 +99,17 @@ def _begun(runs: Store) -> dict[str, Any]:
     """The head of a store's chain, which is begun if there is none."""
     if (found := head(runs)) is not None and chain_of(found) is not None:
         return found
-    return _write(runs, secrets.token_hex(8), 0, None, None)
+    begun = _head(secrets.token_hex(8), 0, None, None)
+    if found is None:
+        add_if_absent(_heads(runs), begun)  # another process may have begun it since
+    else:
+        _heads(runs).update([begun], key="_id")
+    return head(runs) or begun
 
 
-def _write(runs: Store, chain: str, number: int, newest: list[str] | None, at: str | None) -> dict[str, Any]:
-    written = {HEAD_KEY: HEAD, "at": at, CHAIN: {"id": chain, "number": number}, "newest": newest}
-    written = {"_id": HEAD, **written, "content_hash": content_hash(written)}
-    _heads(runs).update([written], key="_id")
-    return written
+def _head(chain: str, number: int, newest: list[str] | None, at: str | None) -> dict[str, Any]:
+    held = {HEAD_KEY: HEAD, "at": at, CHAIN: {"id": chain, "number": number}, "newest": newest}
+    return {"_id": HEAD, **held, "content_hash": content_hash(held)}
 
 
 def _heads(runs: Store) -> Store:

@@ -29,6 +29,15 @@ def newest(store: Store, criteria: dict[str, Any], fields: list[str], number: st
     return list(store.query(criteria, properties=fields, sort={number: -1}, limit=limit))
 
 
+def add_if_absent(store: Store, document: dict[str, Any]) -> None:
+    """Add a document, unless one of its `_id` is there: of several processes that do so at once, one has its way."""
+    if (add := getattr(store, "add_if_absent", None)) is not None:
+        add(document)
+        return
+    rest = {field: value for field, value in document.items() if field != "_id"}
+    store._collection.update_one({"_id": document["_id"]}, {"$setOnInsert": rest}, upsert=True)
+
+
 def beside(store: Store, name: str, key: str) -> Store | None:
     """A collection in the database of a store, connected; None if that kind of store has none."""
     from maggma.stores import MemoryStore, MontyStore

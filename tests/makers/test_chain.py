@@ -91,6 +91,23 @@ def test_who_is_killed_between_two_writes_leaves_a_whole_chain(runs, monkeypatch
     assert len(list(runs.query())) == 6
 
 
+def test_who_sees_no_head_where_another_has_begun_one_goes_on_with_that(runs, monkeypatch):
+    write(runs, 1)
+    begun = chain.chain_of(chain.head(runs))
+    there, seen = chain.head, []
+
+    def before_the_other_began(runs):
+        seen.append(runs)
+        return None if len(seen) == 1 else there(runs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "head", before_the_other_began)
+        later = write(runs, 2)
+    assert chain.chain_of(later) == chain.chain_of(chain.head(runs)) == begun
+    assert [record_id for record_id, _ in later["chain"]["previous"]] == ["r-000001"]
+    assert gone(runs) == set()
+
+
 def test_a_record_that_the_store_took_and_refused_is_there_once(runs, monkeypatch):
     write(runs, 1)
     record = {"record_id": "r-000002", "run_id": "r", "event": "batch", "at": "now"}
