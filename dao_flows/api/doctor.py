@@ -161,6 +161,10 @@ def check_judge(config: Settings) -> Check:
     except ValueError as error:
         fix = "correct or unset DAO_FLOWS_JUDGE"
         return Check(name="judge", status="broken", detail=one_line(error), fix=fix)
+    except Exception as error:  # of the settings that a library reads when it is imported
+        if (said := explain(error)) is None:
+            raise
+        return Check(name="judge", status="broken", detail=said, fix="correct it, or take it away")
     return Check(name="judge", status="ok", detail=f"{name} {version}")
 
 
