@@ -83,9 +83,14 @@ def imports_within() -> dict[str, set[str]]:
     return found
 
 
+def folder_of(module: str) -> str:
+    """The package that a module is, or lies in."""
+    return module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+
+
 def room(module: str) -> str:
     """The folder that a module lies in; what lies at the top of a floor is a room of its own."""
-    folder = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    folder = folder_of(module)
     return module if folder in FOLDERS else folder
 
 
@@ -250,7 +255,7 @@ FLOORS = {name.rpartition(".")[2]: folder for name, folder in FOLDERS.items()}
 
 def floor_and_box(module: str) -> tuple[str, str]:
     """Where a module is drawn: the floor, and its folder, or itself at the top of the model's floor."""
-    folder = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    folder = folder_of(module)
     top = max((name for name in FOLDERS if module == name or module.startswith(f"{name}.")), key=len)
     floor = top.rpartition(".")[2]
     if folder == top:

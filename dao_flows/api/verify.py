@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dao_flows.makers.jobs.progress import Reporter
     from dao_flows.makers.schemas.prediction import CandidateDoc
 
-VERIFY_TOP = 3  # candidates of each composition, where nothing else is said
-
 
 class VerificationResult(BaseModel):
     """What came of a run. verifications: in the order asked for, failed ones too; files: folder of the codes' own."""

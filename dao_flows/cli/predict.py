@@ -147,20 +147,11 @@ class _Bar:
     """Progress on stderr: a bar with an estimate on a terminal, a line a batch in a log file."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
+        from .shared.progress import bar_on
         from .shared.tables import stderr
 
         self.console = stderr()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            Remaining(),
-        )
-        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.bar = bar_on(self.console)
         self.all: Any = None
         self.stage: Any = None
         self.shown: tuple[int, str] = (0, "")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dao_flows.makers.jobs.attempts import ENDED
 
@@ -15,13 +15,9 @@ from .documents import written
 from .history import Activity, History, Thing, moment
 from .layout import FOLDERS, MANIFEST, document_path
 
-if TYPE_CHECKING:
-    pass
-
 Node = tuple[str, str]  # kind, id
 CHUNK = 100
 STORE_FIELDS = ("_id", "last_updated", "_bt")  # a store's own
-COLLECTED = {"candidate": "candidates", "verification": "verifications", "comparison": "comparisons"}
 
 
 @dataclass

@@ -13,10 +13,10 @@ from dao_flows.api.export import render
 from dao_flows.makers.schemas.prediction import CandidateDoc
 from dao_flows.makers.schemas.verification import VerificationDoc
 from dao_flows.store import imported
-from dao_flows.store.collections import KEYS
+from dao_flows.store.collections import KEYS, LAID_OUT
 from dao_flows.store.stores import collection
 
-from .contents import COLLECTED, Contents, Node, dataset_files
+from .contents import Contents, Node, dataset_files
 from .documents import job_key
 from .layout import document_path
 
@@ -76,7 +76,7 @@ class _Gathering:
 
     def _collections(self) -> None:
         """Candidates, verifications and comparisons, with their structures."""
-        for kind, name in COLLECTED.items():
+        for kind, name in LAID_OUT.items():
             for document in _query(collection(self.store, name), KEYS[name], self._of(kind)):
                 key = document[KEYS[name]]
                 path = document_path(name, key)
@@ -104,9 +104,9 @@ class _Gathering:
 
     def _jobs(self) -> None:
         """The documents of jobs: those of the nodes, and those that made what is laid out from them."""
-        wanted = {name for kind, name in self.nodes if kind not in (*COLLECTED, *NO_JOBS)}
+        wanted = {name for kind, name in self.nodes if kind not in (*LAID_OUT, *NO_JOBS)}
         made_by: dict[Node, str] = {}
-        for kind, name in COLLECTED.items():
+        for kind, name in LAID_OUT.items():
             for key, document in self.contents.documents[name].items():
                 execution = (document.get("screening") or document.get("provenance") or {}).get("execution", {})
                 if uuid := execution.get("job_uuid"):

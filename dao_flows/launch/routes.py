@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from dao_flows.errors import InputError, SettingsError
-from dao_flows.makers.stages.declaration import CPU, Category, Route
+from dao_flows.makers.stages.declaration import CPU, STORING, Category, Route
 from dao_flows.makers.stages.registry import stages
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 Routes = dict[str, Route]
 
-STORING = "store_inputs"  # jobflow's own function, which passes on the output of a flow that a job has started
 # the stage whose route stands for others of its category
 TYPICAL: Mapping[Category, str] = {"gpu": "generate", "dft": "calculate", "cpu": "compare"}
 

@@ -9,6 +9,12 @@ KEYS = {
     "verifications": "verification_id",
     "comparisons": "comparison_id",
 }
+LAID_OUT = {  # kinds of documents that are laid out from those of jobs -> their collection
+    "candidate": "candidates",
+    "verification": "verifications",
+    "comparison": "comparisons",
+}
+WITHOUT_JOBS = ("candidate", "comparison")  # those of them that no job writes
 INDEXES = {
     "candidates": ("candidate_id", "formula", "screening.execution.job_uuid"),
     "runs": ("record_id", "run_id", "request_hash", "job_uuid", "event", "chain.number"),

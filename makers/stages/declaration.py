@@ -35,6 +35,7 @@ Names = tuple[tuple[What, str], ...]  # what a name is, and its place in the doc
 Told = tuple[tuple[str, str], ...]  # what is told of a thing ('name', 'rows', …), and its place in the document
 
 INPUTS, PARAMETERS = "provenance.science.inputs", "provenance.science.parameters"
+STORING = "store_inputs"  # jobflow's own job, which passes on the output of a flow that took a job's place
 SHOWN = 3  # of a list in a label
 PLACE = r"\{([\w.\[\]]+)\}"  # in a label
 

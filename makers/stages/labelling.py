@@ -7,9 +7,9 @@ from pathlib import Path
 from dao_flows.makers.schemas.labels import LabellingDoc
 
 from .agreement import Terms
-from .declaration import GPU, GPU_HALF_DAY, Made, Stage
+from .declaration import GPU_HALF_DAY, Made, Stage
 from .rebuilding import Materials, Place, Rebuilt, Recorded, settings
-from .relaxation import MERGED, MERGED_DATASET, OF_A_SHARD, merged
+from .relaxation import OF_A_SHARD, merged, merging
 
 
 def rebuild(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
@@ -46,14 +46,6 @@ LABELLING = Stage(
     makes=(Made("shard", "labelled.sha256"),),
     rebuild=rebuild,
 )
-MERGE = Stage(
-    name="merge",
-    maker="dao_flows.makers.label:MergeLabelsMaker",
-    document="dao_flows.makers.schemas.labels:LabelledDatasetDoc",
-    route=GPU,
-    colour="#c9a227",
-    label="merging of a dataset",
-    parents=MERGED,
-    makes=(MERGED_DATASET,),
-    rebuild=rebuild_merge,
+MERGE = merging(
+    "dao_flows.makers.label:MergeLabelsMaker", "dao_flows.makers.schemas.labels:LabelledDatasetDoc", rebuild_merge
 )

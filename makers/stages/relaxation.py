@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dao_flows.makers.schemas.relaxation import RelaxationDoc
@@ -65,6 +66,22 @@ MERGED = (
 )
 MERGED_DATASET = Made("dataset", "sha256", (("name", f"{PARAMETERS}.dataset_name"), ("rows", "rows"), ("path", "path")))
 
+
+def merging(maker: str, document: str, rebuild: Callable[[Recorded, Materials, Place], Rebuilt]) -> Stage:
+    """The stage that merges shards of a dataset, by its maker and document, as `Stage` has them."""
+    return Stage(
+        name="merge",
+        maker=maker,
+        document=document,
+        route=GPU,
+        colour="#c9a227",
+        label="merging of a dataset",
+        parents=MERGED,
+        makes=(MERGED_DATASET,),
+        rebuild=rebuild,
+    )
+
+
 RELAXATION = Stage(
     name="relax",
     maker="dao_flows.makers.relax_dataset:RelaxDatasetMaker",
@@ -77,16 +94,8 @@ RELAXATION = Stage(
     makes=(Made("shard", "relaxed.sha256"),),
     rebuild=rebuild,
 )
-MERGE = Stage(
-    name="merge",
-    maker="dao_flows.makers.merge:MergeShardsMaker",
-    document="dao_flows.makers.schemas.relaxation:RelaxedDatasetDoc",
-    route=GPU,
-    colour="#c9a227",
-    label="merging of a dataset",
-    parents=MERGED,
-    makes=(MERGED_DATASET,),
-    rebuild=rebuild_merge,
+MERGE = merging(
+    "dao_flows.makers.merge:MergeShardsMaker", "dao_flows.makers.schemas.relaxation:RelaxedDatasetDoc", rebuild_merge
 )
 CROSS_CHECK = Stage(
     name="crosscheck",

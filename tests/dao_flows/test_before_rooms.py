@@ -57,6 +57,9 @@ def test_a_former_name_is_the_same_module():
     code = (
         "import sys\nfrom dao_flows.makers.verification_schemas import VerificationDoc as former\n"
         "from dao_flows.makers.schemas.verification import VerificationDoc as present\n"
+        "module = sys.modules['dao_flows.makers.schemas.verification']\n"
+        "assert sys.modules['dao_flows.makers.verification_schemas'] is module\n"
+        "assert module.__spec__.name == module.__name__ == 'dao_flows.makers.schemas.verification'\n"
         "assert former is present\nimport dao_flows.makers.no_such_schemas"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.jobs.attempts import BEGAN, ENDED
 from dao_flows.makers.stages.registry import stages
+from dao_flows.store.collections import LAID_OUT
 
 from .documents import (
-    COLLECTED,
     Document,
     Node,
     Stored,
@@ -447,7 +447,7 @@ def _formulas(science: Mapping[str, Any]) -> list[str]:
 def _label(node: Node, document: Mapping[str, Any]) -> str:
     """What a document is called in a drawing."""
     kind = node[0].replace("_", " ")
-    if node[0] in COLLECTED.values():
+    if node[0] in LAID_OUT:
         return f"{document.get('formula') or kind} {node[1]}"
     stage = stages().by_kind.get(node[0])
     return kind if stage is None else stage.called(document)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dao_flows.makers.jobs.provenance import digest
 from dao_flows.makers.schemas.verification import VerificationDoc
-from dao_flows.makers.stages.declaration import Stage, What, is_name, told_in, values
+from dao_flows.makers.stages.declaration import STORING, Stage, What, is_name, told_in, values
 from dao_flows.makers.stages.registry import stages
 from dao_flows.store.stores import collection
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 Node = tuple[str, str]  # kind, id
 Document = dict[str, Any]
 
-COLLECTED = {"candidates": "candidate", "verifications": "verification", "comparisons": "comparison"}
-STORING = "store_inputs"  # jobflow's job that stands for the output of a flow that took a job's place
 
 _EXECUTION = [f"execution.{name}" for name in ("host", "started_at", "ended_at", "job_uuid", "checkpoints")]
 _SCIENCE = [f"science.{name}" for name in ("maker", "code_version", "seed", "checkpoints")]

@@ -6,12 +6,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from .documents import Node
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA_VERSION = 1
 Direction = Literal["back", "forward", "both"]

@@ -12,7 +12,7 @@ from monty.json import jsanitize
 from dao_flows.comparison.builder import ComparisonBuilder, comparison_doc
 from dao_flows.comparison.schemas import SCHEMA_VERSION
 from dao_flows.makers.jobs.provenance import library_versions
-from dao_flows.makers.jobs.renamed import current
+from dao_flows.makers.jobs.renamed import in_present_names
 from dao_flows.makers.schemas.verification import VerificationDoc
 from dao_flows.store.interface import Damaged
 
@@ -108,9 +108,7 @@ def _judged(builder: ComparisonBuilder, document: dict[str, Any], source: dict[s
 
 def _departure(expected: dict[str, Any], document: dict[str, Any]) -> str | None:
     """The first field that differs."""
-    held = {name: value for name, value in document.items() if name not in OWN}
-    if "@module" in held:
-        held["@module"] = current(str(held["@module"]))
+    held = {name: value for name, value in in_present_names(document).items() if name not in OWN}
     due = {
         name: value for name, value in expected.items() if name not in OWN and (name in held or value not in (None, []))
     }

@@ -12,7 +12,7 @@ from pymatgen.core.composition import Composition
 from dao_flows.comparison.schemas import ComparisonDoc
 from dao_flows.makers.jobs.attempts import parts
 from dao_flows.makers.jobs.provenance import digest
-from dao_flows.makers.jobs.renamed import current
+from dao_flows.makers.jobs.renamed import in_present_names
 from dao_flows.makers.schemas import decoding
 from dao_flows.makers.schemas.prediction import CandidateDoc, Origin, ScreenedCandidate
 from dao_flows.makers.stages.registry import stages
@@ -81,7 +81,7 @@ def derived_fault(document: Mapping[str, Any]) -> str | None:
     }
     marks = {"@module": CandidateDoc.__module__, "@class": CandidateDoc.__name__}
     expected |= {name: value for name, value in marks.items() if name in document}
-    found = {**document, "@module": current(str(document.get("@module")))}
+    found = in_present_names(document)
     wrong = next((name for name, value in expected.items() if found.get(name) != value), None)
     return wrong or origin_fault(document, value_at(document, "generation", "science"))
 

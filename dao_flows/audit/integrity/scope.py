@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from dao_flows.audit.graph.from_store import build
 from dao_flows.audit.graph.identify import find
+from dao_flows.store.collections import LAID_OUT, WITHOUT_JOBS
 
 if TYPE_CHECKING:
     from jobflow.core.store import JobStore
 
-LISTED = {"candidate": "candidates", "comparison": "comparisons", "verification": "verifications"}
-LAID_OUT = ("candidate", "comparison")
 MADE = {"dataset": "datasets", "checkpoint": "checkpoints", "run": "runs"}
 
 
@@ -41,12 +40,12 @@ def scope_of(store: JobStore, ids: Sequence[str], history: bool = False) -> Scop
     whole = build(store)
     asked = [find(whole, each) for each in ids]
     runs = {name for kind, name in asked if kind == "run"}
-    members = {node for node, facts in whole.nodes.items() if facts.run in runs and node[0] not in LAID_OUT}
+    members = {node for node, facts in whole.nodes.items() if facts.run in runs and node[0] not in WITHOUT_JOBS}
     graph = whole.around([*asked, *members], "back" if history else "both")
     found: dict[str, set[str]] = defaultdict(set)
     for (kind, name), facts in graph.nodes.items():
-        if kind in MADE or (kind in LISTED and (not history or (kind, name) in asked)):
-            found[(LISTED | MADE)[kind]].add(name)
+        if kind in MADE or (kind in LAID_OUT and (not history or (kind, name) in asked)):
+            found[(LAID_OUT | MADE)[kind]].add(name)
         if kind == "job":
             found["jobs"].add(name)
         if facts.job is not None:

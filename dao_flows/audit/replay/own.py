@@ -27,6 +27,7 @@ from dao_flows.model.checkpoint.format import CheckpointError
 from dao_flows.model.checkpoint.format import verify as verify_checkpoint
 from dao_flows.model.data.shards import DataError, read_manifest, shard_path
 from dao_flows.store.candidates import candidate_doc
+from dao_flows.store.collections import LAID_OUT
 from dao_flows.store.stores import collection
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from dao_flows.audit.graph.documents import Node
 
-LAID_OUT = {"candidate": "candidates", "verification": "verifications", "comparison": "comparisons"}
 Document = dict[str, Any]
 
 

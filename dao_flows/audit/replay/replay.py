@@ -32,6 +32,7 @@ from dao_flows.makers.stages.declaration import Stage
 from dao_flows.makers.stages.rebuilding import Place, Rebuilt, Recorded, ReplayError
 from dao_flows.makers.stages.registry import stages
 from dao_flows.model.files import user_folders
+from dao_flows.store.collections import LAID_OUT, WITHOUT_JOBS
 from dao_flows.store.stores import collection, describe
 from dao_flows.version import __version__
 
@@ -169,11 +170,11 @@ def _asked(graph: Graph, node: Node) -> list[Node]:
     """What is laid out of what is asked for, and is compared with what it was laid out from."""
     if node[0] == "run":
         made = [other for other, facts in graph.nodes.items() if facts.run == node[1]]
-        return [other for other in graph.order() if other[0] in own.LAID_OUT and other in made]
+        return [other for other in graph.order() if other[0] in LAID_OUT and other in made]
     if node[0] == "comparison":
         behind = [other for other in graph.order() if other == ("verification", node[1])]
         return [*(parent for parent in graph.parents(node) if parent[0] == "candidate"), *behind, node]
-    return [node] if node[0] in own.LAID_OUT else []
+    return [node] if node[0] in LAID_OUT else []
 
 
 def _own_step(node: Node, jobs: JobStore) -> Step | None:
@@ -221,7 +222,7 @@ def _steps_of(graph: Graph, node: Node, jobs: JobStore) -> list[tuple[Node, str]
     if kind == "comparison":
         return _steps_of(graph, ("verification", name), jobs)
     if kind == "run":
-        wanted = {other for other, facts in graph.nodes.items() if facts.run == name and other[0] not in COLLECTED}
+        wanted = {other for other, facts in graph.nodes.items() if facts.run == name and other[0] not in WITHOUT_JOBS}
     elif kind == "verification":
         wanted = {node, *(parent for parent in graph.parents(node) if parent[0] == "calculation")}
     elif kind in ("checkpoint", "dataset"):
@@ -234,9 +235,6 @@ def _steps_of(graph: Graph, node: Node, jobs: JobStore) -> list[tuple[Node, str]
         wanted = {node}
     order = [each for each in graph.order() if each in wanted]
     return [(each, uuid) for each in order if (uuid := graph.nodes[each].job) and graph.nodes[each].science_hash]
-
-
-COLLECTED = ("candidate", "comparison")  # laid out from documents of jobs
 
 
 def _step(

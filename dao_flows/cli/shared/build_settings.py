@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import signature
 from typing import Annotated, Any
 
 import typer
+
+from .options import with_parameters
 
 SOURCES = """[bold]Sources[/bold]
 
@@ -59,10 +61,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
         settings = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items() if v is not None}
         command(**given, settings=settings)
 
-    parameters = sorted([*own, *shared.values()], key=lambda each: each.default is not Parameter.empty)
-    call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-    call.__annotations__ = {each.name: each.annotation for each in parameters}
-    return call
+    return with_parameters(call, [*own, *shared.values()])
 
 
 @contextmanager

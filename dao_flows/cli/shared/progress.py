@@ -7,18 +7,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
     from dao_flows.makers.jobs.progress import Reporter
 
 
-@contextmanager
-def stage_progress() -> Iterator[Reporter]:
-    """A listener that shows done of total for each stage; training shows its own line."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+def bar_on(console: Console) -> Progress:
+    """A bar with an estimate, where the console is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from .tables import stderr
-
-    console = stderr()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -26,8 +25,17 @@ def stage_progress() -> Iterator[Reporter]:
         TimeElapsedColumn(),
         Remaining(),
     )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def stage_progress() -> Iterator[Reporter]:
+    """A listener that shows done of total for each stage; training shows its own line."""
+    from .tables import stderr
+
+    console = stderr()
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with bar_on(console) as bar:
 
         def listen(done: int, total: int, stage: str) -> None:
             if stage not in tasks:

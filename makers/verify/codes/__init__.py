@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from dao_flows.makers.models.checkpoints import ParameterError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from .code import Code
 
 BACKENDS = {  # as `--backend` names them -> the file of the code
@@ -34,6 +35,8 @@ HELP = f"{', '.join(BACKENDS)}, forcefield:NAME for another than CHGNet, or a ba
 @cache
 def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
     """Backends of packages that are installed in these places, by name."""
+    from importlib.metadata import entry_points  # which every start of the command line would pay for
+
     return {point.name: point for point in sorted(entry_points(group=GROUP))}
 
 
