@@ -23,8 +23,10 @@ from .jobs.shards import NO_CRYSTAL, Chunk, Row, at_work, crystal_of, of_the_ori
 from .jobs.stage import stage
 from .machine.places import PATH, Places
 from .merge import REJECTS, dataset_folder, in_full, merge, merge_science
+from .models.atomate import CHGNET
 from .models.checkpoints import ParameterError, pick_device
-from .models.force_field import CHGNET, ForceField, ForceFieldError, Frame, known_name, package_version
+from .models.energy_model import energy_model
+from .models.force_field import ForceField, ForceFieldError, Frame
 from .schemas.labels import FailedCrystal, LabelledDatasetDoc, LabellingDoc
 from .schemas.shards import ShardFile
 from .science.structures import to_structure
@@ -119,15 +121,16 @@ class LabelMaker(Maker):
             raise ParameterError(f"steps must be numbers of relaxation steps from 0 on, not {tuple(self.steps)}")
         if self.chunk_rows < 1:
             raise ParameterError(f"chunk_rows must be at least 1, not {self.chunk_rows}")
-        package_version(self.force_field)
+        _ = energy_model(self.force_field).version
 
     def science(self, manifest: Manifest, shard: int) -> Science:
         """All that decides the result, known before the run. Raises ParameterError if there is no such shard."""
+        teacher = energy_model(self.force_field)
         return Science(
             maker=type(self).__name__,
             parameters={
-                "force_field": known_name(self.force_field),
-                "force_field_version": package_version(self.force_field),
+                "force_field": teacher.name,
+                "force_field_version": teacher.version,
                 "steps": sorted(set(self.steps)),
                 "chunk_rows": self.chunk_rows,
             },

@@ -24,7 +24,7 @@ from .jobs.stage import stage
 from .machine.parallel import parallel_map
 from .machine.places import CHECKPOINT, Places
 from .models.checkpoints import ParameterError, card, load_model, pick_device
-from .models.force_field import known_name, package_version
+from .models.energy_model import energy_model
 from .schemas.prediction import (
     CompositionPlan,
     GeneratedCandidate,
@@ -175,10 +175,11 @@ class ScreenMaker(Maker):
         names += ["symprec_tight", "symprec_loose", "ltol", "stol", "angle_tol"]
         parameters: dict[str, Any] = {name: float(getattr(self, name)) for name in names}
         if self.judge is not None:
+            judge = energy_model(self.judge)
             parameters |= {
-                "judge": known_name(self.judge),
+                "judge": judge.name,
                 "judge_steps": self.judge_steps,
-                "judge_version": package_version(self.judge),
+                "judge_version": judge.version,
                 "atomate2": installed_version("atomate2"),
             }
         if self.rank_by == "both":

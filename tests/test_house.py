@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"dao_flows": ROOT / "dao_flows", "dao_flows.makers": ROOT / "makers", "dao_flows.model": ROOT / "model"}
-ENTRY_POINTS = {"dao_flows.backends", "dao_flows.stages"}  # groups, by which packages of others are found
+# groups, by which packages of others are found
+ENTRY_POINTS = {f"dao_flows.{group}" for group in ("backends", "energy_models", "generators", "stages")}
 VERSION = "dao_flows.version"  # which imports nothing
 MODEL_MAY_IMPORT = {"torch", "numpy", "safetensors"}
 BINARY = {".npz", ".parquet", ".safetensors", ".png", ".xz"}

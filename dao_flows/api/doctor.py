@@ -147,7 +147,8 @@ def check_checkpoints(config: Settings) -> Iterator[Check]:
 
 def check_judge(config: Settings) -> Check:
     """The force field that judges candidates, as the settings name it."""
-    from dao_flows.makers.models.force_field import INSTALL, package_version
+    from dao_flows.makers.models.atomate import INSTALL
+    from dao_flows.makers.models.energy_model import energy_model
     from dao_flows.makers.screening.judge import AUTO, chosen
 
     name, ranking = chosen(config.judge, None)
@@ -157,7 +158,8 @@ def check_judge(config: Settings) -> Check:
             return Check(name="judge", status="missing", detail=detail, fix=INSTALL)
         return Check(name="judge", status="ok", detail=detail)
     try:
-        version = package_version(name)
+        model = energy_model(name)
+        version = model.version
     except ValueError as error:
         fix = "correct or unset DAO_FLOWS_JUDGE"
         return Check(name="judge", status="broken", detail=one_line(error), fix=fix)

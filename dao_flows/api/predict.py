@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dao_flows.errors import InputError
 from dao_flows.interruption import interruptible
+from dao_flows.makers.generators.generator import DAO_G
 from dao_flows.makers.jobs.provenance import digest, library_versions
 from dao_flows.makers.models.checkpoints import pick_device
 from dao_flows.model.checkpoint.format import verify
@@ -90,7 +91,8 @@ def predict(formulas: str | Sequence[str | Entry], asked: LocalPrediction) -> Pr
     request = settled(asked, config)
     request = replace(request, device=pick_device(str(request.device)))
     maker = prediction_maker(request)
-    for reference in {maker.generate.checkpoint, maker.screen.predictor}:
+    generators = [maker.generate.checkpoint] if request.generator == DAO_G else []
+    for reference in {*generators, maker.screen.predictor}:
         verify(find(reference))  # a damaged file shows now, not after the first batch
     entries = _entries(formulas)
     batches = plan_batches(entries, maker, config.batch_candidates)

@@ -268,7 +268,7 @@ def _judgement(candidate: CandidateDoc) -> dict[str, str]:
 def _origin(origin: Origin | None) -> str:
     """Where a candidate comes from, in a line."""
     if origin is None or origin.kind == "drawn":
-        return "drawn by DAO-G"
+        return f"drawn by {origin.generator if origin and origin.generator else 'DAO-G'}"
     exchanged = ", ".join(f"{old} → {'+'.join(new)}" for old, new in origin.exchange.items() if new != [old])
     energy, distance, weight = (
         "not known" if value is None else f"{value:.3f}"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dao_flows.api.compare import CompareResult, Uncompared
-    from dao_flows.comparison.figures import ComparisonFigures, ErrorFigures, Estimate, Spread
+    from dao_flows.comparison.estimates import Estimate, Spread
+    from dao_flows.comparison.figures import ComparisonFigures, ErrorFigures
     from dao_flows.comparison.schemas import ComparisonDoc
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -90,6 +91,8 @@ def _show(result: CompareResult, written: list[Path]) -> None:
     if result.figures is not None:
         console.print(_candidates(result.comparisons, result.figures))
         console.print(_summary(result.figures))
+        if len(result.figures.by_generator) > 1:
+            console.print(_generators(result.figures))
         for name, reason in result.figures.energy.unavailable.items():
             console.print(f"{_NAMES[name]}: not told, {reason}", markup=False, soft_wrap=True)
     for formula, missing in {doc.formula: doc.missing for doc in result.comparisons if doc.missing}.items():
@@ -205,6 +208,24 @@ def _summary(figures: ComparisonFigures) -> Table:
             table.add_row(
                 text, f"{spread.median:.3g}" if spread.median < 1000 else f"{spread.median:,.0f}", str(spread.n)
             )
+    return table
+
+
+def _generators(figures: ComparisonFigures) -> Table:
+    """What each generator's candidates came to."""
+    from .shared.tables import new_table, plain
+
+    table = new_table("By generator, with 95 % intervals where there are enough")
+    table.add_column("generator")
+    hulls = figures.reference is not None
+    for name in ("candidates", "compositions", "lowest of\ncomposition", "still\nmatch", "RMSE"):
+        table.add_column(name, justify="right")
+    if hulls:
+        table.add_column("verified E_hull\neV/atom", justify="right")
+    for each in figures.by_generator:
+        estimates = (each.lowest, each.matches, each.rmse, *((each.energy_above_hull,) if hulls else ()))
+        told = ("–" if estimate is None else _estimate(estimate)[0] for estimate in estimates)
+        table.add_row(plain(each.generator), str(each.comparisons), str(each.compositions), *told)
     return table
 
 

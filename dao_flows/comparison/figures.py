@@ -8,7 +8,7 @@ not independent of each other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,27 +18,16 @@ from scipy.stats import kendalltau, spearmanr
 
 from dao_flows.errors import InputError
 from dao_flows.makers.reference import PER_SYSTEM, functional_of
-from dao_flows.makers.science.match_rate import bootstrap, wilson
 
+from .by_generator import SAME_ENERGY, GeneratorFigures, by_generator
+from .estimates import Estimate, Spread, by_formula, mean_of, share
 from .schemas import ComparisonDoc
 
 SCHEMA_VERSION = 1
-SAME_ENERGY = 0.001  # eV/atom: closer together than DFT tells apart here, as two that relax into one structure
-FEWEST_RESAMPLED = 5  # compositions: a bootstrap over fewer says nothing
-RESAMPLES = 2000
 SAME_CUTOFF = 1e-4  # relative: codes round differently
 NAMED = 3  # documents in a message
 
 Quantity = Literal["energy_above_hull", "energy_per_atom"]
-
-
-class Estimate(BaseModel):
-    """A mean or share over n documents (or compositions), and its 95 % interval where there are enough for one."""
-
-    value: float
-    n: int
-    low: float | None = None
-    high: float | None = None
 
 
 class ErrorFigures(BaseModel):
@@ -109,15 +98,6 @@ class ElementFigures(BaseModel):
     mae: float
 
 
-class Spread(BaseModel):
-    """Median, smallest and largest of n values."""
-
-    median: float
-    smallest: float
-    largest: float
-    n: int
-
-
 class CostFigures(BaseModel):
     """Times in s, and two ratios, each candidate's own. Wall time of prediction is on whatever device it ran on.
 
@@ -153,6 +133,7 @@ class ComparisonFigures(BaseModel):
     structure: StructureFigures
     by_element: list[ElementFigures]
     cost: CostFigures
+    by_generator: list[GeneratorFigures] = Field(default_factory=list)
 
 
 def comparison_figures(comparisons: Sequence[ComparisonDoc]) -> ComparisonFigures:
@@ -179,6 +160,7 @@ def comparison_figures(comparisons: Sequence[ComparisonDoc]) -> ComparisonFigure
         structure=_structures(docs),
         by_element=_elements(with_hull),
         cost=_costs(docs),
+        by_generator=by_generator(docs),
     )
 
 
@@ -205,7 +187,7 @@ def check_comparable(comparisons: Sequence[ComparisonDoc]) -> None:
         own = [doc for doc in comparisons if element in doc.level.pseudopotentials]
         what = f"pseudopotential of {element}"
         _agree(own, what, lambda doc, e=element: doc.level.pseudopotentials[e], "--composition chooses")  # type: ignore[misc]
-    for formula, group in _by_formula(comparisons).items():
+    for formula, group in by_formula(comparisons).items():
         _agree(group, f"Hubbard U ({formula})", lambda doc: str(doc.level.hubbard_u), "verify them at one level")
         cutoffs = [doc.level.cutoff for doc in group if doc.level.cutoff is not None]
         if cutoffs and max(cutoffs) - min(cutoffs) > SAME_CUTOFF * max(cutoffs):
@@ -234,13 +216,6 @@ def _some(ids: Sequence[str]) -> str:
     return ", ".join(ids[:NAMED]) + more
 
 
-def _by_formula(docs: Sequence[ComparisonDoc]) -> dict[str, list[ComparisonDoc]]:
-    groups: dict[str, list[ComparisonDoc]] = defaultdict(list)
-    for doc in docs:
-        groups[doc.formula].append(doc)
-    return dict(groups)
-
-
 def _energies(docs: Sequence[ComparisonDoc]) -> EnergyFigures:
     found = EnergyFigures()
     raw = [doc for doc in docs if doc.raw_energy_above_hull is not None]
@@ -260,7 +235,7 @@ def _energies(docs: Sequence[ComparisonDoc]) -> EnergyFigures:
     reason = _fit_offsets(hulls, found)
     if reason is not None:
         found.unavailable["after_offset"] = reason
-    groups = [group for group in _by_formula(docs).values() if len(group) > 1]
+    groups = [group for group in by_formula(docs).values() if len(group) > 1]
     if groups:
         relative: list[float] = []
         for group in groups:
@@ -293,11 +268,11 @@ def _fit_offsets(docs: Sequence[ComparisonDoc], found: EnergyFigures) -> str | N
 
 def _errors(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable]) -> ErrorFigures:
     errors = np.asarray(values, dtype=float)
-    square = _mean(errors**2, groups)
+    square = mean_of(errors**2, groups)
     rmse = {name: None if v is None else float(np.sqrt(v)) for name, v in square.model_dump(exclude={"n"}).items()}
     return ErrorFigures(
-        bias=_mean(errors, groups),
-        mae=_mean(abs(errors), groups),
+        bias=mean_of(errors, groups),
+        mae=mean_of(abs(errors), groups),
         rmse=Estimate.model_validate({"n": square.n, **rmse}),
     )
 
@@ -311,18 +286,18 @@ def _verified(group: Sequence[ComparisonDoc]) -> tuple[Quantity, np.ndarray]:
 
 
 def _rankings(docs: Sequence[ComparisonDoc]) -> RankingFigures:
-    groups = {formula: group for formula, group in sorted(_by_formula(docs).items()) if len(group) > 1}
+    groups = {formula: group for formula, group in sorted(by_formula(docs).items()) if len(group) > 1}
     ranked = [_ranking(formula, group) for formula, group in groups.items()]
 
     def mean(values: list[float | None]) -> Estimate | None:
         known = [value for value in values if value is not None]
-        return _mean(known, range(len(known))) if known else None
+        return mean_of(known, range(len(known))) if known else None
 
     return RankingFigures(
         compositions=ranked,
         spearman=mean([each.spearman for each in ranked]),
         kendall=mean([each.kendall for each in ranked]),
-        first_choice_agrees=_share([each.first_choice_agrees for each in ranked]) if ranked else None,
+        first_choice_agrees=share([each.first_choice_agrees for each in ranked]) if ranked else None,
     )
 
 
@@ -357,10 +332,10 @@ def _structures(docs: Sequence[ComparisonDoc]) -> StructureFigures:
     changes = [doc.structure_change for doc in docs]
     matched = [(doc.structure_change.rmse, doc.formula) for doc in docs if doc.structure_change.rmse is not None]
     return StructureFigures(
-        matches=_share([change.matches for change in changes]),
-        rmse=_mean([rmse for rmse, _ in matched], [formula for _, formula in matched]) if matched else None,
-        space_groups_kept=_share([change.space_group_kept for change in changes]),
-        volume_change=_mean([abs(change.volume_ratio - 1) for change in changes], [doc.formula for doc in docs]),
+        matches=share([change.matches for change in changes]),
+        rmse=mean_of([rmse for rmse, _ in matched], [formula for _, formula in matched]) if matched else None,
+        space_groups_kept=share([change.space_group_kept for change in changes]),
+        volume_change=mean_of([abs(change.volume_ratio - 1) for change in changes], [doc.formula for doc in docs]),
     )
 
 
@@ -396,25 +371,6 @@ def _costs(docs: Sequence[ComparisonDoc]) -> CostFigures:
         per_candidate_ratio=spread([ratio(c.verification_core_seconds, c.prediction_seconds) for c in costs]),
         per_step_ratio=spread([ratio(c.dft_iteration_core_seconds, c.sampling_step_seconds) for c in costs]),
     )
-
-
-def _share(flags: Sequence[bool]) -> Estimate:
-    low, high = wilson(sum(flags), len(flags))
-    return Estimate(value=sum(flags) / len(flags), n=len(flags), low=low, high=high)
-
-
-def _mean(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable]) -> Estimate:
-    """Mean over documents; its interval from resampled groups, always the same resamples."""
-    numbers = np.asarray(values, dtype=float)
-    members: Mapping[Hashable, list[int]] = defaultdict(list)
-    for place, group in enumerate(groups):
-        members[group].append(place)
-    estimate = Estimate(value=float(numbers.mean()), n=len(numbers))
-    if len(members) >= FEWEST_RESAMPLED:
-        sums = np.array([numbers[places].sum() for places in members.values()])
-        sizes = np.array([len(places) for places in members.values()])
-        estimate.low, estimate.high = bootstrap(sums, sizes, RESAMPLES)
-    return estimate
 
 
 def _given(value: float | None) -> float:

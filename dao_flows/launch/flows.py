@@ -10,6 +10,7 @@ from dao_flows.api.prediction.batches import plan_batches
 from dao_flows.api.prediction.makers import prediction_maker, settled, verifier
 from dao_flows.api.reuse import stored_batches, whole
 from dao_flows.errors import InputError
+from dao_flows.makers.generators.generator import DAO_G
 from dao_flows.makers.jobs.provenance import digest
 from dao_flows.makers.machine.places import maker_in_full, told
 from dao_flows.makers.models.checkpoints import card
@@ -61,7 +62,7 @@ def predict_flows(
     asked = settled(request, config)
     asked = replace(
         asked,
-        checkpoint=pinned(str(asked.checkpoint), "dao-g"),
+        checkpoint=pinned(str(asked.checkpoint), "dao-g") if asked.generator == DAO_G else asked.checkpoint,
         predictor=pinned(str(asked.predictor), "dao-p"),
         library=_pinned_library(str(asked.library), asked.templates),
     )

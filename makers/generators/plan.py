@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,22 +13,22 @@ from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.prediction import CompositionPlan
 
 if TYPE_CHECKING:
-    from dao_flows.model.checkpoint.format import Card
-    from dao_flows.model.templates.library import Library
+    from .source import Source
+    from .templates import TemplateGenerator
 
 
 @dataclass(frozen=True)
 class GenerationPlan:
     """Made once, by `GenerateMaker.plan`, for whoever checks, names, looks for or computes the generation.
 
-    compositions: for each reduced formula, in the order typed, its cells and candidates. cards: of the checkpoints that
-    take part, by role. library: of known crystals, where one takes part. sciences: all that decides the result; two
-    where bf16 is 'auto', in fp32 and in bf16.
+    compositions: for each reduced formula, in the order typed, its cells and candidates. sources: what draws; two where
+    bf16 is 'auto', in fp32 and in bf16. templates: known crystals of a library, where one takes part. sciences: all
+    that decides the result, of each source.
     """
 
     compositions: list[CompositionPlan]
-    cards: dict[str, Card]
-    library: Library | None
+    sources: Sequence[Source]
+    templates: TemplateGenerator | None
     sciences: list[Science]
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from pymatgen.core.composition import Composition
@@ -16,9 +17,14 @@ from dao_flows.makers.jobs.provenance import digest
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.prediction import Origin
 from dao_flows.makers.science.chemistry import atomic_numbers, formula_of
+from dao_flows.model.templates.index import LARGEST_ELEMENT
+
+from .generator import TEMPLATES, Progress
 
 if TYPE_CHECKING:
     from dao_flows.model.crystals import Crystal
+    from dao_flows.model.runtime.batching import BatchLog
+    from dao_flows.model.sampling.requests import Request
     from dao_flows.model.templates.library import Library
     from dao_flows.model.templates.search import Template
 
@@ -34,17 +40,66 @@ class FromTemplate(NamedTuple):
     origin: Origin
 
 
-def wanted(templates: int | None, candidates: int) -> int:
-    """How many of a formula's candidates may come from templates. None: SHARE of them."""
-    return math.ceil(SHARE * candidates) if templates is None else min(templates, candidates)
+def wanted(templates: int | None, candidates: int, share: float = SHARE) -> int:
+    """How many of a formula's candidates may come from templates. None: this share of them."""
+    return math.ceil(share * candidates) if templates is None else min(templates, candidates)
 
 
-def look_up(library: Library, formula: str, units: Sequence[int], count: int, known: bool) -> list[FromTemplate]:
-    """The best `count` templates for cells of so many formula units, best first. known: of the very composition, too.
+@dataclass(frozen=True)
+class TemplateGenerator:
+    """Known crystals of a library in a generator's place. known: of the very composition, too."""
 
-    They depend on nothing else. What was found is kept for a while: a plan asks several times.
-    """
-    return list(_looked_up(library, formula, tuple(units), count, known)) if units and count else []
+    library: Library
+    known: bool = True
+
+    name: ClassVar[str] = TEMPLATES
+    elements: ClassVar[range] = range(1, LARGEST_ELEMENT + 1)
+    reproducible: ClassVar[bool] = True
+    parameters: ClassVar[Mapping[str, Any]] = {"generator": TEMPLATES}  # the library is an input
+    checkpoints: ClassVar[Mapping[str, str]] = {}
+    names: ClassVar[Mapping[str, str]] = {}
+    origin: ClassVar[Origin | None] = None  # each template has its own
+
+    @property
+    def sha256(self) -> str:
+        """Of the library."""
+        return self.library.sha256
+
+    @property
+    def covers(self) -> list[TemplateGenerator]:
+        """Itself."""
+        return [self]
+
+    @property
+    def max_atoms(self) -> int:
+        """Of the library's largest cell."""
+        return max(sum(multiplicities) for multiplicities in self.library.groups)
+
+    def best(self, formula: str, units: Sequence[int], count: int) -> list[FromTemplate]:
+        """The best `count` templates for cells of so many formula units, best first.
+
+        They depend on nothing else. What was found is kept for a while: a plan asks several times.
+        """
+        return list(_looked_up(self.library, formula, tuple(units), count, self.known)) if units and count else []
+
+    def sample(
+        self, requests: Sequence[Request], seed: int, device: str, progress: Progress, log: BatchLog | None = None
+    ) -> list[Crystal | None]:
+        """Of each cell the templates in their order, by the number of the draw; nothing is random."""
+        found: list[Crystal | None] = []
+        for number, request in enumerate(requests, start=1):
+            formula, z = _cell(request.numbers)
+            index = request.key[-1]
+            there = self.best(formula, [z], index + 1)
+            found.append(there[index].crystal if index < len(there) else None)
+            progress(number, len(requests))
+        return found
+
+
+def _cell(numbers: np.ndarray) -> tuple[str, int]:
+    """The reduced formula and Z of a cell's atomic numbers."""
+    formula = formula_of(Composition(Counter(_symbol(int(number)) for number in numbers)))
+    return formula.name, formula.units
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,4 @@
-"""Force fields that atomate2 knows, by name: energies, forces and stresses of crystals, and a few steps of relaxation.
-
-Their energies are total energies on a scale of their own: only those of one composition compare.
-"""
+"""Energies, forces and stresses of crystals by an energy model, and a few steps of relaxation."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,17 +16,13 @@ from pymatgen.core.structure import Structure
 
 from dao_flows.model.errors import DaoError
 
+from .atomate import CHGNET
 from .checkpoints import ParameterError
+from .energy_model import energy_model
+from .plugins import in_one_line
 
-CHGNET = "CHGNet"
-INSTALL = "pip install 'dao-flows[forcefields]'"
 FORCE = 0.05  # eV/Å, below which nothing is left to relax
 SYMPREC = 0.01  # Å, at which the symmetry that a relaxation keeps is found
-# what calculators call the device; those that are not here choose it by themselves
-DEVICE = {CHGNET: "use_device"} | dict.fromkeys(
-    ("MACE", "MACE-MP-0", "MACE-MPA-0", "MACE-MP-0b3", "SevenNet", "MatterSim", "Nequip", "Allegro", "UPET"), "device"
-)
-OWN: dict[str, dict[str, Any]] = {CHGNET: {"on_isolated_atoms": "error"}}  # else it goes on, with wrong figures
 
 
 class ForceFieldError(DaoError):
@@ -69,56 +61,23 @@ class Relaxed:
     frames: tuple[Frame, ...] = ()
 
 
-def names() -> dict[str, str]:
-    """The closed list: each way to write the name of a force field of atomate2 -> its name.
-
-    atomate2 takes others, too, and imports what they name. Raises ParameterError if it is not installed.
-    """
-    if find_spec("atomate2") is None:
-        raise ParameterError(f"force fields need atomate2: {INSTALL}")
-    from atomate2.forcefields.utils import MLFF
-
-    known = [member for member in MLFF if member is not MLFF.Forcefield]
-    return {str(key): str(member.value) for member in known for key in (member.name, member.value)}
-
-
-def known_name(name: str) -> str:
-    """A force field's name as atomate2's list has it. Raises ParameterError for one that is not on it."""
-    known = names()
-    if (found := known.get(name.removeprefix("MLFF."))) is None:
-        raise ParameterError(
-            f"atomate2 has no force field {name!r}: take one of {', '.join(sorted(set(known.values())))}"
-        )
-    return found
-
-
-def package_version(name: str) -> str:
-    """The version of the package that computes a force field. Raises ParameterError if it is not installed."""
-    from atomate2.forcefields.utils import MLFF, _get_pkg_name, _get_pkg_version
-
-    label = MLFF(known_name(name))
-    if (version := _get_pkg_version(label)) is None:
-        fix = INSTALL if label is MLFF.CHGNet else f"install {_get_pkg_name(label) or label.value}"
-        raise ParameterError(f"the package of the force field {label.value} is not installed: {fix}")
-    return str(version)
-
-
 class ForceField:
-    """A force field on a device ('cpu', 'cuda', 'cuda:0'), opened when the first figure is asked for.
+    """An energy model on a device ('cpu', 'cuda', 'cuda:0'), opened when the first figure is asked for.
 
     Raises ParameterError for a name that is not known, or cannot be used here. Whatever goes wrong with one structure
     is a ForceFieldError; the next one can be computed.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
-        self.name = known_name(name)
+        self.model = energy_model(name)
+        self.name = self.model.name
         self.device = device
         self._dtype: Any = None
 
-    @cached_property
+    @property
     def version(self) -> str:
-        """Of the package that computes it."""
-        return package_version(self.name)
+        """Of the model."""
+        return self.model.version
 
     def energy(self, structure: Structure) -> float:
         """Of the structure as it is, eV/atom; the cheapest way to it that the calculator has."""
@@ -163,19 +122,14 @@ class ForceField:
 
     @cached_property
     def _calculator(self) -> Any:
-        from atomate2.forcefields.utils import _DEFAULT_CALCULATOR_KWARGS, MLFF, ase_calculator
-
-        _ = self.version
-        label = MLFF(self.name)
-        settings = {**_DEFAULT_CALCULATOR_KWARGS.get(label, {}), **OWN.get(self.name, {})}
-        if (keyword := DEVICE.get(self.name)) is not None:
-            settings[keyword] = self.device
         try:
             with redirect_stdout(io.StringIO()):  # stdout is the user's
-                return ase_calculator(label, **settings)
+                return self.model.calculator(self.device)
+        except DaoError:
+            raise
         except Exception as error:  # what is missing depends on the package
-            said = _one_line(error)
-            raise ParameterError(f"the force field {self.name} cannot be used here: {said}; take {CHGNET}") from None
+            said = in_one_line(error)
+            raise ParameterError(f"the energy model {self.name} cannot be used here: {said}; take {CHGNET}") from None
 
     @contextmanager
     def _one_structure(self) -> Iterator[Any]:
@@ -189,7 +143,7 @@ class ForceField:
         except (ParameterError, ForceFieldError):
             raise
         except Exception as error:
-            raise ForceFieldError(_one_line(error)) from error
+            raise ForceFieldError(in_one_line(error)) from error
         finally:
             self._dtype = torch.get_default_dtype()
             torch.set_default_dtype(before)
@@ -231,7 +185,3 @@ def _keep_symmetry(atoms: Any) -> None:
 
     if check_symmetry(atoms, SYMPREC) is not None:
         atoms.set_constraint(FixSymmetry(atoms, SYMPREC))
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -253,7 +253,7 @@ def _force_field(name: str, settings: Mapping[str, Any]) -> Maker:
 
 def _force_field_named(name: Any) -> str:
     """A force field's name as atomate2's list has it: it takes others, too, and imports what they name."""
-    from dao_flows.makers.models.force_field import names
+    from dao_flows.makers.models.atomate import names
 
     label = str(name).removeprefix("MLFF.")
     if (known := names().get(label)) is None:

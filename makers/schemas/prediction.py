@@ -46,7 +46,7 @@ class Judgement(BaseModel):
 
 
 class Origin(SparseModel):
-    """Where a candidate comes from. drawn: DAO-G drew it; else it is a known crystal of a library.
+    """Where a candidate comes from. drawn: a generator drew it; else it is a known crystal of a library.
 
     template: with its elements exchanged and its cell scaled; known: of the very composition, as the library has it.
     """
@@ -54,7 +54,7 @@ class Origin(SparseModel):
     LATER: ClassVar[frozenset[str]] = frozenset(
         {
             *("library", "library_name", "row", "material_id", "source", "formula", "exchange", "variant"),
-            *("distance", "energy_above_hull", "weight", "copies", "cells"),
+            *("distance", "energy_above_hull", "weight", "copies", "cells", "generator"),
         }
     )
 
@@ -74,11 +74,12 @@ class Origin(SparseModel):
     weight: float | None = Field(None, description="how likely among the templates, as a share of 1")
     copies: int | None = Field(None, description="templates that gave this structure, this one included")
     cells: int | None = Field(None, description="of the crystal in one cell of the candidate")
+    generator: str | None = Field(None, description="that drew it, of an installed package; None: DAO-G")
 
     def told(self) -> str:
-        """In a few words: 'drawn', 'Cr3Si mp-729' or 'known mp-729'."""
+        """In a few words: 'drawn', 'drawn by pyxtal', 'Cr3Si mp-729' or 'known mp-729'."""
         if self.kind == "drawn":
-            return self.kind
+            return self.kind if self.generator is None else f"{self.kind} by {self.generator}"
         return " ".join(filter(None, (self.kind if self.kind == "known" else self.formula, self.material_id)))
 
 
@@ -94,7 +95,7 @@ class Cells(SparseModel):
 
     z: int
     n_atoms: int
-    candidates: int = Field(description="drawn by DAO-G")
+    candidates: int = Field(description="drawn by the generator")
     templates: int = Field(0, description="taken from known crystals, beside those drawn")
 
     @property
@@ -119,10 +120,10 @@ class CompositionPlan(SparseModel):
 
 
 class GeneratedCandidate(SparseModel):
-    """A draw of DAO-G, or a template.
+    """A draw, or a template.
 
     index: its number among the draws of this formula and Z, or among all templates of this formula, best first. origin:
-    None where no library took part, and in documents from before there were any: it is drawn.
+    None where DAO-G drew it and no library took part, and in documents from before there were any.
     """
 
     LATER: ClassVar[frozenset[str]] = frozenset({"origin"})

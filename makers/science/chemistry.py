@@ -12,19 +12,16 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from pymatgen.core.composition import Composition, reduce_formula
 from pymatgen.core.periodic_table import Element
 
 from dao_flows.model.errors import DaoError
-
-if TYPE_CHECKING:
-    from dao_flows.model.checkpoint.format import Card
 
 Z = int | Literal["auto"]
 ISOTOPES = {"D": "H", "T": "H"}  # read as their element, everywhere: crystals here are of elements
@@ -244,7 +241,23 @@ def formula_units(composition: Composition, max_atoms: int, z: Z = "auto", auto_
     return wanted
 
 
-def check_coverage(composition: Composition, card: Card, z: Z = "auto") -> None:
+class Covers(Protocol):
+    """A checkpoint or a generator, by what it knows. elements: atomic numbers; max_atoms: of the largest cell."""
+
+    @property
+    def name(self) -> str:
+        """As users call it."""
+
+    @property
+    def elements(self) -> Collection[int]:
+        """Atomic numbers."""
+
+    @property
+    def max_atoms(self) -> int:
+        """Of the largest cell."""
+
+
+def check_coverage(composition: Composition, card: Covers, z: Z = "auto") -> None:
     """Raises CompositionError if the checkpoint has not seen an element, or cells of this size, in training."""
     formula, covered = formula_of(composition), set(card.elements)
     missing = sorted((e for e in composition.elements if e.Z not in covered), key=lambda e: e.Z)

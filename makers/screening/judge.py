@@ -14,8 +14,10 @@ from time import monotonic
 from pymatgen.core.structure import Structure
 
 from dao_flows.makers.jobs.progress import report
+from dao_flows.makers.models.atomate import CHGNET
 from dao_flows.makers.models.checkpoints import ParameterError
-from dao_flows.makers.models.force_field import CHGNET, ForceField, ForceFieldError, package_version
+from dao_flows.makers.models.energy_model import energy_model
+from dao_flows.makers.models.force_field import ForceField, ForceFieldError
 from dao_flows.makers.schemas.document import JudgeCost
 from dao_flows.makers.schemas.prediction import Judgement
 
@@ -62,7 +64,7 @@ def check(judge: str | None, steps: int, rank_by: str, softness: float) -> None:
     if not softness > 0:
         raise ParameterError(f"softness must be above 0, not {softness}")
     if judge is not None:
-        package_version(judge)
+        _ = energy_model(judge).version
 
 
 def judged(

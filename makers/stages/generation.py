@@ -19,10 +19,13 @@ def rebuild(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
     from dao_flows.makers.generators.templates import candidate_id, template_id
 
     science = recorded.science
-    guided, library = "predictor" in science.checkpoints, science.inputs.get("library")
+    used = {"generator": "checkpoint", "predictor": "predictor"}
+    checkpoints: dict[str, Any] = {
+        used[role]: materials.checkpoint(sha256, role) for role, sha256 in science.checkpoints.items()
+    }
+    library = science.inputs.get("library")
     maker = GenerateMaker(
-        checkpoint=materials.checkpoint(science.checkpoints["generator"], "generator"),
-        predictor=materials.checkpoint(science.checkpoints["predictor"], "predictor") if guided else None,
+        **checkpoints,
         seed=int(science.seed or 0),
         device=place.device,
         library=None if library is None else materials.library(library, place.folder),
@@ -31,6 +34,8 @@ def rebuild(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
     )
     plan = _plan(science, recorded.document)
     rebuilt = maker.science(plan)
+    if rebuilt.parameters.get("generator_sha256") != science.parameters.get("generator_sha256"):
+        raise ReplayError(f"the generator {maker.generator!r} that is installed is not the one that drew it")
     draws = [(p.formula, c.z, index) for p in plan for c in p.cells for index in range(c.candidates)]
     renamed = {candidate_id(rebuilt, *draw): candidate_id(science, *draw) for draw in draws}
     for each in recorded.document["candidates"]:

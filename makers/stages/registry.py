@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property
-from importlib.metadata import entry_points
 from typing import Any
 
 from pydantic import BaseModel
+
+from dao_flows.makers.models import plugins
+from dao_flows.makers.models.checkpoints import ParameterError
 
 from . import evaluation, generation, ingestion, labelling, relaxation, screening, training, verification
 from .declaration import Made, Parent, Stage, in_words
@@ -98,13 +100,13 @@ def stages() -> Stages:
 
 def _installed() -> Iterator[Stage]:
     """Stages of other packages; one that cannot be had is left out with a line in the log."""
-    for found in sorted(entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
+    for name in plugins.names(GROUP):
         try:
-            stage = found.load()
+            stage = plugins.load(GROUP, name)
             if not isinstance(stage, Stage):
-                raise TypeError(f"{found.value} is no Stage")
+                raise ParameterError(f"{name!r} is no Stage")
             _ = stage.document_class
         except Exception as error:  # another's code may raise anything
-            log.error("the stage %s = %s is left out: %s: %s", found.name, found.value, type(error).__name__, error)
+            log.error("a stage of an installed package is left out: %s", plugins.in_one_line(error))
             continue
         yield stage

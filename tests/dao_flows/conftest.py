@@ -1,6 +1,7 @@
 """A workplace of one's own: tiny checkpoints, an embedded store and a working directory under a temporary folder."""
 
 import fcntl
+import importlib
 import importlib.util
 import json
 import os
@@ -167,6 +168,41 @@ def call(capsys) -> Callable[..., tuple[int, str, str]]:
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch) -> Iterator[Callable[[str, str, str], None]]:
+    """Leaves what pip would of a package: install(module, its source, what its entry_points.txt says)."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+
+    def install(module: str, source: str, entry_points: str) -> None:
+        told = site / f"{module}-1.0.dist-info"
+        told.mkdir()
+        (site / f"{module}.py").write_text(source)
+        (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (told / "entry_points.txt").write_text(entry_points)
+        importlib.invalidate_caches()
+        forget_plugins()
+
+    yield install
+    monkeypatch.undo()
+    for module in site.glob("*.py"):
+        sys.modules.pop(module.stem, None)
+    forget_plugins()
+
+
+def forget_plugins() -> None:
+    """What is looked up once a process: other packages are installed now."""
+    from dao_flows.audit.graph.drawing import colours
+    from dao_flows.audit.integrity.consistency import newest_versions
+    from dao_flows.crate.documents import known_documents
+    from dao_flows.makers.models.plugins import points
+    from dao_flows.makers.stages.registry import stages
+
+    for each in (points, stages, colours, newest_versions, known_documents):
+        each.cache_clear()
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.core.operations import SymmOp
 
 from dao_flows.comparison.builder import ComparisonBuilder, against, cell_change, comparison_doc
-from dao_flows.comparison.figures import FEWEST_RESAMPLED, ComparisonFigures, comparison_figures
+from dao_flows.comparison.estimates import FEWEST_RESAMPLED
+from dao_flows.comparison.figures import ComparisonFigures, comparison_figures
 from dao_flows.comparison.schemas import ComparisonDoc
 from dao_flows.errors import InputError
 from dao_flows.makers.reference import entry_of, reference_set
-from dao_flows.makers.schemas.prediction import ScreeningDoc
+from dao_flows.makers.schemas.prediction import Origin, ScreeningDoc
 from dao_flows.makers.schemas.verification import HullEnergy, Level
 from dao_flows.store.stores import collection
 from dao_flows.store.verifications import VerificationBuilder
@@ -405,3 +406,19 @@ def test_a_comparison_is_put_on_another_reference_set(compared, tmp_path):
     doc = against(compared(0, "NaCl", 0.1, None, energy_per_atom=-3.35), found)
     assert doc.energy_above_hull == pytest.approx(0.05) and doc.energy_error == pytest.approx(0.05)
     assert (doc.reference, doc.reference_sha256, doc.scheme) == ("set.json", found.sha256, "none")
+
+
+def test_generators_stand_beside_each_other(a_candidate, a_verification):
+    known, theirs = Origin(kind="known", library="f" * 64), Origin(kind="drawn", generator="cubes")
+    energies = {"dao-0": (None, -3.3), "dao-1": (known, -3.5), "dao-2": (theirs, -3.4999), "dao-3": (theirs, -3.1)}
+    docs = []
+    for name, (origin, energy) in energies.items():
+        candidate = a_candidate(name, CRYSTALS["rock salt"]).model_copy(update={"origin": origin})
+        docs.append(comparison_doc(a_verification(candidate, energy), candidate))
+    lone = a_candidate("dao-4", CRYSTALS["quartz"]).model_copy(update={"origin": theirs})
+    docs.append(comparison_doc(a_verification(lone, -5.0), lone))
+    found = {each.generator: each for each in comparison_figures(docs).by_generator}
+    assert list(found) == ["DAO-G", "cubes", "known crystals"]
+    assert [(each.comparisons, each.compositions) for each in found.values()] == [(1, 1), (3, 2), (1, 1)]
+    # of NaCl alone, where they meet; a tenth of a meV/atom counts as the same structure
+    assert [(each.lowest.value, each.lowest.n) for each in found.values()] == [(0.0, 1), (1.0, 1), (1.0, 1)]

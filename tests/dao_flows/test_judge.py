@@ -11,10 +11,9 @@ from dao_flows.api.prediction.inputs import Entry
 from dao_flows.api.prediction.request import PredictionRequest
 from dao_flows.audit.replay.replay import replay
 from dao_flows.launch.flows import predict_flows
-from dao_flows.makers import screen
 from dao_flows.makers.jobs.provenance import content_hash, digest
+from dao_flows.makers.models import atomate
 from dao_flows.makers.models.checkpoints import ParameterError
-from dao_flows.makers.models.force_field import ForceField
 from dao_flows.makers.screening import judge
 from dao_flows.settings import settings
 from dao_flows.store.candidates import find
@@ -98,8 +97,7 @@ def test_a_judged_screening_is_replayed_bit_for_bit(judged, call):
 
 
 def test_another_version_of_the_judge_is_told(judged, monkeypatch):
-    monkeypatch.setattr(screen, "package_version", lambda name: "9.9")
-    monkeypatch.setattr(ForceField, "version", "9.9")
+    monkeypatch.setattr(atomate, "package_version", lambda name: "9.9")
     judge.opened.cache_clear()
     identifier = collection(job_store(), "candidates").query_one({"rank": 1})["candidate_id"]
     _, screening = replay(job_store(), identifier).steps
@@ -112,7 +110,7 @@ def test_a_judge_that_is_not_installed_any_more_is_told(judged, monkeypatch):
     def gone(name: str) -> str:
         raise ParameterError(f"the package of the force field {name} is not installed")
 
-    monkeypatch.setattr(screen, "package_version", gone)
+    monkeypatch.setattr(atomate, "package_version", gone)
     identifier = collection(job_store(), "candidates").query_one({"rank": 1})["candidate_id"]
     _, screening = replay(job_store(), identifier).steps
     assert (screening.outcome, "CHGNet is not installed" in screening.reason) == ("not replayed", True)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -57,23 +56,10 @@ CODE = Code(
 '''
 
 
-def install(folder: Path, module: str, source: str, entry_points: str) -> None:
-    """What pip would leave of a package with one module."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{module}.py").write_text(source)
-    told = folder / f"{module}-1.0.dist-info"
-    told.mkdir(parents=True)
-    (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text(f"[{codes.GROUP}]\n{entry_points}\n")
-
-
 @pytest.fixture
-def emt(tmp_path, monkeypatch) -> Path:
-    """A place where a package with the backend `emt` is installed."""
-    site = tmp_path / "site"
-    install(site, "lab_emt", EMT, "emt = lab_emt:CODE")
-    monkeypatch.syspath_prepend(site)
-    return site
+def emt(install) -> None:
+    """A package with the backend `emt` is installed."""
+    install("lab_emt", EMT, f"[{codes.GROUP}]\nemt = lab_emt:CODE\n")
 
 
 @pytest.fixture
@@ -127,9 +113,8 @@ def test_doctor_tells_what_it_needs_and_the_check_what_it_lacks(workplace, emt, 
         VerifyMaker(backend="emt").check(["Cu", "Si"])
 
 
-def test_one_that_cannot_be_loaded_is_named_and_harms_no_other(workplace, emt, call, tmp_path, monkeypatch):
-    install(tmp_path / "other", "lab_broken", "raise RuntimeError('out of order')\n", "broken = lab_broken:CODE")
-    monkeypatch.syspath_prepend(tmp_path / "other")
+def test_one_that_cannot_be_loaded_is_named_and_harms_no_other(workplace, emt, call, install):
+    install("lab_broken", "raise RuntimeError('out of order')\n", f"[{codes.GROUP}]\nbroken = lab_broken:CODE\n")
     _, out, _ = call("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(out)}
     assert "out of order" in checks["broken"]["detail"] and checks["emt: ase"]["status"] == "ok"

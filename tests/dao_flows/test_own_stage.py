@@ -87,41 +87,10 @@ STAGE = Stage(
 '''
 
 
-def install(folder: Path, module: str, source: str, entry_point: str) -> None:
-    """What pip would leave of a package with one module and one stage."""
-    told = folder / f"{module}-1.0.dist-info"
-    told.mkdir(parents=True)
-    (folder / f"{module}.py").write_text(source)
-    (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text(f"[{GROUP}]\n{entry_point}\n")
-
-
-def forget() -> None:
-    """What is looked up once a process, before there was the package and after."""
-    from dao_flows.audit.graph.drawing import colours
-    from dao_flows.audit.integrity.consistency import newest_versions
-    from dao_flows.crate.documents import known_documents
-
-    for each in (stages, colours, newest_versions, known_documents):
-        each.cache_clear()
-
-
 @pytest.fixture
-def site(tmp_path, monkeypatch):
-    """A place where packages are installed."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    yield folder
-    monkeypatch.undo()
-    forget()
-
-
-@pytest.fixture
-def weighed(stored_home, site, workplace, monkeypatch, call) -> str:
+def weighed(stored_home, install, workplace, monkeypatch, call) -> str:
     """The uuid of the job that weighed the screening of a copy of a store, through the embedded store."""
-    install(site, "lab_density", DENSITY, "density = lab_density:STAGE")
-    forget()
+    install("lab_density", DENSITY, f"[{GROUP}]\ndensity = lab_density:STAGE\n")
     shutil.copytree(stored_home / "data", Path.home() / "data", dirs_exist_ok=True)
     from lab_density import DensityMaker
 
@@ -197,10 +166,9 @@ def test_it_is_exported_and_imported_elsewhere(weighed, call, tmp_path, monkeypa
     assert collection(job_store(), "runs").count({"job_uuid": weighed})
 
 
-def test_one_that_cannot_be_loaded_harms_no_other(site, workplace, call, caplog):
-    install(site, "lab_broken", "raise RuntimeError('out of order')\n", "broken = lab_broken:STAGE")
-    install(site, "lab_odd", "STAGE = 3\n", "odd = lab_odd:STAGE")
-    forget()
+def test_one_that_cannot_be_loaded_harms_no_other(install, workplace, caplog):
+    install("lab_broken", "raise RuntimeError('out of order')\n", f"[{GROUP}]\nbroken = lab_broken:STAGE\n")
+    install("lab_odd", "STAGE = 3\n", f"[{GROUP}]\nodd = lab_odd:STAGE\n")
     known = [stage.kind for stage in stages()]
     assert "generation" in known and not {"broken", "odd"} & set(known)
     assert "out of order" in caplog.text and "is no Stage" in caplog.text

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.models import force_field
+from dao_flows.makers.models.atomate import known_name, package_version
 from dao_flows.makers.models.checkpoints import ParameterError
-from dao_flows.makers.models.force_field import ForceField, ForceFieldError, known_name
+from dao_flows.makers.models.force_field import ForceField, ForceFieldError
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("atomate2") and find_spec("chgnet")), reason="needs dao-flows[forcefields]"
@@ -133,4 +134,4 @@ def test_it_prints_nothing_and_leaves_torch_as_it_was(capsys, monkeypatch):
     field.labels(rutile())
     assert torch.get_default_dtype() == before
     assert capsys.readouterr().out == ""
-    assert field.version == force_field.package_version("CHGNet")
+    assert field.version == package_version("CHGNet")

@@ -7,8 +7,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.jobs.provenance import science_hash
+from dao_flows.makers.models.atomate import package_version
 from dao_flows.makers.models.checkpoints import ParameterError
-from dao_flows.makers.models.force_field import ForceField, package_version
+from dao_flows.makers.models.force_field import ForceField
 from dao_flows.makers.schemas.prediction import CandidateDoc, GenerationDoc, Origin, ScreenedCandidate, ScreeningDoc
 from dao_flows.makers.screen import ScreenMaker
 from dao_flows.makers.screening import judge

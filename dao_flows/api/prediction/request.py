@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from dao_flows.makers.generators.generator import DAO_G, HELP
 from dao_flows.makers.generators.settings import Bf16
 from dao_flows.makers.screening.ranking import Ranking
 from dao_flows.makers.verify import codes
@@ -100,6 +101,7 @@ class PredictionRequest:
     known: Annotated[bool, typer.Option("--known/--no-known", help="Offer crystals of the very composition, too.")] = (
         True
     )
+    generator: Annotated[str, typer.Option(metavar="NAME", help="What draws: " + HELP)] = DAO_G
     checkpoint: Annotated[str | Path | None, typer.Option(help="DAO-G: name, path or sha256.")] = None
     predictor: Annotated[str | Path | None, typer.Option(help="DAO-P: name, path or sha256.")] = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0.")] = None

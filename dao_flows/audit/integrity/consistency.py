@@ -95,7 +95,9 @@ def origin_fault(candidate: Any, science: Any) -> str | None:
     try:
         told = Origin.model_validate(origin)
         if told.kind == "drawn":
-            return None if library is not None and told == Origin(kind="drawn") else "origin.kind"
+            by = value_at(science, "parameters", "generator")
+            expected = library is not None or by is not None, Origin(kind="drawn", generator=by)
+            return None if expected == (True, told) else "origin.kind" if told.generator == by else "origin.generator"
         old, new = Composition(told.formula), decoding.structure(candidate["structure"]).composition
     except Exception:  # whatever reading it says
         return "origin"

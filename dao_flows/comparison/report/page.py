@@ -15,11 +15,15 @@ from dao_flows.pages.page import render
 
 from . import plots
 from .scene import in_one_setting, scene
-from .text import headline, level, row
+from .text import generator_row, headline, level, row
 
 HEADS = (
     *("formula", "candidate", "DAO's rank", "predicted E_hull", "verified E_hull", "energy", "RMSE"),
     *("volume", "space group", "core s", "from"),
+)
+GENERATOR_HEADS = (
+    *("generator", "candidates", "compositions", "lowest of its composition", "still match", "RMSE"),
+    "verified E_hull",
 )
 
 
@@ -51,6 +55,8 @@ def page(comparisons: Sequence[ComparisonDoc], figures: ComparisonFigures) -> st
         headline=list(headline(figures)),
         plots=[(name, plot["title"]) for name, plot in data["plots"].items()],
         level=level(figures),
+        generators=[generator_row(each) for each in figures.by_generator],
+        generator_heads=GENERATOR_HEADS,
         heads=HEADS,
         rows=[(comparison.comparison_id, row(comparison)) for comparison in comparisons],
         plotly=Markup(get_plotlyjs()),  # noqa: S704  # the library's own script

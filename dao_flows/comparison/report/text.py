@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from markupsafe import Markup, escape
 
-from dao_flows.comparison.figures import ComparisonFigures, ErrorFigures, Estimate, Spread
+from dao_flows.comparison.by_generator import GeneratorFigures
+from dao_flows.comparison.estimates import Estimate, Spread
+from dao_flows.comparison.figures import ComparisonFigures, ErrorFigures
 from dao_flows.comparison.schemas import ComparisonDoc
 from dao_flows.makers.schemas.prediction import told_origin
 
@@ -64,6 +66,15 @@ def headline(figures: ComparisonFigures) -> Iterator[str]:
         yield f"Verification over prediction of a candidate, end to end (core s by wall s): {_spread(whole)}."
     if step:
         yield f"One ionic step over one step of the sampler (core s by wall s): {_spread(step)}."
+
+
+def generator_row(figures: GeneratorFigures) -> list[str]:
+    """The cells of a generator's row."""
+    counts = (figures.comparisons, figures.compositions)
+    estimates = (figures.lowest, figures.matches)
+    shares = ("–" if estimate is None else _share(estimate) for estimate in estimates)
+    means = ("–" if estimate is None else _number(estimate) for estimate in (figures.rmse, figures.energy_above_hull))
+    return [figures.generator, *map(str, counts), *shares, *means]
 
 
 def row(comparison: ComparisonDoc) -> list[str]:

@@ -8,17 +8,14 @@ are asked for, and only from these two lists.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dao_flows.makers.models import plugins
 from dao_flows.makers.models.checkpoints import ParameterError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from .code import Code
 
 BACKENDS = {  # as `--backend` names them -> the file of the code
@@ -32,17 +29,9 @@ GROUP = "dao_flows.backends"  # of entry points: the backends of installed packa
 HELP = f"{', '.join(BACKENDS)}, forcefield:NAME for another than CHGNet, or a backend of an installed package."
 
 
-@cache
-def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Backends of packages that are installed in these places, by name."""
-    from importlib.metadata import entry_points  # which every start of the command line would pay for
-
-    return {point.name: point for point in sorted(entry_points(group=GROUP))}
-
-
 def names() -> list[str]:
     """All backends, those of installed packages too. Nothing is loaded."""
-    return list(dict.fromkeys([*BACKENDS, *_installed(tuple(sys.path))]))
+    return list(dict.fromkeys([*BACKENDS, *plugins.names(GROUP)]))
 
 
 def load(name: str) -> Code:
@@ -53,18 +42,13 @@ def load(name: str) -> Code:
     if (file := BACKENDS.get(name)) is not None:
         code: Code = import_module(f"{__name__}.{file}").CODE
         return code
-    point = _installed(tuple(sys.path)).get(name)
-    if point is None:
+    if name not in plugins.names(GROUP):
         raise ParameterError(f"there is no backend {name!r}: take one of {', '.join(names())}, or forcefield:NAME")
     from .code import Code
 
-    try:
-        found = point.load()
-    except Exception as error:  # whatever the package raises
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ParameterError(f"the backend {name!r} of {point.value} cannot be loaded: {said}") from None
+    found = plugins.load(GROUP, name)
     if not isinstance(found, Code) or name not in found.presets:
-        raise ParameterError(f"the backend {name!r} of {point.value} is no Code with a preset of this name")
+        raise ParameterError(f"the backend {name!r} of an installed package is no Code with a preset of this name")
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from jobflow.core.maker import Maker
 
 from dao_flows.makers.jobs.provenance import installed_version
-from dao_flows.makers.models.force_field import CHGNET, INSTALL, known_name, package_version
+from dao_flows.makers.models.atomate import CHGNET, INSTALL, known_name, package_version
 from dao_flows.makers.schemas.verification import Level
 
 from .code import Code, Preset, Steps
