@@ -301,15 +301,27 @@ class Watch:
             self.on = False
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Without what the package logs, warnings and stderr, which say what each reader refuses."""
+    log = logging.getLogger("dao_flows")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def run(inputs: int, seed: int, tell: Callable[[str], None] = print) -> dict[str, Any]:
     """Read this many documents: how many each reader took and refused, and whatever should not have been."""
     draw, watch = random.Random(seed), Watch()
     outcomes: dict[str, Counter[str]] = {}
     findings: list[str] = []
     known, began = bases(), time.monotonic()
-    logging.getLogger("dao_flows").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as name, silent():
         folder = Path(name)
         watch.own = str(folder / "entries.json")
         (folder / f"{CANARY}.py").write_text(

@@ -1,6 +1,5 @@
 """What tests of several floors share."""
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,12 +70,6 @@ def write_library(folder: Path) -> Path:
     write_manifest(folder, Manifest(folder.name, columns([]), shards, dict(counts), "0", source, {}))
     build_index(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def root_level() -> None:
-    """Every test begins with Python's own level of the root logger: a command line of an earlier one raises it."""
-    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session", autouse=True)
