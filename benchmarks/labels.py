@@ -1,9 +1,10 @@
 """A force field's labels of wrong crystals: `python benchmarks/labels.py DATA --out FOLDER`.
 
-What a network is to learn from, to judge candidates: for each training row, templates found without its own formula and
-drawings of DAO-G, labelled as they are and on the way of a relaxation. The rows come in an order that is random but
-fixed, so many a part. A part is a dataset of crystals and, by LabelMaker, the dataset with their labels. The same
-command goes on where it was stopped, at any time.
+What a network is to learn from, to judge candidates: each training row as it is, whose known energy above hull says
+where the force field's zero lies for its formula; templates for it, found without its own formula; and drawings of
+DAO-G. All are labelled as they are and, if asked for, on the way of a relaxation. Rows with a known energy come first,
+else in an order that is random but fixed, so many a part. A part is a dataset of crystals and, by LabelMaker, the
+dataset with their labels. The same command goes on where it was stopped, at any time.
 """
 
 from __future__ import annotations
@@ -65,13 +66,14 @@ class Sources:
         }
 
     def crystals(self, rows: list[tuple[int, Row]]) -> Iterator[Row]:
-        """Of each training row the templates, then the drawings, as rows of a dataset."""
+        """Each training row, the templates for it, then the drawings, as rows of a dataset."""
         requests = [
             Request(np.array(sorted(row["numbers"])), (index, k)) for index, row in rows for k in range(self.drawings)
         ]
         drawn = iter(sample(self.model, requests, seed=0))
         for index, row in rows:
             name = row.get("material_id") or f"row-{index}"
+            yield {column: row.get(column) for column in columns()} | {"material_id": name}
             numbers = np.array(sorted(row["numbers"]))
             found = find_templates(self.library, [numbers], self.templates, known=False)
             for k, (_, template) in enumerate(found):
@@ -95,10 +97,11 @@ def as_row(crystal: Crystal, row: Row, name: str, source: str, k: int) -> Row:
 
 
 def training_rows(data: Path, max_atoms: int) -> list[tuple[int, Row]]:
-    """The training rows with their index, in an order that is random but fixed."""
+    """The training rows with their index: those with a known energy first, else in a random but fixed order."""
     rows = [(i, row) for i, row in enumerate(dataset_rows(data)) if row["split"] == "train"]
     order = np.random.default_rng(0).permutation(len(rows))
-    return [rows[i] for i in order if len(rows[i][1]["numbers"]) <= max_atoms]
+    small = [rows[i] for i in order if len(rows[i][1]["numbers"]) <= max_atoms]
+    return sorted(small, key=lambda each: each[1].get("e_above_hull") is None)
 
 
 def write_part(folder: Path, sources: Sources, rows: list[tuple[int, Row]], rows_per_shard: int) -> Manifest:
@@ -135,6 +138,7 @@ def main() -> int:
     parser.add_argument("--force-field", default="CHGNet")
     parser.add_argument("--templates", type=int, default=8, help="of each row, at most")
     parser.add_argument("--drawings", type=int, default=4, help="of each row")
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 10, 30], help="of relaxation, of each frame")
     parser.add_argument("--max-atoms", type=int, default=20)
     parser.add_argument("--rows", type=int, default=500, help="training rows of a part")
     parser.add_argument("--rows-per-shard", type=int, default=600, help="crystals of a shard, which one job labels")
@@ -145,7 +149,7 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     if args.quick:
         args.rows, args.parts = 2, 1
-    maker = LabelMaker(force_field=args.force_field, device="cpu")
+    maker = LabelMaker(force_field=args.force_field, steps=tuple(args.steps), device="cpu")
     try:
         maker.check()
         sources, rows = Sources(args), training_rows(args.data, args.max_atoms)

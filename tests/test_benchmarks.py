@@ -112,6 +112,7 @@ def test_labels_are_made_once_part_by_part(run, parquet, tmp_path):
     frames = [row for path in made if path.parent.name == "labels" for row in pq.read_table(path).to_pylist()]
     assert frames and all(len(frame["forces"]) == 3 * len(frame["numbers"]) for frame in frames)
     assert {len(frame["stress"]) for frame in frames} == {9}
+    assert sum(frame["step"] == 0 and frame["numbers"] in salts["numbers"] for frame in frames) >= 2  # rows themselves
     assert run("labels.py", *arguments) == told
     assert all(path.stat().st_mtime_ns == when for path, when in made.items())
 
