@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MARGIN_S = 120  # of the queue's time that is left for saving and for the store
 ONLY_HOW = (
     *("kind", "data", "out", "name", "start", "judge", "device", "threads", "wall_time_s", "save_every_s"),
-    *("cuda_graphs", "fused", "fit_wall_time"),
+    *("cuda_graphs", "fused", "fit_wall_time", "labels"),
 )
 # settings that came later are named where they differ: older science stays the same
 AS_EVER = {"store_as": "float32", "pairs": None}
@@ -46,10 +46,15 @@ OF_THE_MAKER = ("kind", "data", "out", "name", "start", "device", "wall_time_s",
 
 
 def _config_in_full(config: Any) -> Any:
-    """The settings, with the checkpoint that judges in full."""
-    if isinstance(config, Mapping) and isinstance(config.get("judge"), str | Path):
-        return {**config, "judge": CHECKPOINT(config["judge"])}
-    return config
+    """The settings, with the checkpoint that judges and the labelled datasets in full."""
+    if not isinstance(config, Mapping):
+        return config
+    found = dict(config)
+    if isinstance(config.get("judge"), str | Path):
+        found["judge"] = CHECKPOINT(config["judge"])
+    if isinstance(labels := config.get("labels"), list | tuple):
+        found["labels"] = [PATH(each) for each in labels]
+    return found
 
 
 @dataclass
@@ -134,10 +139,11 @@ class TrainMaker(Maker):
         settings = {k: v for k, v in request.settings().items() if k not in AS_EVER or v != AS_EVER[k]}
         if parent is not None:  # the architecture is the parent's
             settings = {k: v for k, v in settings.items() if k not in _architecture()}
+        labels = {"labels": [_sha256(each) for each in request.labels]} if request.labels else {}
         science = Science(
             maker=type(self).__name__,
             parameters={"kind": self.kind, **{k: v for k, v in settings.items() if k not in ONLY_HOW}},
-            inputs={"dataset": _sha256(path)},
+            inputs={"dataset": _sha256(path), **labels},
             checkpoints={
                 role: _card(used).sha256
                 for role, used in (("start", parent), ("judge", _checkpoint(request.judge, "dao-p")))

@@ -22,6 +22,8 @@ def rebuild(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
     start = science.checkpoints.get("start")
     if judge := science.checkpoints.get("judge"):
         config["judge"] = materials.checkpoint(judge, "judge of its data")
+    if labels := science.inputs.get("labels"):
+        config["labels"] = [materials.dataset(sha256, "labelled dataset") for sha256 in labels]
     maker = TrainMaker(
         kind=science.parameters["kind"],
         stage=document["stage"],
@@ -60,6 +62,7 @@ TRAINING = Stage(
         Parent(
             "dataset", (("dataset", f"{INPUTS}.dataset"), ("dataset", "dataset_sha256")), (("rows", "dataset_rows"),)
         ),
+        Parent("labels", (("dataset", f"{INPUTS}.labels[]"),)),
     ),
     makes=(
         Made("checkpoint", "checkpoint_sha256", (("name", "name"), ("model", "kind"), ("registered", "registered_as"))),

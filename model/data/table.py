@@ -33,7 +33,8 @@ class CrystalTable:
     """Crystals, their energies above hull (eV/atom) and the sha256 of the dataset or file they came from.
 
     target: another property, to be learned instead of the energy, in its own units. NaN where a value is unknown.
-    starts: templates that paths to the crystals begin from, atom beside atom; None where a crystal has none.
+    starts: templates that paths to the crystals begin from, atom beside atom; None where a crystal has none. taught:
+    (len,) bool, crystals that are no examples to draw, whose energies alone are to be learned (`data.taught`).
     """
 
     crystals: list[Crystal]
@@ -41,6 +42,7 @@ class CrystalTable:
     sha256: str
     target: np.ndarray | None = None
     starts: list[Crystal | None] | None = None
+    taught: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -179,6 +181,7 @@ class _Bucket:
     labels: Tensor
     templates: Crystals | None = None
     known: Tensor | None = None  # which crystals have a template
+    taught: Tensor | None = None  # which are shown without noise alone
 
 
 class BucketedBatches:
@@ -194,7 +197,8 @@ class BucketedBatches:
             crystals = Crystals.collate([table.crystals[i] for i in rows]).to(device)
             labels = torch.from_numpy(table.labels[rows]).to(device)
             if table.starts is None:
-                self.buckets.append(_Bucket(crystals, labels))
+                taught = None if table.taught is None else torch.from_numpy(table.taught[rows]).to(device)
+                self.buckets.append(_Bucket(crystals, labels, taught=taught))
                 continue
             starts = [table.starts[i] for i in rows]
             templates = Crystals.collate([start or table.crystals[i] for start, i in zip(starts, rows, strict=True)])
@@ -210,6 +214,11 @@ class BucketedBatches:
             order = torch.randperm(len(bucket.crystals), generator=generator).to(bucket.labels.device)
             batches += [(index, rows) for rows in torch.split(order, self.batch_size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def taught(self, bucket: int, rows: Tensor) -> Tensor | None:
+        """Which crystals of a batch are shown without noise alone; None: no crystal of the bucket is."""
+        flags = self.buckets[bucket].taught
+        return None if flags is None else flags[rows.to(flags.device)]
 
     def like(self, bucket: int, count: int) -> Crystals:
         """So many crystals of a bucket, for their shapes."""

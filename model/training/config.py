@@ -132,6 +132,9 @@ class TrainRequest:
     pairs: tuple[Path, ...] | None = option(
         None, help="files that pair rows of the data with templates, of 'train' and 'val' (--objective bridge)"
     )
+    labels: tuple[Path, ...] | None = option(
+        None, help="labelled datasets, whose energies of wrong crystals are learned as well (dao-p)"
+    )
     fit_all: bool = option(False, help="train on the whole file, not on split == 'train' alone")
     device: str = field(
         default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu",
@@ -179,6 +182,8 @@ class TrainRequest:
             raise TrainingError("--judge is for dao-g, and goes with --max-energy")
         if self.pairs and (self.kind != "dao-g" or self.fit_all or self.max_energy is not None):
             raise TrainingError("--pairs is for dao-g, and says which crystals: leave --fit-all and --max-energy out")
+        if self.labels and (self.kind != "dao-p" or self.property is not None):
+            raise TrainingError("--labels are for dao-p, and for its energy")
         if self.property is not None and self.kind != "dao-p":
             raise TrainingError("--property is for dao-p alone")
         if self.property is None and (self.log or self.freeze_backbone):

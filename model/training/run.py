@@ -17,6 +17,7 @@ from dao_flows.model.dao import Dao, DaoConfig
 from dao_flows.model.dao_p import DaoP, PropertyHead, predict_energy
 from dao_flows.model.data.shards import DataError, file_sha256, lineage, parts
 from dao_flows.model.data.table import CrystalTable, Judge, NothingSelectedError, read_crystals
+from dao_flows.model.data.taught import read_taught, with_taught
 from dao_flows.model.runtime.memory import keep_freed_memory
 from dao_flows.model.templates.pairs import read_pairs
 
@@ -41,9 +42,10 @@ def new_model(request: TrainRequest, train: CrystalTable) -> tuple[Dao, Card | N
     else:
         config = DaoConfig(network=request.network, volume_scaling=request.volume_scaling)
         if request.kind == "dao-p" and request.property is None:
-            if train.energy.std() == 0:
+            energy = train.energy if train.taught is None else train.energy[~train.taught]
+            if energy.std() == 0:
                 raise DataError("DAO-P cannot learn from energies that are all the same")
-            config = replace(config, energy_mean=float(train.energy.mean()), energy_std=float(train.energy.std()))
+            config = replace(config, energy_mean=float(energy.mean()), energy_std=float(energy.std()))
     if request.objective:
         try:
             config = replace(config, objective=request.objective)
@@ -113,6 +115,9 @@ def read_tables(request: TrainRequest, judge: Judge | None = None) -> tuple[Crys
     table = read_crystals(request.data, None if request.fit_all else "train", **selection)
     if request.kind == "dao-p":
         table = table.labelled()
+    if request.labels:
+        split = None if request.fit_all else "train"
+        table = with_taught(table, [read_taught(path, split, request.max_atoms) for path in request.labels])
     if request.fit_all:
         return table, None
     try:
@@ -208,6 +213,13 @@ def write_checkpoint(
     if request.pairs:
         _, data["sha256"] = parts(request.data)
         data["pairs"] = [{"file": file.name, "sha256": file_sha256(file)} for file in request.pairs]
+    if request.labels:
+        _, data["sha256"] = parts(request.data)
+        data["labels"] = [
+            {"file": path.name, "sha256": parts(path)[1], "made_by": lineage(path).get("made_by", {})}
+            for path in request.labels
+        ]
+        data["taught"] = int(table.taught.sum()) if table.taught is not None else 0
     if judge is not None:
         data |= {"judge": judge, "judged": int(np.isnan(table.energy).sum())}
     with trainer.averaged():

@@ -257,7 +257,9 @@ class Trainer:
             return []
         generator = stream(self.config.seed, *seed_key, device=self.device)
         draw = self.model.draw(batches.like(bucket, len(rows)), generator)
-        return [draw.t, draw.lattice, draw.coordinates]
+        taught = batches.taught(bucket, rows)
+        t = draw.t if taught is None else draw.t.masked_fill(taught, 0)
+        return [t, draw.lattice, draw.coordinates]
 
     def _losses(
         self,
