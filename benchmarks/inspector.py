@@ -1,7 +1,7 @@
 """How well DAO-P orders a composition's candidates: `python benchmarks/inspector.py DATA RESULTS --drawings DRAWINGS`.
 
-RESULTS and DRAWINGS as of known_and_drawn.py, whose judge is the measure. For each checkpoint: Spearman's correlation of
-its energies with the judge's, the mean over compositions; how often the candidate that it puts first matches the
+RESULTS and DRAWINGS as of known_and_drawn.py, whose judge is the measure. For each checkpoint: Spearman's correlation
+of its energies with the judge's, the mean over compositions; how often the candidate that it puts first matches the
 reference; and the same by the judge and by agreement. Candidates are those that were priced there.
 """
 
