@@ -103,11 +103,12 @@ def timed(what: str, times: dict[str, tuple[float, float]]) -> Iterator[None]:
 
 def measure(store: JobStore) -> tuple[int, float, float]:
     """Nodes of the graph of a store, and seconds by the clock and of CPU of all of `audit graph` but its imports."""
-    from dao_flows.audit.graph.build import assemble, cards
+    from dao_flows.audit.graph.build import assemble
     from dao_flows.audit.graph.collapse import collapse
     from dao_flows.audit.graph.documents import read
     from dao_flows.audit.graph.drawing import svg
     from dao_flows.audit.graph.identify import find
+    from dao_flows.audit.graph.installed import cards
 
     times: dict[str, tuple[float, float]] = {}
     with timed("importing torch, reading cards", times):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from maggma.utils import grouper
 
-from dao_flows.audit.graph.build import known_crystals
+from dao_flows.audit.graph.installed import known_crystals
 from dao_flows.makers.jobs import record_chain as chain
 from dao_flows.makers.jobs.attempts import SCHEMA_VERSION, append, who
 from dao_flows.model.files import user_folders

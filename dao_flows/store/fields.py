@@ -1,7 +1,8 @@
-"""Fields of plain documents, named with dots as MongoDB does: one of them, some of them, and an order by them."""
+"""Plain documents by their fields, named with dots as MongoDB does: one, some, in order, and what is within them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from typing import Any
 
@@ -27,6 +28,20 @@ def projected(document: dict[str, Any], fields: list[str]) -> dict[str, Any]:
             *parents, last = field.split(".")
             reduce(lambda inner, part: inner.setdefault(part, {}), parents, out)[last] = value
     return out
+
+
+def mappings(value: Any, wanted: Callable[[dict[str, Any]], bool]) -> Iterator[dict[str, Any]]:
+    """The mappings within a value that are wanted, but for those within another of them."""
+    pending = [value]
+    while pending:
+        held = pending.pop()
+        if isinstance(held, dict):
+            if wanted(held):
+                yield held
+            else:
+                pending += held.values()
+        elif isinstance(held, list):
+            pending += held
 
 
 def in_order(documents: list[dict[str, Any]], sort: dict[str, Sort | int]) -> list[dict[str, Any]]:

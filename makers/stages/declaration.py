@@ -182,6 +182,11 @@ def values(document: Any, place: str) -> list[Any]:
     return _flat(found)
 
 
+def first(document: Any, place: str) -> Any:
+    """What stands first at a place; None where nothing does."""
+    return next(iter(values(document, place)), None)
+
+
 def _flat(found: list[Any]) -> list[Any]:
     return [item for each in found for item in (each if isinstance(each, list) else [each])]
 
@@ -196,7 +201,7 @@ def told_in(document: Mapping[str, Any], told: Told) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, place in told:
         if found.get(name) is None:
-            found[name] = next(iter(values(document, place)), None)
+            found[name] = first(document, place)
     return found
 
 

@@ -20,7 +20,9 @@ from maggma.stores import MemoryStore
 
 from dao_flows.audit.integrity.findings import first_difference
 from dao_flows.audit.integrity.ledger import Claim, Ledger
-from dao_flows.audit.integrity.verify import COLLECTIONS, _Verifier, verify
+from dao_flows.audit.integrity.verify import COLLECTIONS, verify
+from dao_flows.audit.integrity.verify.inspection import Inspection
+from dao_flows.audit.integrity.verify.read import read, read_document
 from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.makers.jobs.record_chain import HEAD_KEY, HEADS
 from dao_flows.makers.jobs.siblings import beside
@@ -30,11 +32,9 @@ from dao_flows.model.checkpoint.format import load, read_card, save, weight_file
 from dao_flows.model.checkpoint.library import available
 from dao_flows.model.files import user_folders
 from dao_flows.model.files.user_folders import CHECKPOINTS
-from dao_flows.store.collections import KEYS
 from dao_flows.store.embedded import EmbeddedStore
 from dao_flows.store.stores import collection, job_store
 
-READERS = {"runs": "_record", "jobs": "_job", **{name: f"_{name[:-1]}" for name in KEYS if name != "runs"}}
 GRAVE = ("missing", "altered", "orphaned")
 
 
@@ -131,8 +131,7 @@ def test_no_secret_of_the_environment_is_in_any_document_file_or_output(jobs, au
 
 def test_every_leaf_of_every_document_counts(jobs):
     """One leaf at a time, all of them: each is found, and named by its document."""
-    whole = _Verifier(jobs, None, quiet)
-    whole.read()
+    whole = read(jobs)
     assert whole.findings == []
     slipped, unnamed, count = [], [], Counter()
     for name in COLLECTIONS:
@@ -140,11 +139,9 @@ def test_every_leaf_of_every_document_counts(jobs):
             own = str(document["_id"]).split("/")[0]
             for path in list(leaves(document)):
                 with flip(document, path):
-                    verifier = _Verifier(jobs, None, quiet)
-                    verifier.ledger = copy.copy(whole.ledger)
-                    verifier.ledger.altered, verifier.ledger.doubtful = set(), set()
-                    getattr(verifier, READERS[name])(document)
-                grave = [each for each in verifier.findings if each.problem in GRAVE]
+                    alone = Inspection(jobs, ledger=replace(whole.ledger, altered=set(), doubtful=set()))
+                    read_document(alone, name, document)
+                grave = [each for each in alone.findings if each.problem in GRAVE]
                 count[name] += 1
                 if not grave:
                     slipped.append((name, path))
@@ -382,9 +379,7 @@ def moved(jobs, claims):
 @pytest.fixture
 def ledger(with_files):
     """What the documents say of files, which lie in a copy."""
-    verifier = _Verifier(with_files, None, quiet)
-    verifier.read()
-    held = verifier.ledger
+    held = read(with_files).ledger
     held.files = moved(with_files, held.files)
     held.datasets = {sha: moved(with_files, claims) for sha, claims in held.datasets.items()}
     held.checkpoints = {sha: moved(with_files, claims) for sha, claims in held.checkpoints.items()}

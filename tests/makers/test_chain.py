@@ -9,10 +9,11 @@ import pytest
 from jobflow import JobStore
 from maggma.stores import MemoryStore, MongoStore
 
-from dao_flows.audit.integrity.records import Records, head_of
+from dao_flows.audit.integrity.verify.records import Records, head_of
 from dao_flows.makers.jobs import attempts
 from dao_flows.makers.jobs import record_chain as chain
 from dao_flows.makers.jobs.attempts import append, sibling
+from dao_flows.makers.jobs.siblings import beside
 from dao_flows.makers.jobs.stage import stage
 from dao_flows.store.embedded import EmbeddedStore
 
@@ -154,8 +155,7 @@ def test_odd_chains_break_nothing(runs, odd):
 
 def test_without_its_head_a_chain_is_not_whole(runs):
     write(runs, 1)
-    head = chain._heads(runs)
-    head.remove_docs({})
+    beside(runs, chain.HEADS, chain.HEAD_KEY).remove_docs({})
     assert gone(runs) == {("missing", "runs")}
 
 

@@ -14,6 +14,7 @@ from dao_flows.makers.jobs.provenance import digest
 from dao_flows.makers.schemas.verification import VerificationDoc
 from dao_flows.makers.stages.declaration import STORING, Stage, What, is_name, told_in, values
 from dao_flows.makers.stages.registry import stages
+from dao_flows.store.fields import mappings
 from dao_flows.store.stores import collection
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def read(store: JobStore) -> Stored:
     found: dict[str, list[str]] = defaultdict(list)
     for job in store.docs_store.query({"name": STORING}, properties=["uuid", "output"]):
         if uuid := string(job.get("uuid")):
-            found[uuid] += [reference["uuid"] for reference in _references(job.get("output"))]
+            found[uuid] += output_references(job.get("output"))
     stored.references = dict(found)
     return stored
 
@@ -188,15 +189,12 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _references(value: Any) -> Iterator[Mapping[str, Any]]:
-    """The references to outputs of jobs in an output."""
-    pending = [value]
-    while pending:
-        held = pending.pop()
-        if isinstance(held, Mapping):
-            if held.get("@class") == "OutputReference" and string(held.get("uuid")):
-                yield held
-            else:
-                pending += held.values()
-        elif isinstance(held, list):
-            pending += held
+def number(value: Any) -> int:
+    """A whole number, or 1."""
+    return value if isinstance(value, int) else 1
+
+
+def output_references(value: Any) -> Iterator[str]:
+    """The uuids of the jobs whose outputs a value refers to, as jobflow writes them."""
+    found = mappings(value, lambda held: held.get("@class") == "OutputReference" and bool(string(held.get("uuid"))))
+    yield from (held["uuid"] for held in found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from .documents import Node
 
 SCHEMA_VERSION = 1
+SHORT = 12  # digits of a hash in a label
 Direction = Literal["back", "forward", "both"]
 State = Literal["stored", "failed", "unfinished", "external"]
 Edge = tuple[Node, Node]  # parent, child
@@ -161,6 +162,39 @@ class Graph:
                     found.add(reached)
                     waiting.append(reached)
         return found
+
+
+@dataclass
+class Growing:
+    """A graph while it is put together, circles and all. of_job: the node of each job, by its uuid."""
+
+    nodes: dict[Node, Facts] = field(default_factory=dict)
+    edges: dict[Edge, str] = field(default_factory=dict)
+    of_job: dict[str, Node] = field(default_factory=dict)
+    parents: dict[Node, set[Node]] = field(default_factory=lambda: defaultdict(set))
+
+    def edge(self, parent: Node, child: Node, role: str) -> None:
+        """An edge with what the parent was to the child, once; what is not known otherwise is external."""
+        if parent == child:
+            return
+        for node in (parent, child):
+            if node not in self.nodes:
+                self.nodes[node] = Facts(f"{node[0]} {node[1][:SHORT]}", "external")
+        held = self.edges.get((parent, child))
+        if held is None:
+            self.edges[parent, child] = role
+        elif role not in held.split(", "):
+            self.edges[parent, child] = f"{held}, {role}"
+        self.parents[child].add(parent)
+
+    def thing(self, node: Node, told: Mapping[str, Any], state: State | None = None) -> None:
+        """A checkpoint, a dataset or raw data, with what is told of it; what was told before stays."""
+        facts = self.nodes.setdefault(node, Facts("", "external"))
+        facts.state = state or facts.state
+        facts.details = {k: v for k, v in told.items() if v is not None} | facts.details
+        name = facts.details.get("registered") or facts.details.get("name") or facts.details.get("location")
+        words = {"source": str(name or "raw data"), "reference": f"reference set {name or node[1][:SHORT]}"}
+        facts.label = words.get(node[0], f"{name or node[0]} {node[1][:8]}")
 
 
 def text(node: Node) -> str:

@@ -14,9 +14,10 @@ from dao_flows.comparison.schemas import SCHEMA_VERSION
 from dao_flows.makers.jobs.provenance import library_versions
 from dao_flows.makers.jobs.renamed import in_present_names
 from dao_flows.makers.schemas.verification import VerificationDoc
+from dao_flows.store.fields import get
 from dao_flows.store.interface import Damaged
 
-from .consistency import first_departure, value_at
+from .consistency import first_departure
 from .findings import Finding, Problem
 from .reading import documents
 
@@ -75,7 +76,7 @@ def _can_be_judged(document: dict[str, Any] | Damaged, told: set[tuple[str, str]
 def _as_compared(jobs: JobStore, document: dict[str, Any], newest: dict[str, Any] | None) -> dict[str, Any] | None:
     """The verification that a comparison is over; a later one of the same candidate may have taken its place since."""
     when = document.get("verified_at")
-    if newest is None or value_at(newest, "provenance", "execution", "ended_at") == when:
+    if newest is None or get(newest, "provenance.execution.ended_at") == when:
         return newest
     wanted = {
         "output.verification_id": document.get("verification_id"),
@@ -83,7 +84,7 @@ def _as_compared(jobs: JobStore, document: dict[str, Any], newest: dict[str, Any
     }
     for job in jobs.query(wanted, properties=["output"]):
         output = job.get("output")
-        if isinstance(output, dict) and value_at(output, "provenance", "execution", "ended_at") == when:
+        if isinstance(output, dict) and get(output, "provenance.execution.ended_at") == when:
             return output
     return newest
 
@@ -131,7 +132,7 @@ def _rounded(due: Any, held: Any) -> Any:
 
 def _other_libraries(verification: Mapping[str, Any]) -> str | None:
     """A library whose version was another when the verification was made, which was before it was compared."""
-    held, here = value_at(verification, "provenance", "execution", "libraries"), library_versions()
+    held, here = get(verification, "provenance.execution.libraries"), library_versions()
     if not isinstance(held, Mapping):
         return "environment"
     return next((name for name in LIBRARIES if held.get(name) != here.get(name)), None)

@@ -16,6 +16,7 @@ from dao_flows.makers.jobs.renamed import in_present_names
 from dao_flows.makers.schemas import decoding
 from dao_flows.makers.schemas.prediction import CandidateDoc, Origin, ScreenedCandidate
 from dao_flows.makers.stages.registry import stages
+from dao_flows.store.fields import get
 
 from .findings import first_difference
 from .ledger import Ended
@@ -66,7 +67,7 @@ def _same_structure(one: Any, other: Any) -> bool:
 
 def derived_fault(document: Mapping[str, Any]) -> str | None:
     """The first field of a candidate that does not follow from the others."""
-    sites = value_at(document, "structure", "sites")
+    sites = get(document, "structure.sites")
     if not isinstance(sites, list):
         return "structure"
     try:
@@ -77,13 +78,13 @@ def derived_fault(document: Mapping[str, Any]) -> str | None:
         "n_atoms": len(sites),
         "elements": elements,
         "chemsys": "-".join(elements),
-        "seed": value_at(document, "generation", "science", "seed"),
+        "seed": get(document, "generation.science.seed"),
     }
     marks = {"@module": CandidateDoc.__module__, "@class": CandidateDoc.__name__}
     expected |= {name: value for name, value in marks.items() if name in document}
     found = in_present_names(document)
     wrong = next((name for name, value in expected.items() if found.get(name) != value), None)
-    return wrong or origin_fault(document, value_at(document, "generation", "science"))
+    return wrong or origin_fault(document, get(document, "generation.science"))
 
 
 def origin_fault(candidate: Any, science: Any) -> str | None:
@@ -91,11 +92,11 @@ def origin_fault(candidate: Any, science: Any) -> str | None:
     origin = candidate.get("origin") if isinstance(candidate, Mapping) else None
     if origin is None:
         return None
-    library = value_at(science, "inputs", "library")
+    library = get(science, "inputs.library")
     try:
         told = Origin.model_validate(origin)
         if told.kind == "drawn":
-            by = value_at(science, "parameters", "generator")
+            by = get(science, "parameters.generator")
             expected = library is not None or by is not None, Origin(kind="drawn", generator=by)
             return None if expected == (True, told) else "origin.kind" if told.generator == by else "origin.generator"
         old, new = Composition(told.formula), decoding.structure(candidate["structure"]).composition
@@ -138,13 +139,6 @@ def newest_versions() -> dict[str, int]:
     """The newest schema version of each document that this version of dao_flows knows."""
     classes: list[type[BaseModel]] = [*stages().documents.values(), CandidateDoc, ComparisonDoc]
     return {each.__name__: each.model_fields["schema_version"].default for each in classes}
-
-
-def value_at(document: Any, *path: str) -> Any:
-    """A value deep in a document; None where it is not there."""
-    for name in path:
-        document = document.get(name) if isinstance(document, Mapping) else None
-    return document
 
 
 def integer(value: Any) -> int:

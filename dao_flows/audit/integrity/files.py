@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from dao_flows.audit.graph.build import known_crystals
+from dao_flows.audit.graph.installed import known_crystals
 from dao_flows.makers.machine.folder_hashes import LINK, PREFIX, folder_hashes
 from dao_flows.model.checkpoint.format import CheckpointError, read_card, weights_sha256
 from dao_flows.model.checkpoint.format import verify as verify_checkpoint

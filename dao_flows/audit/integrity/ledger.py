@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from dao_flows.audit.graph.documents import output_references, part
 from dao_flows.makers.stages.declaration import values
 from dao_flows.makers.stages.registry import stages
 
@@ -22,6 +23,11 @@ class Ended(NamedTuple):
     result: str | None
     parts: dict[str, str] | None
     envelope: dict[str, str] | None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Ended:
+        """As the record tells it."""
+        return cls(str(record.get("at")), record.get("result"), record.get("parts"), record.get("envelope"))
 
 
 class Claim(NamedTuple):
@@ -63,6 +69,14 @@ class Ledger:
     cards: dict[str, tuple[Claim, str]] = field(default_factory=dict)  # sha256 of weights -> hash and name of the card
     registered: dict[str, set[str]] = field(default_factory=dict)  # sha256 of weights -> names in the library
 
+    def ended(self, key: JobKey, attempt: Ended) -> None:
+        """Note a finished attempt at a job."""
+        known = self.attempts.setdefault(key, [])
+        known.append(attempt)
+        known.sort(key=lambda each: each.at)
+        if attempt.result is not None:
+            self.results[attempt.result] = key
+
     def attempt(self, key: JobKey, result: str | None = None) -> Ended | None:
         """The finished attempt at a job that left this result, else the latest; None if none is known.
 
@@ -92,10 +106,10 @@ def sources(output: Any) -> Iterator[Mapping[str, Any]]:
 def _references(output: Any) -> Iterator[tuple[str, Any]]:
     held = output.get("provenance") if isinstance(output, Mapping) else None
     if not isinstance(held, Mapping):
-        yield from (("job", reference.get("uuid")) for reference in _output_references(output))
+        yield from (("job", uuid) for uuid in output_references(output))
         return
-    yield "job", _mapping(held, "execution").get("job_uuid")
-    for sha256 in _mapping(_mapping(held, "science"), "checkpoints").values():
+    yield "job", part(held, "execution").get("job_uuid")
+    for sha256 in part(held, "science", "checkpoints").values():
         yield "checkpoint", sha256
     yield from _sought(output)
 
@@ -106,21 +120,3 @@ def _sought(output: Any) -> Iterator[tuple[str, Any]]:
     for parent in stages().parents(kind) if kind else ():
         for what, place in parent.named if parent.sought else ():
             yield from ((what, value) for value in values(output, place))
-
-
-def _mapping(held: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = held.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _output_references(value: Any) -> Iterator[Mapping[str, Any]]:
-    pending = [value]
-    while pending:
-        held = pending.pop()
-        if isinstance(held, Mapping):
-            if held.get("@class") == "OutputReference":
-                yield held
-            else:
-                pending += held.values()
-        elif isinstance(held, list):
-            pending += held

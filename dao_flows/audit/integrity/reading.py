@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from maggma.utils import grouper
 
 from dao_flows.errors import StoreError
+from dao_flows.store.fields import mappings
 from dao_flows.store.interface import READ_ERRORS, Damaged
 from dao_flows.store.stores import result_store
 
@@ -61,13 +62,4 @@ def _filled(value: Any, found: Mapping[tuple[str, str], Any]) -> Any:
 
 def blobs(value: Any) -> Iterator[dict[str, Any]]:
     """References to an additional store, as jobflow puts them into a document."""
-    pending = [value]
-    while pending:
-        held = pending.pop()
-        if isinstance(held, dict):
-            if held.keys() >= BLOB:
-                yield held
-            else:
-                pending += held.values()
-        elif isinstance(held, list):
-            pending += held
+    return mappings(value, lambda held: held.keys() >= BLOB)

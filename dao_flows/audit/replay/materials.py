@@ -15,7 +15,7 @@ from dao_flows.model.checkpoint.format import CheckpointError
 from dao_flows.model.checkpoint.format import verify as verify_checkpoint
 from dao_flows.model.checkpoint.library import find as find_checkpoint
 from dao_flows.model.data.shards import MANIFEST, DataError, file_sha256, read_manifest
-from dao_flows.model.files.places import INDEX_CARD
+from dao_flows.model.files.places import CARD, INDEX_CARD
 from dao_flows.model.templates.library import build_index
 from dao_flows.model.templates.places import available, open_library
 from dao_flows.store import imported
@@ -95,7 +95,7 @@ class Materials:
             if path := found.get("output", {}).get("path"):  # an evaluation names one without a path
                 yield Path(path)
         for place in self.places:
-            yield from (card.parent for card in [place / "card.json", *place.glob("*/card.json")] if card.is_file())
+            yield from (card.parent for card in [place / CARD, *place.glob(f"*/{CARD}")] if card.is_file())
 
     def dataset(self, sha256: str, what: str = "dataset") -> str:
         """The folder of a dataset, or a parquet file, of this identity. Raises ReplayError."""

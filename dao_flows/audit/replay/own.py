@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monty.json import jsanitize
 
-from dao_flows.audit.integrity.consistency import altered_part, value_at
+from dao_flows.audit.integrity.consistency import altered_part
 from dao_flows.audit.integrity.ledger import Ended
 from dao_flows.comparison.builder import comparison_doc
 from dao_flows.comparison.schemas import SCHEMA_VERSION
@@ -28,6 +28,7 @@ from dao_flows.model.checkpoint.format import verify as verify_checkpoint
 from dao_flows.model.data.shards import DataError, read_manifest, shard_path
 from dao_flows.store.candidates import candidate_doc
 from dao_flows.store.collections import LAID_OUT
+from dao_flows.store.fields import get
 from dao_flows.store.stores import collection
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def laid_out(jobs: JobStore, node: Node) -> Own | None:
 def _candidates(jobs: JobStore, document: Document) -> Iterator[Document]:
     """What screenings hold of a candidate: first of the one that it names, then of the others, the latest first."""
     wanted = document["candidate_id"]
-    named = value_at(document, "screening", "execution", "job_uuid")
+    named = get(document, "screening.execution.job_uuid")
     found = jobs.query({"output.@class": ScreeningDoc.__name__, "output.accepted.candidate_id": wanted}, load=True)
     ordered = sorted(found, key=lambda job: str(job.get("completed_at")), reverse=True)
     for job in sorted(ordered, key=lambda job: job["uuid"] != named):
@@ -82,7 +83,7 @@ def _candidates(jobs: JobStore, document: Document) -> Iterator[Document]:
 
 
 def _verifications(jobs: JobStore, document: Document) -> Iterator[Document]:
-    wanted, named = document["verification_id"], value_at(document, "provenance", "execution", "job_uuid")
+    wanted, named = document["verification_id"], get(document, "provenance.execution.job_uuid")
     asked = {"output.@class": VerificationDoc.__name__, "output.verification_id": wanted}
     found = list(jobs.query(asked, load=True))
     ordered = sorted(found, key=lambda job: str(job.get("completed_at")), reverse=True)
@@ -119,7 +120,7 @@ def _plain(expected: Any, document: Document) -> Document:
 
 def written(jobs: JobStore, uuid: str, output: Mapping[str, Any]) -> Difference | None:
     """A job's document against the hash that it states, and against what its attempts recorded."""
-    stated, found = value_at(output, "provenance", "content_hash"), content_hash(output)
+    stated, found = get(output, "provenance.content_hash"), content_hash(output)
     query = {"job_uuid": uuid, "event": ENDED}
     records = [r for r in collection(jobs, "runs").query(query) if r.get("outcome") == "finished" and r.get("result")]
     known = [str(record["result"]) for record in records]
@@ -128,8 +129,7 @@ def written(jobs: JobStore, uuid: str, output: Mapping[str, Any]) -> Difference 
     part = None
     if records and found not in known:
         last = max(records, key=lambda record: str(record.get("at")))
-        ended = Ended(str(last.get("at")), last.get("result"), last.get("parts"), last.get("envelope"))
-        part = altered_part(output, ended)
+        part = altered_part(output, Ended.of(last))
     recorded = known[-1] if known and found not in known else stated
     return Difference(
         path=(part or "output.provenance.content_hash").removeprefix("output."), recorded=recorded, replayed=found

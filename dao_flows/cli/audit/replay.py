@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dao_flows.audit.replay.replay import Replay
+    from dao_flows.audit.replay.results import Replay
 
 REPLAY_EXAMPLES = """[bold]Examples[/bold]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dao_flows.audit.integrity.findings import Problem
 from dao_flows.makers.jobs.record_chain import chain_of
 from dao_flows.store.stores import result_store
-
-from .findings import Problem
 
 if TYPE_CHECKING:
     from maggma.core import Store

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from dao_flows.audit.integrity.consistency import numbered
+from dao_flows.audit.integrity.findings import Finding, Problem
+from dao_flows.audit.integrity.reading import documents
 from dao_flows.makers.jobs.attempts import BEGAN, ENDED
 from dao_flows.makers.jobs.provenance import content_hash
 from dao_flows.makers.jobs.record_chain import (
@@ -24,17 +27,14 @@ from dao_flows.makers.jobs.record_chain import (
     named_by,
     number_of,
 )
+from dao_flows.store.fields import get
 from dao_flows.store.interface import READ_ERRORS, Damaged
 from dao_flows.store.stores import result_store
-
-from .consistency import numbered, value_at
-from .findings import Finding, Problem
-from .reading import documents
 
 if TYPE_CHECKING:
     from maggma.core import Store
 
-    from .scope import Scope
+    from dao_flows.audit.integrity.scope import Scope
 
 ALWAYS = ""  # in place of a chain: what names the record says that it is in this store
 NUMBERED = re.compile(r"-(\d|\d{6})$")  # a record of an attempt, or of a run
@@ -84,7 +84,7 @@ class Records:
 
     def job(self, document: dict[str, Any], who: str) -> None:
         """What a job's document says of the record of its beginning."""
-        self.name(named_by(value_at(document, "metadata", "dao_flows", ATTEMPT)), f"the document of job {who}")
+        self.name(named_by(get(document, f"metadata.dao_flows.{ATTEMPT}")), f"the document of job {who}")
 
     def head(self, document: dict[str, Any] | None) -> None:
         """What says which record is the newest."""
