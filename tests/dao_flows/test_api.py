@@ -9,6 +9,7 @@ from dao_flows import predict
 from dao_flows.api import predict as api
 from dao_flows.errors import InputError
 from dao_flows.makers import generate
+from dao_flows.makers.generators import dao_g
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.store import runs, stores
 from dao_flows.store.candidates import CandidateBuilder
@@ -125,7 +126,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(workplace, monkeypatch, at,
 @pytest.mark.parametrize(("made_of_it", "finished"), [(ValueError("could not determine the shape"), 0), (None, 1)])
 def test_an_interrupt_that_a_library_hides_is_one(workplace, monkeypatch, heeds_signals, made_of_it, finished):
     """As torch makes a ValueError of it while it reads a file, and generators lose it while they are closed."""
-    load_model = generate.load_model
+    load_model = dao_g.load_model
 
     def interrupted(*arguments):
         try:
@@ -137,7 +138,7 @@ def test_an_interrupt_that_a_library_hides_is_one(workplace, monkeypatch, heeds_
 
     monkeypatch.setenv("DAO_FLOWS_BATCH_CANDIDATES", "1")
     with monkeypatch.context() as patch, pytest.raises(api.Interrupted, match=f"{finished} of 2 batches"):
-        patch.setattr(generate, "load_model", interrupted)
+        patch.setattr(dao_g, "load_model", interrupted)
         predict(["NaCl", "MgO"], **HOPELESS)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert [run.outcome for run in runs_of(stores.job_store())] == ["interrupted"]

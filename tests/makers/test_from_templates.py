@@ -7,8 +7,8 @@ import pytest
 from jobflow import run_locally
 from monty.json import MontyDecoder, jsanitize
 
-from dao_flows.makers import generate as module
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.generators import dao_g as module
 from dao_flows.makers.generators.templates import candidate_id, template_id
 from dao_flows.makers.jobs.provenance import science_hash
 from dao_flows.makers.models.checkpoints import ParameterError
