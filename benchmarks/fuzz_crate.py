@@ -118,12 +118,12 @@ class Fuzzer:
     def fields(self) -> bytes:
         """A value of a JSON member."""
         name = self.random.choice(self.documents)
-        return self._fitted({**self.files, name: _json(self._changed(json.loads(self.files[name])))})
+        return self.fitted({**self.files, name: as_json(self._changed(json.loads(self.files[name])))})
 
     def forged(self) -> bytes:
         """A value of a document, with its own hashes made to fit."""
         name = self.random.choice([each for each in self.documents if each.startswith("documents/")])
-        return self._fitted({**self.files, name: _json(_sealed(self._changed(json.loads(self.files[name]))))})
+        return self.fitted({**self.files, name: as_json(sealed(self._changed(json.loads(self.files[name]))))})
 
     def changed_manifest(self) -> bytes:
         """A value of the manifest."""
@@ -180,7 +180,7 @@ class Fuzzer:
                 holder[key] = _deep(self.random.randrange(400)) if odd == [[]] else odd
         return value
 
-    def _fitted(self, files: dict[str, bytes]) -> bytes:
+    def fitted(self, files: dict[str, bytes]) -> bytes:
         """With a manifest that fits."""
         held = {name: member(content).model_dump() for name, content in sorted(files.items()) if name != MANIFEST}
         manifest = {**self.manifest, "members": held}
@@ -225,7 +225,7 @@ def _deep(levels: int) -> Any:
     return value
 
 
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
     """As a crate has it, where that can be."""
     try:
         return written(value)
@@ -241,7 +241,7 @@ def _canonical(value: Any) -> bytes:
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _sealed(document: Any) -> Any:
+def sealed(document: Any) -> Any:
     """With the hashes that it would have."""
     try:
         held = document.get("output", document) if isinstance(document, dict) else None

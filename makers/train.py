@@ -191,18 +191,6 @@ class TrainMaker(Maker):
         architecture = _card(parent).architecture if parent else self.config
         return str(architecture.get("objective") or "diffusion")
 
-    def _seconds(self) -> float | None:
-        """How long this job may train; None: without end. Raises ParameterError where the queue's time is up."""
-        left = queue_seconds_left()
-        if left is None:
-            return self.wall_time_s
-        if left <= MARGIN_S:
-            raise ParameterError(
-                f"only {left:.0f} s are left of the queue's time limit, too few to train: run the same again in a new "
-                "job; it goes on from the saved state"
-            )
-        return min(left - MARGIN_S, self.wall_time_s or math.inf)
-
     def _launch(self, settings: dict[str, Any], folder: Path) -> bool:
         """Train until the end, or until this job's time is up: then the state is saved and the answer is False."""
         from dao_flows.model.train import recorded_command, words
@@ -210,7 +198,7 @@ class TrainMaker(Maker):
         from dao_flows.model.training.deadline import Stop
         from dao_flows.model.training.run import train
 
-        seconds = self._seconds()
+        seconds = seconds_to_train(self.wall_time_s)
         with Stop(seconds) as stop:
             if self.processes * self.nodes == 1:
                 done = train(TrainRequest.of(settings), recorded_command(words(settings)), stop)
@@ -266,6 +254,22 @@ class TrainMaker(Maker):
                 science, execution_record(started, device, {"start": self.start} if self.start else {})
             ),
         )
+
+
+def seconds_to_train(wall_time_s: float | None) -> float | None:
+    """How long a job may train, by the queue's time limit too; None: without end.
+
+    wall_time_s: the most that its maker allows. Raises ParameterError where the queue's time is up.
+    """
+    left = queue_seconds_left()
+    if left is None:
+        return wall_time_s
+    if left <= MARGIN_S:
+        raise ParameterError(
+            f"only {left:.0f} s are left of the queue's time limit, too few to train: run the same again in a new "
+            "job; it goes on from the saved state"
+        )
+    return min(left - MARGIN_S, wall_time_s or math.inf)
 
 
 def _dataset(dataset: Any) -> Path:

@@ -52,7 +52,12 @@ class Process(BaseModel):
     @classmethod
     def current(cls) -> Process:
         """The process that asks."""
-        return cls(host=platform.node(), pid=os.getpid(), born=_born(os.getpid()))
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """A process of this machine."""
+        return cls(host=platform.node(), pid=pid, born=_born(pid))
 
     def is_alive(self) -> bool:
         """True if it runs, on this host; of another host's processes nothing is known, and they count as dead."""

@@ -48,7 +48,7 @@ def _plain(name: str) -> str:
 
 
 @cache
-def _library() -> dict[str, list[tuple[str, Structure]]]:
+def prototypes() -> dict[str, list[tuple[str, Structure]]]:
     """Labels and cells of the AFLOW Library of Crystallographic Prototypes, by anonymous formula.
 
     pymatgen ships it; its own loader takes seconds to parse the references that come with each prototype.
@@ -67,9 +67,9 @@ def _library() -> dict[str, list[tuple[str, Structure]]]:
 
 
 @cache
-def _cells(anonymous_formula: str) -> list[tuple[str, Structure]]:
+def prototypes_of(anonymous_formula: str) -> list[tuple[str, Structure]]:
     """Labels and primitive cells of the prototypes of one anonymous formula."""
-    return [(label, primitive_niggli(structure)) for label, structure in _library().get(anonymous_formula, [])]
+    return [(label, primitive_niggli(structure)) for label, structure in prototypes().get(anonymous_formula, [])]
 
 
 def prototype(structure: Structure) -> str | None:
@@ -80,7 +80,7 @@ def prototype(structure: Structure) -> str | None:
     """
     cell = primitive_niggli(structure)
     # cells of another number of atoms never match; sorting them out here spares the matcher's copies of both
-    found = [e for e in _cells(structure.composition.anonymized_formula) if len(e[1]) == len(cell)]
+    found = [e for e in prototypes_of(structure.composition.anonymized_formula) if len(e[1]) == len(cell)]
     tolerance = 1.0
     while found:
         limits = Tolerance(ltol=0.2 * tolerance, stol=0.3 * tolerance, angle_tol=5 * tolerance)

@@ -52,7 +52,7 @@ def rebuild(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
         note = f"the hull is not compared: {reference} is a query, whose answer changes"
         reference, ignored = None, ("hull", "hull.*", "error", "provenance.science.parameters.reference")
     elif reference is not None:
-        reference = _reference_file(reference, recorded, materials)
+        reference = reference_file(reference, recorded, materials)
         ignored = (*ignored, "provenance.science.parameters.reference")
     about = {name: document[name] for name in ABOUT}
     fault = unfit(sent) if science.inputs["fault"] is not None else None
@@ -60,7 +60,7 @@ def rebuild(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
     return Rebuilt(job, Terms(tolerance=TOLERANCE, ignored=ignored), None, note)
 
 
-def _reference_file(told: str, recorded: Recorded, materials: Materials) -> str:
+def reference_file(told: str, recorded: Recorded, materials: Materials) -> str:
     """The file of a reference set, which the science tells by its name and sha256. Raises ReplayError."""
     named, _, sha256 = told.rpartition(f" {SHA256}")
     if not named:  # an older document has the path that was typed

@@ -149,8 +149,8 @@ def test_crates_run_nothing(audited, call, ran, where, tmp_path, monkeypatch):
         plant(held, planted, where)
         if document == json.loads(fuzzer.files[path]):
             continue
-        content = fuzz._json(fuzz._sealed(document))
-        (tmp_path / "altered.zip").write_bytes(fuzzer._fitted({**fuzzer.files, path: content}))
+        content = fuzz.as_json(fuzz.sealed(document))
+        (tmp_path / "altered.zip").write_bytes(fuzzer.fitted({**fuzzer.files, path: content}))
         code, _, error = call("import-crate", str(tmp_path / "altered.zip"))
         assert not ran(), path
         assert (code, error.count("\n"), "please report" in error) == (2, 1, False), (path, error)

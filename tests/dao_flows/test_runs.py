@@ -6,7 +6,6 @@ from contextlib import suppress
 
 import pytest
 
-from dao_flows.makers.jobs import attempts
 from dao_flows.store import runs
 from dao_flows.store.embedded import EmbeddedStore
 from dao_flows.store.runs import Batch, Process, RunLog
@@ -70,17 +69,16 @@ def test_records_are_only_added(store):
         before = after
 
 
-def test_a_dead_process_was_interrupted_and_a_living_one_runs(store):
+def test_a_dead_process_was_interrupted_and_a_living_one_runs(store, monkeypatch):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    alive = Process(host=Process.current().host, pid=child.pid, born=attempts._born(child.pid))
+    alive = Process.of(child.pid)
     assert alive.is_alive()
     assert not alive.model_copy(update={"born": "another process of the same pid"}).is_alive()
     assert not alive.model_copy(update={"host": "elsewhere"}).is_alive()
     child.communicate(b"\n")
     assert not alive.is_alive()
-    run = log(store)
-    run._start["process"] = alive.model_dump()
-    run.__enter__()
+    monkeypatch.setattr(Process, "current", lambda: alive)
+    log(store).__enter__()
     assert runs.read(store)[0].outcome == "interrupted"
 
 

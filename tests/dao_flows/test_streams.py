@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dao_flows.cli.shared.streams import _readable
+from dao_flows.cli.shared.streams import readable
 from dao_flows.cli.shared.tables import NARROWEST, stdout
 
 MAIN = "from dao_flows.cli import main; main()"
@@ -72,7 +72,7 @@ def test_what_an_encoding_lacks_is_replaced(encoding):
 def test_json_stays_what_it_was_in_every_encoding(text, encoding):
     import codecs
 
-    codecs.register_error("test-readable", _readable)
+    codecs.register_error("test-readable", readable)
     written = f'{{"x": "{text}"}}' if not any(c in text for c in '"\\') and text.isprintable() else "{}"
     read = json.loads(written.encode(encoding, "test-readable").decode(encoding))
     assert read == json.loads(written)

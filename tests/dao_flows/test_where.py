@@ -23,7 +23,7 @@ from dao_flows.launch.remote import project_document
 from dao_flows.makers.machine.places import told
 from dao_flows.makers.schemas.prediction import CandidateDoc
 from dao_flows.makers.stages.rebuilding import Recorded, ReplayError
-from dao_flows.makers.stages.verification import _reference_file
+from dao_flows.makers.stages.verification import reference_file
 from dao_flows.makers.verify import VerifyMaker
 from dao_flows.settings import settings
 from dao_flows.store.embedded import EmbeddedStore
@@ -78,14 +78,14 @@ def test_a_replay_finds_the_file_of_a_reference_set_where_it_lay_or_by_its_conte
     path.write_text("[]")
     science = told(f"{path}?code=abinit")
     recorded = Recorded({"provenance": {"execution": {"checkpoints": {"reference": f"{path}?code=abinit"}}}})
-    assert _reference_file(science, recorded, Materials(jobs)) == f"{path}?code=abinit"
-    assert _reference_file("/old/entries.json", recorded, Materials(jobs)) == "/old/entries.json"
+    assert reference_file(science, recorded, Materials(jobs)) == f"{path}?code=abinit"
+    assert reference_file("/old/entries.json", recorded, Materials(jobs)) == "/old/entries.json"
     moved = tmp_path / "below" / "other.json"
     moved.parent.mkdir()
     path.rename(moved)
     with pytest.raises(ReplayError, match=r"its reference set entries\.json\?code=abinit is not here"):
-        _reference_file(science, recorded, Materials(jobs))
-    assert _reference_file(science, recorded, Materials(jobs, [moved.parent])) == f"{moved}?code=abinit"
+        reference_file(science, recorded, Materials(jobs))
+    assert reference_file(science, recorded, Materials(jobs, [moved.parent])) == f"{moved}?code=abinit"
 
 
 @pytest.mark.parametrize("how", ["--checkpoint", "python", "environment", "library"])

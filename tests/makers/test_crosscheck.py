@@ -12,7 +12,7 @@ from pymatgen.core import Structure
 from scipy.stats import spearmanr
 
 from dao_flows.makers import crosscheck
-from dao_flows.makers.crosscheck import CrossCheckMaker, _spearman, compared
+from dao_flows.makers.crosscheck import FIGURES, CrossCheckMaker, compared
 from dao_flows.makers.merge import MergeShardsMaker
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.force_field import ForceFieldError
@@ -116,7 +116,7 @@ def test_figures_do_not_depend_on_the_order(changes):
 
 def test_the_rank_correlation_is_scipys():
     pairs = np.random.default_rng(0).integers(0, 8, (5, 12, 2)).astype(float)  # with ties
-    assert _spearman(pairs) == pytest.approx([spearmanr(p[:, 0], p[:, 1])[0] for p in pairs])
+    assert FIGURES["spearman"](pairs) == pytest.approx([spearmanr(p[:, 0], p[:, 1])[0] for p in pairs])
 
 
 def test_figures_of_known_changes():

@@ -6,7 +6,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from dao_flows.makers.science.structures import primitive_niggli
-from dao_flows.makers.science.symmetry import _cells, _library, prototype, space_group
+from dao_flows.makers.science.symmetry import prototype, prototypes, prototypes_of, space_group
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_known_crystals_are_recognised(crystals, name, number, label):
 
 
 def test_no_label_shows_how_its_source_escapes_it():
-    labels = [label for entries in _library().values() for label, _ in entries]
+    labels = [label for entries in prototypes().values() for label, _ in entries]
     assert "L'2 (A2B_tI6_139_d_a)" in labels
     assert "Lavarevićite (AB3C4_cP8_215_a_c_e)" in labels
     assert not [label for label in labels if set(label) & set("\\${}")]
@@ -61,7 +61,7 @@ def test_what_has_no_name_has_none():
 def by_the_matcher_alone(structure: Structure) -> str | None:
     """The prototype, every pair of cells given to StructureMatcher."""
     cell, tolerance = primitive_niggli(structure), 1.0
-    found = _cells(structure.composition.anonymized_formula)
+    found = prototypes_of(structure.composition.anonymized_formula)
     while found:
         matcher = StructureMatcher(ltol=0.2 * tolerance, stol=0.3 * tolerance, angle_tol=5 * tolerance)
         closer = [e for e in found if matcher.fit_anonymous(e[1], cell, skip_structure_reduction=True)]

@@ -17,7 +17,7 @@ from dao_flows.makers.machine.queue_time import parse_time_left, queue_seconds_l
 from dao_flows.makers.models.checkpoints import ParameterError
 from dao_flows.makers.models.register import register
 from dao_flows.makers.schemas.training import TrainingDoc
-from dao_flows.makers.train import TrainMaker
+from dao_flows.makers.train import TrainMaker, seconds_to_train
 from dao_flows.model.checkpoint import format as checkpoint
 from dao_flows.model.checkpoint.format import load, read_card, save, verify, weight_files
 from dao_flows.model.checkpoint.library import find
@@ -37,7 +37,7 @@ SCRIPT = """
 import json, sys
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
-from dao_flows.makers.train import TrainMaker
+from dao_flows.makers.train import TrainMaker, seconds_to_train
 fields, dataset = json.loads(sys.argv[1]), sys.argv[2]
 job = TrainMaker(**fields).make(dataset)
 responses = run_locally(job, store=JobStore(MemoryStore()), ensure_success=True)
@@ -208,17 +208,16 @@ def test_datasets_that_are_not_there_get_one_line(dataset, tmp_path):
     assert by[0] == by[1] != by[2]
 
 
-def test_the_queues_time_is_known(dataset, monkeypatch, job_store, tmp_path):
+def test_the_queues_time_is_known(monkeypatch, tmp_path):
     assert queue_seconds_left() is None
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 1000))
     assert queue_seconds_left() == pytest.approx(1000, abs=5)
-    maker = TrainMaker(config=CONFIG | {"steps": 5}, device="cpu")
-    assert maker._seconds() == pytest.approx(880, abs=5)
-    assert TrainMaker(wall_time_s=7)._seconds() == 7
-    assert TrainMaker(wall_time_s=1e6)._seconds() == pytest.approx(880, abs=5)
+    assert seconds_to_train(None) == pytest.approx(880, abs=5)
+    assert seconds_to_train(7) == 7
+    assert seconds_to_train(1e6) == pytest.approx(880, abs=5)
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 100))
     with pytest.raises(ParameterError, match="are left of the queue's time limit"):
-        maker._seconds()
+        seconds_to_train(None)
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     squeue = tmp_path / "squeue"

@@ -69,7 +69,7 @@ def set_up() -> None:
     closed = [number for number in (0, 1, 2) if not _is_open(number)]
     for _ in closed:  # in ascending order, so that no file of ours takes their numbers
         os.open(os.devnull, os.O_RDWR)
-    codecs.register_error(HANDLER, _readable)
+    codecs.register_error(HANDLER, readable)
     if 0 in closed:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     gone = OSError(errno.EBADF, "it is closed") if 1 in closed else None
@@ -127,7 +127,7 @@ def _is_open(number: int) -> bool:
     return True
 
 
-def _readable(error: UnicodeError) -> tuple[str, int]:
+def readable(error: UnicodeError) -> tuple[str, int]:
     r"""What is written for characters that an encoding lacks: in JSON its escapes, elsewhere what looks like them.
 
     A byte of a file's name that is no text is written as \xff.
