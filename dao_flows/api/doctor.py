@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,6 +42,7 @@ def examine() -> Iterator[Check]:
     yield from check_checkpoints(config)
     yield from check_libraries(config)
     yield check_judge(config)
+    yield from check_plugins()
     yield from check_backends()
     yield check_slurm()
 
@@ -168,6 +169,25 @@ def check_judge(config: Settings) -> Check:
             raise
         return Check(name="judge", status="broken", detail=said, fix="correct it, or take it away")
     return Check(name="judge", status="ok", detail=f"{name} {version}")
+
+
+def check_plugins() -> Iterator[Check]:
+    """Generators and energy models of installed packages: each can be opened."""
+    from dao_flows.makers.generators import generator, registry
+    from dao_flows.makers.models import energy_model, plugins
+
+    for name in plugins.names(generator.GROUP):
+        yield _opened("generator", name, lambda name: registry.installed(name).sha256[:12])
+    for name in plugins.names(energy_model.GROUP):
+        yield _opened("energy model", name, lambda name: energy_model.energy_model(name).version)
+
+
+def _opened(what: str, name: str, identity: Callable[[str], str]) -> Check:
+    try:
+        return Check(name=f"{what} {name}", status="ok", detail=identity(name))
+    except ValueError as error:
+        fix = "correct its package, or uninstall it"
+        return Check(name=f"{what} {name}", status="missing", detail=one_line(error), fix=fix)
 
 
 def check_libraries(config: Settings) -> Iterator[Check]:

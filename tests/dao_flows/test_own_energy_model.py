@@ -1,5 +1,6 @@
 """An energy model of an installed package judges candidates and labels crystals; what is wrong with one is found."""
 
+import json
 import re
 from pathlib import Path
 
@@ -88,6 +89,8 @@ def test_one_that_cannot_be_used_is_told_in_one_line(workplace, install, call):
             energy_model(name)
         code, _, err = call("predict", "NaCl", "--judge", name)
         assert (code, err.count("\n")) == (2, 1) and said in err
+    told = {check["name"]: check for check in json.loads(call("doctor", "--json")[1])}
+    assert "needs this name" in told["energy model odd"]["detail"] and told["energy model lost"]["status"] == "missing"
     code, out, _ = call("predict", "NaCl", "--judge", "nothing", "--json")
     assert code == 2 and out == ""
 

@@ -71,6 +71,8 @@ def test_its_candidates_are_told_apart_from_known_crystals(predicted, call):
     known = [each for each in document.candidates if each.origin.kind != "drawn"]
     assert drawn and known and {each.origin.generator for each in drawn} == {"cubes"}
     assert {each.origin.generator for each in known} == {None}
+    told = {check["name"]: check for check in json.loads(call("doctor", "--json")[1])}
+    assert told["generator cubes"]["status"] == "ok"
     listed = call("list", "--json")[1]
     origins = [each.get("origin") for each in json.loads(listed)]
     assert any(each["kind"] == "drawn" and each["generator"] == "cubes" for each in origins)
