@@ -41,7 +41,8 @@ ONLY_HOW = (
     *("cuda_graphs", "fused", "fit_wall_time", "labels"),
 )
 # settings that came later are named where they differ: older science stays the same
-AS_EVER = {"store_as": "float32", "pairs": None}
+AS_EVER = {"store_as": "float32", "pairs": None, "label_batch": 32, "label_weight": 1.0}
+AS_EVER |= {"force_weight": 0.0, "stress_weight": 0.0}
 OF_THE_MAKER = ("kind", "data", "out", "name", "start", "device", "wall_time_s", "fit_wall_time")
 
 
@@ -193,9 +194,9 @@ class TrainMaker(Maker):
 
     def _launch(self, settings: dict[str, Any], folder: Path) -> bool:
         """Train until the end, or until this job's time is up: then the state is saved and the answer is False."""
+        from dao_flows.model.runtime.deadline import Stop
         from dao_flows.model.train import recorded_command, words
         from dao_flows.model.training.config import TrainRequest
-        from dao_flows.model.training.deadline import Stop
         from dao_flows.model.training.run import train
 
         seconds = seconds_to_train(self.wall_time_s)

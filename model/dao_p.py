@@ -62,22 +62,23 @@ class DaoP(Dao):
         except KeyError as error:
             raise PropertyError(f"a property cannot have this name: {error}") from error
 
-    def standardised_energy(self, crystals: Crystals, t: Tensor) -> Tensor:
+    def standardised_energy(self, crystals: Crystals, t: Tensor, smooth: bool = False) -> Tensor:
         """(B,) E_θ(M_t, t), dimensionless. crystals: in model units. Differentiable in coordinates and lattice.
 
-        Raises PropertyError for a model that was tuned to another property.
+        smooth: more than once. Raises PropertyError for a model that was tuned to another property.
         """
         if tuned := [head.name for head in self.heads.values() if head.tuned]:
             raise PropertyError(
                 f"this checkpoint was trained to predict {', '.join(tuned)} and its energies no longer hold: "
                 "use the one it was trained from"
             )
-        return self.network.energy(self.network(crystals, t))
+        return self.network.energy(self.network(crystals, t, smooth))
 
-    def energy_above_hull(self, crystals: Crystals) -> Tensor:
-        """(B,) predicted energy above hull, eV/atom, of clean crystals in Å. Differentiable."""
+    def energy_above_hull(self, crystals: Crystals, smooth: bool = False) -> Tensor:
+        """(B,) predicted energy above hull, eV/atom, of clean crystals in Å. Differentiable; smooth: more than once."""
         crystals = self.to_model_units(crystals)
-        standardised = self.standardised_energy(crystals, torch.zeros(len(crystals), device=crystals.frac.device))
+        clean = torch.zeros(len(crystals), device=crystals.frac.device)
+        standardised = self.standardised_energy(crystals, clean, smooth)
         return standardised * self.config.energy_std + self.config.energy_mean
 
     def property_value(self, name: str, crystals: Crystals) -> Tensor:
@@ -128,6 +129,50 @@ class DaoP(Dao):
             term = torch.where(own.t > 0, noisy_term, clean_term)
             losses["energy"] = (term * known[part]).sum() / known.sum().clamp(min=1)
         return losses
+
+    def label_losses(
+        self,
+        crystals: Crystals,
+        energy: Tensor,
+        slopes: tuple[Tensor, Tensor] | None,
+        part: slice = ALL,
+    ) -> dict[str, Tensor]:
+        """L1 of a teacher's figures for clean crystals (Å): energies, standardised; forces, eV/Å; stresses, eV/Å³.
+
+        energy: (B,) eV/atom above hull. slopes: forces (B, N, 3) and stresses (B, 3, 3), which are those of the
+        energy's gradient, NaN where they do not count; None: they are not learned, in a third of the time. part: as for
+        DaoG.losses.
+        """
+        own = Crystals(crystals.numbers[part], crystals.frac[part], crystals.lattice[part])
+        if slopes is None:
+            predicted = self.energy_above_hull(own)
+        else:
+            frac, lattice = own.frac.detach().requires_grad_(), own.lattice.detach().requires_grad_()
+            predicted = self.energy_above_hull(own.with_geometry(frac, lattice), smooth=True)
+        wrong = (predicted.float() - energy[part]).abs().sum() / self.config.energy_std
+        losses = {"label": wrong / len(crystals)}
+        if slopes is not None:
+            forces, stresses = self.slopes(own, predicted, frac, lattice)
+            pulls, cells = (
+                (found - due[part]).nan_to_num().abs().sum((1, 2))
+                for found, due in zip((forces, stresses), slopes, strict=True)
+            )
+            losses["force"] = (pulls / (3 * own.n_atoms)).sum() / len(crystals)
+            losses["stress"] = (cells / 9).sum() / len(crystals)
+        return losses
+
+    @staticmethod
+    def slopes(crystals: Crystals, energy: Tensor, frac: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
+        """Forces (B, N, 3), eV/Å, and stresses (B, 3, 3), eV/Å³, of energies (B,), eV/atom, at these coordinates.
+
+        Of the whole cell, dE/dε over the volume; both can be differentiated again.
+        """
+        total = (energy * crystals.n_atoms).sum()
+        by_frac, by_lattice = torch.autograd.grad(total, (frac, lattice), create_graph=True)
+        forces = -by_frac @ torch.linalg.inv(lattice).mT
+        strain = lattice.mT @ by_lattice
+        volume = torch.linalg.det(lattice).abs()[:, None, None]
+        return forces, (strain + strain.mT) / (2 * volume)
 
     def property_losses(self, name: str, crystals: Crystals, values: Tensor, part: slice = ALL) -> dict[str, Tensor]:
         """L1 between a head and its standardised property at t = 0. crystals: Å; values: (B,) in the property's units.

@@ -21,8 +21,8 @@ import torch
 from .checkpoint.format import CheckpointError
 from .dao_p import PropertyError
 from .data.shards import DataError
+from .runtime.deadline import UNFINISHED, Stop
 from .training.config import Setting, TrainingError, TrainRequest, flag, settings
-from .training.deadline import UNFINISHED, Stop
 from .training.run import CHECKPOINT, train
 
 OF_THIS_LAUNCH = ("--wall-time-s",)  # options with a value that the recorded command leaves out

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dao_flows.model.training.deadline import Stop
+    from dao_flows.model.runtime.deadline import Stop
 
 LOG = "torchrun.log"
 

@@ -33,8 +33,8 @@ class CrystalTable:
     """Crystals, their energies above hull (eV/atom) and the sha256 of the dataset or file they came from.
 
     target: another property, to be learned instead of the energy, in its own units. NaN where a value is unknown.
-    starts: templates that paths to the crystals begin from, atom beside atom; None where a crystal has none. taught:
-    (len,) bool, crystals that are no examples to draw, whose energies alone are to be learned (`data.taught`).
+    starts: templates that paths to the crystals begin from, atom beside atom; None where a crystal has none. forces,
+    stresses: by a teacher (`data.labels`), of each crystal (n, 3), eV/Å, and (3, 3), eV/Å³.
     """
 
     crystals: list[Crystal]
@@ -42,7 +42,8 @@ class CrystalTable:
     sha256: str
     target: np.ndarray | None = None
     starts: list[Crystal | None] | None = None
-    taught: np.ndarray | None = None
+    forces: list[np.ndarray] | None = None
+    stresses: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -181,7 +182,8 @@ class _Bucket:
     labels: Tensor
     templates: Crystals | None = None
     known: Tensor | None = None  # which crystals have a template
-    taught: Tensor | None = None  # which are shown without noise alone
+    forces: Tensor | None = None
+    stresses: Tensor | None = None
 
 
 class BucketedBatches:
@@ -197,8 +199,8 @@ class BucketedBatches:
             crystals = Crystals.collate([table.crystals[i] for i in rows]).to(device)
             labels = torch.from_numpy(table.labels[rows]).to(device)
             if table.starts is None:
-                taught = None if table.taught is None else torch.from_numpy(table.taught[rows]).to(device)
-                self.buckets.append(_Bucket(crystals, labels, taught=taught))
+                forces, stresses = _slopes(table, rows, crystals)
+                self.buckets.append(_Bucket(crystals, labels, forces=forces, stresses=stresses))
                 continue
             starts = [table.starts[i] for i in rows]
             templates = Crystals.collate([start or table.crystals[i] for start, i in zip(starts, rows, strict=True)])
@@ -215,10 +217,12 @@ class BucketedBatches:
             batches += [(index, rows) for rows in torch.split(order, self.batch_size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
-    def taught(self, bucket: int, rows: Tensor) -> Tensor | None:
-        """Which crystals of a batch are shown without noise alone; None: no crystal of the bucket is."""
-        flags = self.buckets[bucket].taught
-        return None if flags is None else flags[rows.to(flags.device)]
+    def slopes(self, bucket: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Forces (B, N, 3), 0 on padding, and stresses (B, 3, 3) of one batch of a table that has them."""
+        source = self.buckets[bucket]
+        assert source.forces is not None and source.stresses is not None
+        rows = rows.to(source.labels.device)
+        return source.forces[rows], source.stresses[rows]
 
     def like(self, bucket: int, count: int) -> Crystals:
         """So many crystals of a bucket, for their shapes."""
@@ -230,3 +234,13 @@ class BucketedBatches:
         source, rows = self.buckets[bucket], rows.to(self.buckets[bucket].labels.device)
         c = source.crystals
         return Crystals(c.numbers[rows], c.frac[rows], c.lattice[rows]), source.labels[rows]
+
+
+def _slopes(table: CrystalTable, rows: np.ndarray, crystals: Crystals) -> tuple[Tensor | None, Tensor | None]:
+    """Forces and stresses of a bucket, padded like its crystals; None where the table has none."""
+    if table.forces is None or table.stresses is None:
+        return None, None
+    forces = np.zeros(crystals.frac.shape, dtype=np.float32)
+    for place, row in enumerate(rows):
+        forces[place, : len(table.forces[row])] = table.forces[row]
+    return torch.from_numpy(forces).to(crystals.frac), torch.from_numpy(table.stresses[rows]).to(crystals.frac)

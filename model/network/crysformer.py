@@ -196,8 +196,11 @@ class Crysformer(nn.Module):
         self.lattice_out = nn.Linear(hidden, 9, bias=False)
         self.energy_out = scalar_head(hidden)
 
-    def forward(self, crystals: Crystals, t: Tensor) -> CrysformerOutput:
-        """t: (B,) time steps, 0 for a clean crystal. Raises IndexError for an atomic number above 100."""
+    def forward(self, crystals: Crystals, t: Tensor, smooth: bool = False) -> CrysformerOutput:
+        """t: (B,) time steps, 0 for a clean crystal. Raises IndexError for an atomic number above 100.
+
+        smooth: the output is to be differentiable more than once, which takes longer.
+        """
         mask = crystals.mask
         device, width = crystals.frac.device.type, self.config.hidden
         w_element, w_time = self.node_in.weight[:, :width], self.node_in.weight[:, width:]
@@ -205,7 +208,7 @@ class Crysformer(nn.Module):
         time = F.linear(time_embedding(t.to(w_time.dtype), self.config.time_width), w_time, self.node_in.bias)
         x = F.embedding(crystals.numbers, table) + time[:, None]  # (B, N, H)
         with torch.autocast(device, enabled=False):
-            pairs = PairGeometry.of(crystals, self.config.frequencies, x.dtype)
+            pairs = PairGeometry.of(crystals, self.config.frequencies, x.dtype, smooth)
         for block in self.blocks:
             x = block(x, pairs)
         graph = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # (B, H), mean over atoms

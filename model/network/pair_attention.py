@@ -44,6 +44,7 @@ class PairGeometry:
     angle: (B, N, W), θ, all k of one axis together; atoms: (B, N, 2W), its sines, then its cosines, in the precision of
     the products, no gradient; gram: (B, 9), L Lᵀ; rstd: (B, 1, N, N); padding: (B, 1, 1, N), −∞ on padding and else 0;
     pairs: (B N, N, 2W), sines of θ_j − θ_i, then cosines, in the precision of the products, for small cells alone.
+    smooth: attention is to be differentiable more than once.
     """
 
     angle: Tensor
@@ -52,9 +53,10 @@ class PairGeometry:
     rstd: Tensor
     padding: Tensor
     pairs: Tensor | None = None
+    smooth: bool = False
 
     @classmethod
-    def of(cls, crystals: Crystals, frequencies: int, dtype: torch.dtype) -> PairGeometry:
+    def of(cls, crystals: Crystals, frequencies: int, dtype: torch.dtype, smooth: bool = False) -> PairGeometry:
         """For products in dtype; angles and norms keep the precision of the crystals."""
         k = torch.arange(frequencies, device=crystals.frac.device, dtype=crystals.frac.dtype)
         angle = (2 * torch.pi * crystals.frac[..., None] * k).flatten(2)
@@ -66,9 +68,10 @@ class PairGeometry:
         rstd = (squares / features - (total / features).square() + NORM_EPS).rsqrt()
         padding = torch.zeros_like(crystals.frac[..., 0]).masked_fill(~crystals.mask, -torch.inf)
         angle, sin, cos = (F.pad(each, (0, -each.shape[2] % ALIGNED)) for each in (angle, sin, cos))
-        pairs = waves_of_pairs(sin, cos, dtype) if crystals.numbers.shape[1] <= SMALL else None
+        formed = crystals.numbers.shape[1] <= SMALL and not smooth
+        pairs = waves_of_pairs(sin, cos, dtype) if formed else None
         atoms = torch.cat([sin, cos], dim=2).detach().to(dtype)
-        return cls(angle, atoms, gram, rstd[:, None], padding[:, None, None], pairs)
+        return cls(angle, atoms, gram, rstd[:, None], padding[:, None, None], pairs, smooth)
 
     def products(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Σ_f u_if φ_ijf over all waves f: (B N, h, 2W) to (B, h, N, N), j last; and u itself.
@@ -123,12 +126,34 @@ def attend(q: Tensor, kv: Tensor, waves: Tensor, constant: Tensor, geometry: Pai
     """(B, N, H), before the projection that follows attention.
 
     q: (B, N, H), scaled; kv: (B, N, 2H); waves: (h, d, 2W), for sines, then for cosines, in the precision of q;
-    constant: (B, H), W G. Differentiable once, in all of these and in the geometry's angle, rstd and pairs.
+    constant: (B, H), W G. Differentiable once, in all of these and in the geometry's angle, rstd and pairs; where the
+    geometry says so, as often as one likes.
     """
+    if geometry.smooth:
+        return attend_smoothly(q, kv, waves, constant, geometry, heads)
     out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         q, kv, waves, constant, geometry.angle, geometry.rstd, geometry.pairs, geometry, heads
     )
     return out
+
+
+def attend_smoothly(
+    q: Tensor, kv: Tensor, waves: Tensor, constant: Tensor, geometry: PairGeometry, heads: int
+) -> Tensor:
+    """`attend` by operations that torch differentiates, so that slopes of energies can be learned; slower."""
+    b, n = q.shape[:2]
+    sin, cos = (each[:, None] for each in (geometry.angle.sin(), geometry.angle.cos()))  # (B, 1, N, W)
+    atoms = torch.cat([sin, cos], dim=-1).mT  # (B, 1, 2W, N)
+    k, v = kv.view(b, n, 2, heads, -1).permute(2, 0, 3, 1, 4)  # (B, h, N, d)
+    rows, own = q.view(b, n, heads, -1).transpose(1, 2), constant.view(b, heads, 1, -1)
+    u, w = (rows @ waves).chunk(2, dim=-1)  # (B, h, N, W), of sines and of cosines
+    pair = torch.cat([u * cos + w * sin, w * cos - u * sin], dim=-1) @ atoms + rows @ own.mT
+    a = (rows @ k.mT + pair * geometry.rstd + geometry.padding).softmax(-1)
+    scaled = a * geometry.rstd
+    of_sin, of_cos = (scaled @ atoms.mT).chunk(2, dim=-1)
+    turned = torch.cat([of_sin * cos - of_cos * sin, of_cos * cos + of_sin * sin], dim=-1)
+    out: Tensor = a @ v + turned @ waves.mT + scaled.sum(-1, keepdim=True) * own
+    return out.transpose(1, 2).flatten(2)
 
 
 def softmax(logits: Tensor) -> Tensor:

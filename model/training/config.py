@@ -46,9 +46,10 @@ class TrainConfig:
     optimizer: 'adam', or 'muon' for the matrices of the layers, at muon_rate times the rate (`training.optimizers`).
     batch_size: crystals of a step, over all processes together. gate_rate: rate of the residual gates relative to the
     others'. At the full rate they saturate within some thousand steps and shut whole layers off for good.
-    coordinate_weight: of the coordinates' term in the loss that is descended (published: 1); terms are reported without
-    it. Gradients are clipped by value, as published, then by norm. spike: a window of 100 steps diverges if its mean
-    loss is beyond this multiple of the running level (`training.divergence`; 0: only a loss that is not finite counts).
+    coordinate_weight: of the coordinates' term in the loss that is descended (published: 1). label_batch: crystals with
+    a teacher's labels that are seen beside each batch, with weights of their own. Terms are reported without weights.
+    Gradients are clipped by value, as published, then by norm. spike: a window of 100 steps diverges if its mean loss
+    is beyond this multiple of the running level (`training.divergence`; 0: only a loss that is not finite counts).
     snapshot_every: steps between the states that a diverging run goes back to, at half the rate, max_rollbacks times at
     most.
     """
@@ -68,6 +69,10 @@ class TrainConfig:
     coordinate_weight: float = option(
         1.0, help="of the coordinates' loss beside the others' 1; more makes candidates more precise"
     )
+    label_batch: int = option(32, help="labelled crystals that a step sees beside its others (--labels)")
+    label_weight: float = option(1.0, help="of the labels' energies in the loss")
+    force_weight: float = option(0.0, help="of the labels' forces (eV/Å); 0: none, three times as fast")
+    stress_weight: float = option(0.0, help="of the labels' stresses (eV/Å³), where forces are learned")
     clip_value: float = 0.5
     clip_norm: float = 1.0
     ema: float = 0.999
@@ -84,10 +89,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = (
             *("steps", "batch_size", "rate", "final_rate", "clip_value", "clip_norm", "validate_every"),
-            *("snapshot_every", "coordinate_weight", "muon_rate"),
+            *("snapshot_every", "coordinate_weight", "muon_rate", "label_batch"),
         )
         shares = ("constant", "gate_rate", "ema")
-        at_least_zero = ("warm_up", "weight_decay", "seed", "save_every_s", "spike", "max_rollbacks")
+        at_least_zero = (
+            *("warm_up", "weight_decay", "seed", "save_every_s", "spike", "max_rollbacks"),
+            *("label_weight", "force_weight", "stress_weight"),
+        )
         ranges = {
             "positive": (positive, math.nextafter(0, 1), sys.float_info.max),
             "between 0 and 1": (shares, 0, 1),
@@ -133,7 +141,7 @@ class TrainRequest:
         None, help="files that pair rows of the data with templates, of 'train' and 'val' (--objective bridge)"
     )
     labels: tuple[Path, ...] | None = option(
-        None, help="labelled datasets, whose energies of wrong crystals are learned as well (dao-p)"
+        None, help="labelled datasets, whose energies of wrong crystals, and slopes, are learned as well (dao-p)"
     )
     fit_all: bool = option(False, help="train on the whole file, not on split == 'train' alone")
     device: str = field(

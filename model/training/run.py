@@ -15,9 +15,9 @@ from dao_flows.model.checkpoint.library import find
 from dao_flows.model.checkpoint.lineage import remembered
 from dao_flows.model.dao import Dao, DaoConfig
 from dao_flows.model.dao_p import DaoP, PropertyHead, predict_energy
+from dao_flows.model.data.labels import read_labels
 from dao_flows.model.data.shards import DataError, file_sha256, lineage, parts
 from dao_flows.model.data.table import CrystalTable, Judge, NothingSelectedError, read_crystals
-from dao_flows.model.data.taught import read_taught, with_taught
 from dao_flows.model.runtime.memory import keep_freed_memory
 from dao_flows.model.templates.pairs import read_pairs
 
@@ -42,10 +42,9 @@ def new_model(request: TrainRequest, train: CrystalTable) -> tuple[Dao, Card | N
     else:
         config = DaoConfig(network=request.network, volume_scaling=request.volume_scaling)
         if request.kind == "dao-p" and request.property is None:
-            energy = train.energy if train.taught is None else train.energy[~train.taught]
-            if energy.std() == 0:
+            if train.energy.std() == 0:
                 raise DataError("DAO-P cannot learn from energies that are all the same")
-            config = replace(config, energy_mean=float(energy.mean()), energy_std=float(energy.std()))
+            config = replace(config, energy_mean=float(train.energy.mean()), energy_std=float(train.energy.std()))
     if request.objective:
         try:
             config = replace(config, objective=request.objective)
@@ -115,9 +114,6 @@ def read_tables(request: TrainRequest, judge: Judge | None = None) -> tuple[Crys
     table = read_crystals(request.data, None if request.fit_all else "train", **selection)
     if request.kind == "dao-p":
         table = table.labelled()
-    if request.labels:
-        split = None if request.fit_all else "train"
-        table = with_taught(table, [read_taught(path, split, request.max_atoms) for path in request.labels])
     if request.fit_all:
         return table, None
     try:
@@ -149,6 +145,8 @@ def train(
         keep_freed_memory()
     judge, judge_sha256 = read_judge(request.judge, device) if request.judge else (None, None)
     table, validation = read_tables(request, judge)
+    split = None if request.fit_all else "train"
+    labels = read_labels(request.labels, split, request.max_atoms) if request.labels else None
     model, parent = new_model(request, table)
     with joined(device) as group:
         if left is not None and group.size > 1:
@@ -162,6 +160,7 @@ def train(
             group=group,
             property_name=request.property,
             parent=parent.sha256 if parent else None,
+            labels=labels,
             cuda_graphs=request.cuda_graphs,
             fused=request.fused,
         )
@@ -214,12 +213,11 @@ def write_checkpoint(
         _, data["sha256"] = parts(request.data)
         data["pairs"] = [{"file": file.name, "sha256": file_sha256(file)} for file in request.pairs]
     if request.labels:
-        _, data["sha256"] = parts(request.data)
         data["labels"] = [
             {"file": path.name, "sha256": parts(path)[1], "made_by": lineage(path).get("made_by", {})}
             for path in request.labels
         ]
-        data["taught"] = int(table.taught.sum()) if table.taught is not None else 0
+        data["labelled"] = len(trainer.labels.table) if trainer.labels is not None else 0
     if judge is not None:
         data |= {"judge": judge, "judged": int(np.isnan(table.energy).sum())}
     with trainer.averaged():

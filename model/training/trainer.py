@@ -28,6 +28,7 @@ from .config import TrainConfig, TrainingError
 from .cuda_graphs import Replayed
 from .distributed import Group
 from .divergence import RunningLevel
+from .labels import Labels
 from .optimizers import Optimizers
 from .state import STATE, drop_good_states, duplicate, good_state, read_state, write_state
 
@@ -66,10 +67,11 @@ class Fit:
 class Trainer:
     """One training run in one folder, which all processes of the group see and the first one writes.
 
-    property_name: the head of a DaoP to train, alone or with the network, according to what requires gradients; None:
-    the denoising and energy losses. parent: sha256 of the checkpoint that the model comes from. cuda_graphs: on a GPU,
-    one process replays its steps as graphs (`training.cuda_graphs`); the steps are the same. fused: compile small
-    operations of the network (`Crysformer.fuse`).
+    labels: a teacher's figures, of which DAO-P sees a batch beside each of its own. property_name: the head of a DaoP
+    to train, alone or with the network, according to what requires gradients; None: the denoising and energy losses.
+    parent: sha256 of the checkpoint that the model comes from. cuda_graphs: on a GPU, one process replays its steps as
+    graphs (`training.cuda_graphs`), but for those with labels; the steps are the same. fused: compile small operations
+    of the network (`Crysformer.fuse`).
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Trainer:
         folder: Path,
         *,
         group: Group | None = None,
+        labels: CrystalTable | None = None,
         property_name: str | None = None,
         parent: str | None = None,
         cuda_graphs: bool = True,
@@ -93,6 +96,7 @@ class Trainer:
         self.validation = (
             BucketedBatches(validation, VALIDATION_BATCH, config.seed, self.device) if validation else None
         )
+        self.labels = Labels(labels, config, self.device) if labels is not None else None
         self.cells, self.starts = self._cells(self.batches), self._starts(self.batches)
         if fused:
             model.network.fuse()
@@ -101,7 +105,7 @@ class Trainer:
         self.optimizers = Optimizers(model, config, capturable=self.device.type == "cuda")
         self.average = [p.clone() for p in self.raw]
         self.replayed: Replayed | None = None
-        if cuda_graphs and self.device.type == "cuda" and self.group.size == 1:
+        if cuda_graphs and self.device.type == "cuda" and self.group.size == 1 and labels is None:
             self.replayed = Replayed(self._descend)
         self.step, self.elapsed = 0, 0.0
         self.saved = self.logged = time.monotonic()
@@ -119,6 +123,7 @@ class Trainer:
             "architecture": architecture_of(model),
             "data": train.sha256,
             "crystals": len(train),
+            **({"labels": labels.sha256} if labels is not None else {}),
             "batch_size": config.batch_size,
             "seed": config.seed,
             "parent": parent,
@@ -257,9 +262,7 @@ class Trainer:
             return []
         generator = stream(self.config.seed, *seed_key, device=self.device)
         draw = self.model.draw(batches.like(bucket, len(rows)), generator)
-        taught = batches.taught(bucket, rows)
-        t = draw.t if taught is None else draw.t.masked_fill(taught, 0)
-        return [t, draw.lattice, draw.coordinates]
+        return [draw.t, draw.lattice, draw.coordinates]
 
     def _losses(
         self,
@@ -307,8 +310,16 @@ class Trainer:
     def _descend(self, shape: tuple[int, int], rows: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
         """Move the parameters by one batch; returns the loss terms. shape: the bucket and the length of rows."""
         losses = self._losses(self.batches, self.cells, self.starts, shape[0], rows, drawn)
+        if self.labels is not None:
+            assert isinstance(self.model, DaoP)
+            losses |= self.labels.losses(self.model, self.step, self.group)
         self.model.zero_grad()
-        weights = {"coordinate": self.config.coordinate_weight}
+        weights = {
+            "coordinate": self.config.coordinate_weight,
+            "label": self.config.label_weight,
+            "force": self.config.force_weight,
+            "stress": self.config.stress_weight,
+        }
         sum(weights.get(name, 1.0) * loss for name, loss in losses.items()).backward()  # type: ignore[union-attr]
         self.group.add_gradients(self.parameters)
         torch.nn.utils.clip_grad_value_(self.parameters, self.config.clip_value)

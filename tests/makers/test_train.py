@@ -25,9 +25,9 @@ from dao_flows.model.checkpoint.lineage import checkpoint_lineage
 from dao_flows.model.data.shards import Manifest, columns, write_manifest, write_shards
 from dao_flows.model.files import user_folders
 from dao_flows.model.files.user_folders import CHECKPOINTS
+from dao_flows.model.runtime.deadline import Stop
 from dao_flows.model.train import words
 from dao_flows.model.training.config import TrainingError
-from dao_flows.model.training.deadline import Stop
 from dao_flows.model.training.metrics import METRICS, read
 
 CONFIG = {"hidden": 8, "layers": 1, "heads": 2, "frequencies": 2, "time_width": 8, "batch_size": 8, "warm_up": 10}

@@ -18,6 +18,7 @@ OPTIONS = {  # scripts of users have them
     **{"rate": 1e-3, "final_rate": 1e-6, "warm_up": 500, "constant": 0.0, "weight_decay": 0.0, "gate_rate": 0.1},
     **{"coordinate_weight": 1.0, "clip_value": 0.5, "clip_norm": 1.0, "ema": 0.999, "seed": 0, "save_every_s": 120.0},
     **{"validate_every": 2000, "spike": 3.0, "snapshot_every": 1000, "max_rollbacks": 3},
+    **{"labels": None, "label_batch": 32, "label_weight": 1.0, "force_weight": 0.0, "stress_weight": 0.0},
     **{"device": "cuda" if torch.cuda.is_available() else "cpu", "bf16": torch.cuda.is_available()},
 }
 
@@ -53,6 +54,7 @@ def test_the_help_has_every_option_with_its_text(capsys):
         {"kind": "dao-p", "property": "tc", "log": True, "freeze_backbone": True, "start": "base"},
         {"judge": "dao-p-base", "max_energy": 1, "max_atoms": 20, "threads": 2, "fit_all": True, "store_as": "float16"},
         {"pairs": ["a.npz", "b.npz"], "objective": "bridge", "name": "b", "wall_time_s": 60, "fit_wall_time": True},
+        {"kind": "dao-p", "labels": ["a", "b"], "label_batch": 8, "force_weight": 0.5, "stress_weight": 2},
         {"cuda_graphs": False, "bf16": False, "fused": True, "optimizer": "muon", "rate": "1e-4", "hidden": 16},
     ],
 )

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dao_flows.model.checkpoint.format import verify
+from dao_flows.model.runtime.deadline import UNFINISHED, Stop
 from dao_flows.model.train import main
-from dao_flows.model.training.deadline import UNFINISHED, Stop
 from dao_flows.model.training.metrics import METRICS, read
 from dao_flows.model.training.state import STOPPED, saved_step
 from dao_flows.model.training.trainer import RESERVE_S, Fit
@@ -92,7 +92,7 @@ def test_as_many_steps_are_taken_as_fit_into_the_time(speed, slow_start_s, wall_
 
 def test_the_rate_has_fallen_when_the_time_is_up(parquet, tmp_path, monkeypatch, capsys):
     ticks = count()  # a step takes the same time on every machine: it looks at the clock once
-    monkeypatch.setattr("dao_flows.model.training.deadline.time", SimpleNamespace(monotonic=lambda: next(ticks) / 50))
+    monkeypatch.setattr("dao_flows.model.runtime.deadline.time", SimpleNamespace(monotonic=lambda: next(ticks) / 50))
     monkeypatch.setattr("dao_flows.model.training.trainer.WINDOW", 10)
     monkeypatch.setattr("dao_flows.model.training.trainer.RESERVE_S", 1.0)
     out = tmp_path / "run"
