@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,10 +23,18 @@ ADAM_SIZE = 0.2  # root mean square of the entries of Adam's steps
 ALIGNED = 8  # numbers in a row, or a multiple, for products in bf16 to be fast
 
 
+@cache
+def products_in(device: str) -> torch.dtype:
+    """bf16 where the processor has units for it; elsewhere a product in bf16 takes twenty times that in fp32."""
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = device != "cpu" or able.get("amx_bf16") or able.get("avx512_bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
 def orthogonal(matrices: Tensor) -> Tensor:
-    """(n, a, b) with their singular values moved to about 1, in bf16."""
+    """(n, a, b) with their singular values moved to about 1."""
     width = matrices.shape[2]
-    x = F.pad(matrices.bfloat16(), (0, -width % ALIGNED))
+    x = F.pad(matrices.to(products_in(matrices.device.type)), (0, -width % ALIGNED))
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=EPS)
