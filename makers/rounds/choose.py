@@ -138,11 +138,13 @@ class ChooseMaker(Maker):
         return Response(output=document, addition=self._sample(candidates.path, relaxed, rows))
 
     def check(self) -> None:
-        """Raises ParameterError for a setting out of range."""
+        """Raises ParameterError for a setting out of range, and a force field of the check that cannot be used."""
         if not isfinite(self.bound):
             raise ParameterError(f"bound must be a number of eV/atom, not {self.bound}")
         if self.per_formula is not None and self.per_formula < 1:
             raise ParameterError(f"per_formula must be at least 1, not {self.per_formula}")
+        if self.cross_check is not None:
+            self.cross_check.check()
 
     def _chosen(self, training: Path, rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
         """The rows that join, by formula and the best first, and how many do not, by reason."""

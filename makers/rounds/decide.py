@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,10 +109,13 @@ class DecideMaker(Maker):
             provenance=provenance(science, execution_record(started, "cpu", {})),
         )
 
-    def check(self) -> None:
-        """Raises ParameterError for a setting that cannot be, TrainingError and CheckpointError as the makers do."""
+    def check(self, architecture: Mapping[str, Any]) -> None:
+        """Raises ParameterError for a setting that cannot be, TrainingError and CheckpointError as the makers do.
+
+        architecture: of the generator to set out from, what is known of it.
+        """
         self.generator.check()
-        self.evaluate.check({"objective": self.generator.objective()})
+        self.evaluate.check(architecture)
         if self.measure == "stable_share" and self.evaluate.predictor is None:
             raise ParameterError("stable_share is of energies: name the predictor of evaluate, always the same")
         if not -1 <= self.min_gain <= 1:

@@ -39,12 +39,16 @@ class ImproveFlowMaker(Maker):
         for source in sources:
             if not source.startswith("store:"):  # the store of the job, which does not run yet
                 open_source(source, properties)
-        for start, kind in ((self.generator, "dao-g"), (self.predictor, "dao-p")):
-            if isinstance(start, TrainMaker):
-                start.check()
-            else:
-                card(start, kind)
-        self.rounds.check()
+        if isinstance(self.predictor, TrainMaker):
+            self.predictor.check()
+        else:
+            card(self.predictor, "dao-p")
+        if isinstance(self.generator, TrainMaker):
+            self.generator.check()
+            architecture: dict[str, Any] = {"objective": self.generator.objective()}
+        else:
+            architecture = card(self.generator, "dao-g").architecture
+        self.rounds.check(architecture)
 
     def make(self, sources: list[str], out: str, held_out: str | None = None) -> Flow:
         """The flow for these sources; datasets go to the folder `out`. Its output is the document of the rounds.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from jobflow.core.maker import Maker
 
 from dao_flows.makers.evaluate import EvaluationDoc
 from dao_flows.makers.generate import GenerateMaker
+from dao_flows.makers.generators.sampler import check_sampling
 from dao_flows.makers.jobs.provenance import execution_record, provenance
 from dao_flows.makers.jobs.stage import stage
 from dao_flows.makers.label import LabelMaker, label_jobs
@@ -100,14 +101,26 @@ class RoundsMaker(Maker):
             provenance=provenance(science, execution_record(started, "cpu", {})),
         )
 
-    def check(self) -> None:
-        """Raises ParameterError for a setting of any stage that cannot be, and as the makers' own checks do."""
+    def check(self, architecture: Mapping[str, Any]) -> None:
+        """Raises ParameterError for a setting of any stage that cannot be, and as the makers' own checks do.
+
+        architecture: of the generator to set out from, what is known of it.
+        """
         if self.rounds < 1:
             raise ParameterError(f"rounds must be at least 1, not {self.rounds}")
         if not self.relax.unlabelled:
             raise ParameterError("relax: candidates have no known energy: leave unlabelled out")
-        for each in (self.propose, self.lay_out, self.label, self.choose, self.inspector, self.decide):
+        if self.generate.candidates < 1:
+            raise ParameterError(f"candidates must be at least 1, not {self.generate.candidates}")
+        if self.generate.max_atoms is not None and self.propose.max_atoms > self.generate.max_atoms:
+            raise ParameterError(
+                f"propose: formulas of {self.propose.max_atoms} atoms do not fit into cells of "
+                f"{self.generate.max_atoms}, the max_atoms of generate: set that of propose, too"
+            )
+        check_sampling(self.generate, architecture)
+        for each in (self.propose, self.lay_out, self.label, self.inspector, self.relax, self.choose):
             each.check()
+        self.decide.check(architecture)
 
     def _standing(
         self, dataset: str, generator: str, predictor: str, evaluation: EvaluationDoc, rounds: Sequence[RoundDoc]

@@ -20,6 +20,8 @@ from pydantic import BaseModel
 from pymatgen.core import Element
 
 from dao_flows.api.rounds.improve import improve, read_config
+from dao_flows.launch.flows import improve_flows
+from dao_flows.launch.routes import apply_routes, defaults
 from dao_flows.makers.models.energy_model import GROUP
 from dao_flows.makers.rounds.rows import formula_of_numbers
 from dao_flows.makers.schemas.prediction import GenerationDoc
@@ -67,10 +69,10 @@ SIZE = {"Cu": 3.6, "Ag": 4.1, "Au": 4.1, "Ni": 3.5, "Pd": 3.9, "Pt": 3.9}  # Å,
 
 
 def metals() -> list[dict[str, Any]]:
-    """Six metals and their ordered alloys A3B and AB, with energies above hull that are known for most."""
+    """Six metals and their ordered alloys A3B, with energies above hull that are known for most."""
     rows = []
     cells = [([a] * 4) for a in SIZE]
-    cells += [[a, b, b, b] for a, b in permutations(SIZE, 2)] + [[a, a, b, b] for a, b in permutations(SIZE, 2)]
+    cells += [[a, b, b, b] for a, b in permutations(SIZE, 2)]
     for number, cell in enumerate(cells):
         a = float(np.mean([SIZE[each] for each in cell]))
         rows.append(
@@ -152,6 +154,13 @@ def test_killed_and_finished_as_if_nothing_had_been(write, tmp_path, call, start
     for kind in (ProposalDoc, CandidateSetDoc, ExtendedDatasetDoc, RoundDoc, RoundsDoc):
         code, out, err = call("audit", "replay", str(documents(kind)[0].provenance.execution.job_uuid))
         assert (code, "identical" in out) == (0, True), f"{kind.__name__}: {out}{err}"
+    code, out, err = call("export-crate", one.after.generator.sha256, "rounds.zip")
+    assert code == 0, err
+    with monkeypatch.context() as patch:
+        patch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "elsewhere"))
+        assert call("import-crate", "rounds.zip")[0] == 0
+        code, out, err = call("audit", "verify", "--all")
+        assert code == 0, out + err
     with monkeypatch.context() as patch:
         patch.setenv("DAO_FLOWS_RUN_DIR", str(tmp_path / "calm"))
         patch.setenv("DAO_FLOWS_DATA_DIR", str(tmp_path / "calm data"))
@@ -218,6 +227,11 @@ def wait_for(folder: Path, pattern: str, process: "subprocess.Popen[str]") -> No
         ({"choose": {"per_formula": 0}}, "per_formula must be at least 1"),
         ({"generator": TRAINING | {"start": "nobody"}}, "no checkpoint called 'nobody'"),
         ({"label": {"steps": [-1]}}, "steps must be"),
+        ({"relax": {"low": 2}}, "the window is empty"),
+        ({"cross_check": {"sample": 0}}, "sample must lie between"),
+        ({"generate": {"candidates": 0}}, "candidates must be at least 1"),
+        ({"propose": {"max_atoms": 5}}, "do not fit into cells of 4"),
+        ({"generate": {"sampler": "euler", "max_atoms": 4}}, "learned by diffusion is not sampled by 'euler'"),
         ({"sources": ["nowhere.parquet"]}, "nowhere.parquet"),
     ],
 )
@@ -248,3 +262,14 @@ def test_the_example_is_one_and_its_paths_count_from_its_folder(place):
     assert [job.name for job, _ in config.flow().iterflow()] == [
         *("ingest", "train DAO-G first", "train DAO-P first", "evaluate", "improve")
     ]
+
+
+def test_rounds_are_submitted_as_one_flow_and_ask_for_what_their_trainings_do(write):
+    config = read_config(write(processes=4, nodes=2))
+    (planned,) = improve_flows(config)
+    assert (planned.kind, planned.label) == ("improve", "tiny")
+    assert improve_flows(config)[0].key == planned.key
+    apply_routes(planned.flow, defaults(), "slurm")
+    *_, rounds = (job for job, _ in planned.flow.iterflow())
+    asked = rounds.config.manager_config["_queueadapter"]
+    assert (asked["nodes"], asked["gres"]) == (2, "gpu:4")

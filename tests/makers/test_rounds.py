@@ -262,4 +262,4 @@ def test_settings_of_a_decision(tiny_library):
         maker = DecideMaker(**settings)
         maker.generator.config = {"steps": 1}
         with pytest.raises(ParameterError, match=said):
-            maker.check()
+            maker.check({})
