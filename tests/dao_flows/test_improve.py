@@ -33,6 +33,7 @@ from dao_flows.makers.schemas.rounds import (
     RoundsDoc,
     Standing,
 )
+from dao_flows.makers.schemas.training import TrainingDoc
 from dao_flows.model.checkpoint.library import card_of
 from dao_flows.model.data.shards import dataset_rows
 from dao_flows.model.files.user_folders import CHECKPOINTS
@@ -51,7 +52,7 @@ CONFIG: dict[str, Any] = {
     "rounds": 2,
     "dataset": {"val_share": 0.2},
     "network": {"hidden": 8, "layers": 1, "heads": 2, "frequencies": 2, "time_width": 8, "volume_scaling": True},
-    "generator": TRAINING,
+    "generator": TRAINING | {"max_energy": 1.0},
     "predictor": TRAINING,
     "teacher": "emt",
     "propose": {"known": 4, "new": 2, "max_atoms": 4},
@@ -179,6 +180,8 @@ def check_the_chain(document: RoundsDoc) -> None:
     assert (generator.sha256, predictor.sha256) == (two.after.generator.sha256, two.after.predictor.sha256)
     assert (generator.parent, predictor.parent) == (one.after.generator.sha256, one.after.predictor.sha256)
     assert generator.training["data"]["sha256"] == two.after.dataset.sha256
+    judges = {each.provenance.science.checkpoints.get("judge") for each in documents(TrainingDoc)}
+    assert judges == {None, one.after.predictor.sha256, two.after.predictor.sha256}
     rows = {row["material_id"]: row for row in dataset_rows(Path(two.after.dataset.path))}
     first, held = dataset_rows(Path(one.before.dataset.path)), set()
     for row in first:

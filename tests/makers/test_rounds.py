@@ -21,7 +21,14 @@ from dao_flows.makers.rounds.rows import ORIGIN, formula_of_numbers, held_out_fo
 from dao_flows.makers.schemas.document import Science
 from dao_flows.makers.schemas.labels import LabelledDatasetDoc
 from dao_flows.makers.schemas.prediction import GeneratedCandidate, GenerationDoc, Origin
-from dao_flows.makers.schemas.rounds import CandidateSetDoc, ExtendedDatasetDoc, ProposalDoc
+from dao_flows.makers.schemas.rounds import (
+    CandidateSetDoc,
+    ExtendedDatasetDoc,
+    Held,
+    Measured,
+    ProposalDoc,
+    Standing,
+)
 from dao_flows.makers.science.structures import to_structure
 from dao_flows.makers.science.validity import charge_neutral
 from dao_flows.model.crystals import Crystal
@@ -251,6 +258,15 @@ def test_candidates_are_laid_out_behind_the_lowest_anchors(dataset, tmp_path):
     assert [row["template"] for row in rows] == [None, None, "CsBr mp-2", None]
     assert [row["source"] for row in rows] == ["test", "test", "round-3", "round-3"]
     assert (found.candidates, found.anchors, list(found.left_out)) == (2, 2, ["c"])
+
+
+def test_a_round_without_a_choice_ends_without_training(choose):
+    held = Held(path="/nowhere", sha256="2" * 64)
+    measured = Measured(measure="match_rate", value=0.2, interval_95=(0.1, 0.3), evaluation="3" * 64)
+    before = Standing(dataset=held, generator=held, predictor=held, measured=measured)
+    found = run(DecideMaker(register_as="mine").make(before, choose(CANDIDATES, bound=-1.0), held, held, "/nowhere"))
+    assert (found.kept, found.reason, found.after) == (False, "no candidate was chosen", None)
+    assert (found.chosen, found.candidates, found.registered) == (0, len(CANDIDATES), [])
 
 
 def test_settings_of_a_decision(tiny_library):
