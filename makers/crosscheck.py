@@ -25,6 +25,7 @@ from .jobs.stage import stage
 from .machine.places import PATH, Places
 from .merge import dataset_folder
 from .models.checkpoints import ParameterError
+from .models.energy_model import energy_model
 from .models.force_field import ForceField, ForceFieldError
 from .schemas.relaxation import CheckedCrystal, CrossCheckDoc, Estimate
 from .science.structures import to_structure
@@ -62,8 +63,7 @@ class CrossCheckMaker(Maker):
         from dao_flows.model.data.shards import read_manifest
 
         started = datetime.now(UTC)
-        if not 1 <= self.sample <= MAX_SAMPLE:
-            raise ParameterError(f"sample must lie between 1 and {MAX_SAMPLE}, not {self.sample}")
+        self.check()
         folders = dataset_folder(parent), dataset_folder(relaxed)
         before, after = (read_manifest(folder) for folder in folders)
         if after.parent != before.sha256:
@@ -101,6 +101,12 @@ class CrossCheckMaker(Maker):
             **compared(pairs, self.seed),
             provenance=provenance(science, execution_record(started, "cpu", {})),
         )
+
+    def check(self) -> None:
+        """Raises ParameterError for a setting out of range, and a force field that is not known or not installed."""
+        if not 1 <= self.sample <= MAX_SAMPLE:
+            raise ParameterError(f"sample must lie between 1 and {MAX_SAMPLE}, not {self.sample}")
+        _ = energy_model(self.force_field).version
 
 
 def _spearman(pairs: np.ndarray) -> np.ndarray:

@@ -73,7 +73,12 @@ class TrainMaker(Maker):
     the user's library of checkpoints.
     """
 
-    PLACES: ClassVar[Places] = {"dataset": PATH, "start": CHECKPOINT, "config": _config_in_full}
+    PLACES: ClassVar[Places] = {
+        "dataset": PATH,
+        "start": CHECKPOINT,
+        "config": _config_in_full,
+        "yielded": _config_in_full,
+    }
 
     name: str = "train"
     kind: str = "dao-g"
@@ -88,13 +93,24 @@ class TrainMaker(Maker):
     device: str = "auto"
 
     @stage_job(output_schema=TrainingDoc)
-    def make(self, dataset: Any, start: Any = None, previous_run: str | None = None) -> TrainingDoc | Response[Any]:
+    def make(
+        self,
+        dataset: Any,
+        start: Any = None,
+        previous_run: str | None = None,
+        yielded: Mapping[str, Any] | None = None,
+    ) -> TrainingDoc | Response[Any]:
         """Train, or train on, and write the checkpoint.
 
         dataset: folder of a dataset or a parquet file, or a document with its `path`. start: checkpoint, or the
         document of its training, in place of the maker's own. previous_run: for follow-up jobs, the run's folder.
-        Raises ParameterError, TrainingError, DataError and CheckpointError with one line each.
+        yielded: settings beside the maker's config that other jobs yield, as the folders of `labels`. Raises
+        ParameterError, TrainingError, DataError and CheckpointError with one line each.
         """
+        maker = replace(self, config=self.config | dict(yielded)) if yielded else self
+        return maker._train(dataset, start, previous_run)
+
+    def _train(self, dataset: Any, start: Any, previous_run: str | None) -> TrainingDoc | Response[Any]:
         from dao_flows.model.training.run import CHECKPOINT
         from dao_flows.model.training.state import saved_step
 

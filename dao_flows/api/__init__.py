@@ -1,1 +1,1 @@
-"""What a user asks for, from Python: predict, verify, compare, pretrain, build datasets and libraries."""
+"""What a user asks for, from Python: predict, verify, compare, pretrain, improve, build datasets and libraries."""

@@ -84,8 +84,8 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
     speed: dict[str, float] = {}
     weights: dict[str, int] = {}
     for trainer in (maker.predictor, maker.stage_one):
-        settings, architecture = _settings(trainer)
-        weights[trainer.kind] = _weights(trainer.kind, architecture)
+        settings, architecture = training_settings(trainer)
+        weights[trainer.kind] = weights_of(trainer.kind, architecture)
         speed[f"train {trainer.kind}"] = throughput(
             trainer.kind,
             architecture,
@@ -98,14 +98,14 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
         if trainer.kind == "dao-p":
             speed["relax"] = relaxation_throughput(architecture, data.sizes, device, maker.relax.iterations, MEASURE_S)
         elif maker.evaluate is not None:
-            speed["sample"] = _sampling(maker.evaluate, architecture, data.sizes, device)
+            speed["sample"] = sampling_speed(maker.evaluate, architecture, data.sizes, device)
     plans = []
     for rows in (data.rows, CRYSDB):
         scale = rows / data.rows
         jobs = [
             PlannedJob(name="ingest", route=CPU, seconds=0, stored=int(rows * data.bytes_a_row)),
             *(
-                _training(trainer, scale, speed[f"train {trainer.kind}"], weights[trainer.kind])
+                planned_training(trainer, scale, speed[f"train {trainer.kind}"], weights[trainer.kind])
                 for trainer in (maker.predictor, maker.stage_one)
             ),
             PlannedJob(
@@ -116,7 +116,7 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
                 stored=int(rows * (data.bytes_a_row + RELAXED_COLUMNS_BYTES)),
             ),
             *(
-                _training(trainer, scale, speed["train dao-g"], weights["dao-g"])
+                planned_training(trainer, scale, speed["train dao-g"], weights["dao-g"])
                 for trainer in (maker.stage_two, maker.control)
                 if trainer is not None
             ),
@@ -136,7 +136,7 @@ def plan_training(maker: TrainMaker, data: Path, card: Card) -> Plan:
     from dao_flows.model.throughput import throughput
 
     device, found = pick_device(maker.device), look_at([str(data)])
-    settings, _ = _settings(maker)
+    settings, _ = training_settings(maker)
     measured = throughput(
         card.kind,
         card.architecture,
@@ -146,7 +146,7 @@ def plan_training(maker: TrainMaker, data: Path, card: Card) -> Plan:
         bf16=settings.bf16,
         seconds=MEASURE_S,
     )
-    job = _training(maker, 1.0, measured.crystals_per_s, _weights(card.kind, card.architecture))
+    job = planned_training(maker, 1.0, measured.crystals_per_s, weights_of(card.kind, card.architecture))
     return Plan(
         crystals=found.rows, device=device, jobs=[job], throughput={f"train {card.kind}": measured.crystals_per_s}
     )
@@ -155,13 +155,13 @@ def plan_training(maker: TrainMaker, data: Path, card: Card) -> Plan:
 def plan_evaluation(maker: EvaluateMaker, held: Held, card: Card) -> Plan:
     """The plan of one evaluation."""
     device, sizes = pick_device(maker.device), [len(crystal) for crystal in held.crystals]
-    speed = _sampling(maker, card.architecture, sizes, device)
+    speed = sampling_speed(maker, card.architecture, sizes, device)
     drawn = len(sizes) * maker.samples
     job = PlannedJob(name=maker.name, route=GPU, seconds=drawn / speed, stored=BYTES_A_SAMPLE * drawn)
     return Plan(crystals=len(sizes), device=device, jobs=[job], throughput={"sample": speed})
 
 
-def _sampling(maker: SamplerSettings, architecture: dict[str, Any], sizes: Sequence[int], device: str) -> float:
+def sampling_speed(maker: SamplerSettings, architecture: dict[str, Any], sizes: Sequence[int], device: str) -> float:
     """Crystals drawn per second; where bf16 is 'auto', by the faster precision."""
     from dao_flows.model.throughput import sampling_throughput
 
@@ -203,9 +203,9 @@ def look_at(sources: Sequence[str], low: float = np.inf, high: float = np.inf) -
     return Crystals(rows=rows, sizes=drawn.tolist(), unstable=unstable / rows, bytes_a_row=stored / rows)
 
 
-def _training(trainer: TrainMaker, scale: float, speed: float, weights: int) -> PlannedJob:
+def planned_training(trainer: TrainMaker, scale: float, speed: float, weights: int) -> PlannedJob:
     """A training at `scale` times the configured steps. Several processes are taken to share the work evenly."""
-    settings, _ = _settings(trainer)
+    settings, _ = training_settings(trainer)
     crystals = settings.steps * settings.batch_size * scale
     stored = BYTES_A_WEIGHT * weights * (2 + 4 * STATES)  # the checkpoint, registered too, and the states of the run
     return PlannedJob(
@@ -213,7 +213,7 @@ def _training(trainer: TrainMaker, scale: float, speed: float, weights: int) -> 
     )
 
 
-def _settings(trainer: TrainMaker) -> tuple[Any, dict[str, Any]]:
+def training_settings(trainer: TrainMaker) -> tuple[Any, dict[str, Any]]:
     """A training's settings, and the architecture of its network. Raises TrainingError."""
     from dao_flows.model.dao import DaoConfig
     from dao_flows.model.training.config import TrainRequest
@@ -226,7 +226,7 @@ def _settings(trainer: TrainMaker) -> tuple[Any, dict[str, Any]]:
     return request.training, architecture
 
 
-def _weights(kind: str, architecture: dict[str, Any]) -> int:
+def weights_of(kind: str, architecture: dict[str, Any]) -> int:
     """Number of weights of a network."""
     import torch
 

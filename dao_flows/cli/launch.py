@@ -36,6 +36,8 @@ dao-flows submit predict --input formulas.txt --route screen.category=cpu
 dao-flows submit verify dao-417db4 --backend abinit --route calculate.cores=16 --route calculate.walltime=48:00:00
 
 dao-flows submit pretrain pretraining.yaml
+
+dao-flows submit improve rounds.yaml
 """
 STATUS_EXAMPLES = """[bold]Examples[/bold]
 
@@ -215,6 +217,14 @@ def _pretrain(config: Path, again: bool) -> list[Planned]:
     return pretrain_flows(read_config(config))
 
 
+def _improve(config: Path, again: bool) -> list[Planned]:
+    """What an earlier submission finished lies in the run's folders, and is taken over."""
+    from dao_flows.api.rounds.improve import read_config
+    from dao_flows.launch.flows import improve_flows
+
+    return improve_flows(read_config(config))
+
+
 @submit_app.callback()
 def submit() -> None:
     """Submit what the local command of the same name would run to the LaunchPad, with the same arguments."""
@@ -223,6 +233,7 @@ def submit() -> None:
 submit_app.command("predict", help="Submit predictions.", no_args_is_help=True)(_like(predict.predict, _predict))
 submit_app.command("verify", help="Submit verifications.", no_args_is_help=True)(_like(verify.verify, _verify))
 submit_app.command("pretrain", help="Submit a pretraining.", no_args_is_help=True)(_like(pretrain.pretrain, _pretrain))
+submit_app.command("improve", help="Submit rounds.", no_args_is_help=True)(_like(pretrain.improve, _improve))
 
 
 def status(

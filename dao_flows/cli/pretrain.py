@@ -1,4 +1,4 @@
-"""`dao-flows pretrain`."""
+"""`dao-flows pretrain` and `dao-flows improve`: flows of several trainings, from one file."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ dao-flows pretrain examples/pretrain_small.yaml --plan
 dao-flows pretrain examples/pretrain_small.yaml
 
 dao-flows checkpoint show small-stage-2 --tree
+"""
+IMPROVE_EXAMPLES = """[bold]Examples[/bold]
+
+dao-flows improve examples/improve_small.yaml --plan
+
+dao-flows improve examples/improve_small.yaml
+
+dao-flows checkpoint show small-dao-g --tree
 """
 
 
@@ -62,6 +70,46 @@ def pretrain(
         print(table(document.stages))
         print(f"figures: {document.picture}")
     print(f"registered: {', '.join(f'{settings.name}-{stage}' for stage in ('dao-p', 'stage-1', 'stage-2'))}")
+
+
+def improve(
+    config: Annotated[Path, typer.Argument(help="YAML file, as examples/improve_small.yaml.", show_default=False)],
+    plan: Annotated[bool, typer.Option("--plan", help="Print jobs, routes and an estimate, and run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+) -> None:
+    """Let DAO-G and DAO-P make each other better, in rounds that a teacher labels, until one is not better.
+
+    What was interrupted, by Ctrl-C, a kill or the queue, goes on where it was when the same command is given again.
+    """
+    from dao_flows.api.rounds.improve import read_config
+
+    from .shared.tables import stderr
+
+    settings = read_config(config)
+    if plan:
+        from dao_flows.api.rounds.plan import plan_rounds
+
+        with stderr().status("measuring this device …"):
+            planned = plan_rounds(settings)
+        print_plans([planned], as_json)
+        return
+    from dao_flows.api.rounds.improve import improve as run
+
+    from .shared.progress import stage_progress
+
+    stderr().print(settings.cost(), highlight=False, soft_wrap=True)
+    with stage_progress() as listener:
+        document = run(settings, listener, ["dao-flows", *sys.argv[1:]])
+    if as_json:
+        print(document.model_dump_json(indent=1))
+        return
+    for each in document.rounds:
+        print(f"round {each.round}: {each.chosen} of {each.candidates} candidates joined; {each.reason}: ", end="")
+        print("kept" if each.kept else "not kept")
+    if not document.kept:
+        print("no round was better: nothing is registered")
+    else:
+        print(f"registered: {', '.join(dict.fromkeys(name for each in document.rounds for name in each.registered))}")
 
 
 def print_plans(plans: Sequence[Plan], as_json: bool) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from maggma.utils import grouper
 
 from dao_flows.api.export import render
+from dao_flows.audit.graph.documents import output_references
 from dao_flows.makers.schemas.prediction import CandidateDoc
 from dao_flows.makers.schemas.verification import VerificationDoc
+from dao_flows.makers.stages.declaration import STORING
 from dao_flows.store import imported
 from dao_flows.store.collections import KEYS, LAID_OUT
 from dao_flows.store.stores import collection
@@ -38,8 +40,12 @@ def gather(store: JobStore, ids: Sequence[str], weights: bool = False, shards: b
     from dao_flows.audit.graph.from_store import build
 
     graph = build(store, ids, "back")
+    asked, more = list(graph.asked), set[str]()
+    while over := _handed_over(store, graph.nodes) - more:
+        more |= over
+        graph = build(store, [*ids, *sorted(more)], "back")
     laid_out = set(_laid_out(store, [name for kind, name in graph.nodes if kind == "screening"]))
-    contents = Contents(list(graph.asked), sorted({*graph.edges, *laid_out}), weights, shards)
+    contents = Contents(asked, sorted({*graph.edges, *laid_out}), weights, shards)
     _Gathering(store, contents, sorted({*graph.nodes, *(candidate for _, candidate in laid_out)})).run()
     return contents
 
@@ -50,6 +56,17 @@ def _laid_out(store: JobStore, screenings: Sequence[str]) -> Iterator[tuple[Node
     for document in _query(collection(store, "candidates"), job, screenings):
         uuid = document["screening"]["execution"]["job_uuid"]
         yield ("screening", uuid), ("candidate", document["candidate_id"])
+
+
+def _handed_over(store: JobStore, nodes: Iterable[Node]) -> set[str]:
+    """Jobs that are no nodes, whose outputs stand for those of nodes' jobs: left out, they would count as lost."""
+    jobs = {name for kind, name in nodes if kind not in (*LAID_OUT, *NO_JOBS)}
+    found: set[str] = set()
+    for chunk in grouper(sorted(jobs), CHUNK):
+        criteria = {"uuid": {"$in": list(chunk)}, "name": STORING}
+        for document in store.query(criteria, properties=["output"]):
+            found |= set(output_references(document.get("output")))
+    return {document["uuid"] for document in _query(store, "uuid", found - jobs)}
 
 
 class _Gathering:

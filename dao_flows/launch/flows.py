@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dao_flows.api.prediction.inputs import Entry
     from dao_flows.api.prediction.request import PredictionRequest
     from dao_flows.api.pretrain import PretrainConfig
+    from dao_flows.api.rounds.improve import ImproveConfig
     from dao_flows.settings import Settings
 
 
@@ -104,6 +105,12 @@ def pretrain_flows(config: PretrainConfig) -> list[Planned]:
     """The one flow of a pretraining. Raises what `PretrainConfig.flow` does."""
     key = digest(["pretrain", config.model_dump(mode="json"), __version__])
     return [Planned("pretrain", key, config.name, config.flow())]
+
+
+def improve_flows(config: ImproveConfig) -> list[Planned]:
+    """The one flow of rounds. Raises what `ImproveConfig.flow` does."""
+    key = digest(["improve", config.model_dump(mode="json"), __version__])
+    return [Planned("improve", key, config.name, config.flow())]
 
 
 def pinned(reference: str, kind: str) -> str:

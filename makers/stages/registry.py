@@ -16,14 +16,15 @@ from pydantic import BaseModel
 from dao_flows.makers.models import plugins
 from dao_flows.makers.models.checkpoints import ParameterError
 
-from . import evaluation, generation, ingestion, labelling, relaxation, screening, training, verification
+from . import evaluation, ingestion, labelling, prediction, relaxation, rounds, training, verification
 from .declaration import Made, Parent, Stage, in_words
 
 GROUP = "dao_flows.stages"
 OURS = (  # in the way of the data, which is the order of lists and legends
     *(ingestion.INGESTION, relaxation.RELAXATION, relaxation.MERGE, labelling.LABELLING, labelling.MERGE),
-    *(training.TRAINING, generation.GENERATION, screening.SCREENING, verification.CALCULATION),
+    *(training.TRAINING, prediction.GENERATION, prediction.SCREENING, verification.CALCULATION),
     *(verification.VERIFICATION, evaluation.EVALUATION, evaluation.COMPARISON, relaxation.CROSS_CHECK),
+    *(rounds.PROPOSAL, rounds.CANDIDATES, rounds.CHOICE, rounds.ROUND, rounds.ROUNDS),
 )
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The stage of GenerateMaker."""
+"""The stages of GenerateMaker and ScreenMaker."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dao_flows.makers.schemas.document import Science
-from dao_flows.makers.schemas.prediction import CompositionPlan, Origin
+from dao_flows.makers.schemas.prediction import CompositionPlan, GenerationDoc, Origin
 
 from .agreement import Terms
-from .declaration import GPU, INPUTS, Parent, Stage
+from .declaration import GPU, INPUTS, Names, Parent, Stage
 from .rebuilding import Materials, Place, Rebuilt, Recorded, ReplayError, settings
 
 
@@ -59,6 +59,23 @@ def _plan(science: Science, document: Mapping[str, Any]) -> list[CompositionPlan
     return plan
 
 
+def rebuild_screening(recorded: Recorded, materials: Materials, place: Place) -> Rebuilt:
+    """Screens the stored generation again. Raises ReplayError."""
+    from dao_flows.makers.screen import ScreenMaker
+
+    science = recorded.science
+    relaxed = science.parameters["relax_iterations"] > 0
+    given = settings(ScreenMaker, science)
+    if not relaxed:
+        del given["relax_iterations"]  # 0 says that there was none
+    predictor = materials.checkpoint(science.checkpoints["predictor"], "predictor")
+    maker = ScreenMaker(predictor=predictor, relax=relaxed, device=place.device, **given)
+    job = recorded.document["generation"]["execution"].get("job_uuid")
+    generation = GenerationDoc.model_validate(materials.of_science(science.inputs["generation"], "generation", job))
+    rebuilt = maker.science(generation.provenance.science_hash)
+    return Rebuilt(maker.make(generation), Terms(ignored=("*.energy.model", "*.judgement.model_version")), rebuilt)
+
+
 GENERATION = Stage(
     name="generate",
     maker="dao_flows.makers.generate:GenerateMaker",
@@ -68,4 +85,19 @@ GENERATION = Stage(
     label=f"generation of {{{INPUTS}.compositions[].formula}}",
     parents=(Parent("known crystals", (("dataset", f"{INPUTS}.library"),)),),
     rebuild=rebuild,
+)
+SCREENED: Names = (
+    ("job", "generation.execution.job_uuid"),
+    ("science", f"{INPUTS}.generation"),
+    ("content", "generation.content_hash"),
+)
+SCREENING = Stage(
+    name="screen",
+    maker="dao_flows.makers.screen:ScreenMaker",
+    document="dao_flows.makers.schemas.prediction:ScreeningDoc",
+    route=GPU,  # DAO-P's energies and relaxation; DAO_FLOWS_ROUTES may send it to cpu
+    colour="#1f9bb5",
+    label="screening",
+    parents=(Parent("screened", SCREENED),),
+    rebuild=rebuild_screening,
 )
