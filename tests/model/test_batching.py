@@ -58,11 +58,11 @@ class Small(torch.nn.Module):
         super().__init__()
         self.network, self.atoms, self.error, self.refused = network, atoms, error, 0
 
-    def forward(self, batch, t):
+    def forward(self, batch, t, smooth=False):
         if batch.numbers.numel() > self.atoms:
             self.refused += 1
             raise self.error("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return self.network(batch, t)
+        return self.network(batch, t, smooth)
 
     def prepared(self, dtype):
         return self
