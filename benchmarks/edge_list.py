@@ -90,8 +90,8 @@ def forward(network: Crysformer, crystals: Crystals, t: Tensor) -> CrysformerOut
 class EdgeList(Crysformer):
     """A Crysformer that computes the published way, for batches without padding."""
 
-    def forward(self, crystals: Crystals, t: Tensor) -> CrysformerOutput:
-        """As Crysformer.forward."""
+    def forward(self, crystals: Crystals, t: Tensor, smooth: bool = False) -> CrysformerOutput:
+        """As Crysformer.forward, always smooth."""
         output, (b, n) = forward(self, crystals, t), crystals.numbers.shape
         return CrysformerOutput(
             output.matrix, output.eps, output.score.view(b, n, 3), output.nodes.view(b, n, -1), output.graph
