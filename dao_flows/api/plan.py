@@ -76,7 +76,7 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
     Measures the throughput of training, relaxation and sampling of the configured networks on this device first, some
     seconds each. Raises InputError where the number of crystals cannot be told without building the dataset.
     """
-    from dao_flows.model.throughput import relaxation_throughput, throughput
+    from dao_flows.model.throughput import relaxation_throughput
 
     maker = config.maker()
     device = pick_device(config.device)
@@ -84,17 +84,8 @@ def plan_pretraining(config: PretrainConfig) -> list[Plan]:
     speed: dict[str, float] = {}
     weights: dict[str, int] = {}
     for trainer in (maker.predictor, maker.stage_one):
-        settings, architecture = training_settings(trainer)
+        architecture, speed[f"train {trainer.kind}"] = training_speed(trainer, data.sizes, device)
         weights[trainer.kind] = weights_of(trainer.kind, architecture)
-        speed[f"train {trainer.kind}"] = throughput(
-            trainer.kind,
-            architecture,
-            data.sizes,
-            device,
-            batch_size=settings.batch_size,
-            bf16=settings.bf16,
-            seconds=MEASURE_S,
-        ).crystals_per_s
         if trainer.kind == "dao-p":
             speed["relax"] = relaxation_throughput(architecture, data.sizes, device, maker.relax.iterations, MEASURE_S)
         elif maker.evaluate is not None:
@@ -224,6 +215,16 @@ def training_settings(trainer: TrainMaker) -> tuple[Any, dict[str, Any]]:
     if trainer.start is not None:
         architecture = card(trainer.start, trainer.kind).architecture
     return request.training, architecture
+
+
+def training_speed(trainer: TrainMaker, sizes: Sequence[int], device: str) -> tuple[dict[str, Any], float]:
+    """The architecture of a training's network, and crystals a second, measured on crystals of these sizes."""
+    from dao_flows.model.throughput import throughput
+
+    settings, architecture = training_settings(trainer)
+    batch, bf16 = settings.batch_size, settings.bf16
+    found = throughput(trainer.kind, architecture, sizes, device, batch_size=batch, bf16=bf16, seconds=MEASURE_S)
+    return architecture, found.crystals_per_s
 
 
 def weights_of(kind: str, architecture: dict[str, Any]) -> int:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from jobflow.core.flow import Flow
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dao_flows.errors import InputError
 from dao_flows.makers.compare_stages import StagesDoc
@@ -35,6 +35,15 @@ CHECKPOINTS = ("start", "judge", "predictor")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def _with_steps(settings: dict[str, Any]) -> dict[str, Any]:
+    if "steps" not in settings:
+        raise ValueError("steps is missing")
+    return settings
+
+
+Training = Annotated[dict[str, Any], AfterValidator(_with_steps)]  # settings of one
 
 
 class Data(BaseModel):
@@ -88,19 +97,12 @@ class PretrainConfig(Data):
     crystals as they were too, which tells what the relaxation does from what longer training does.
     """
 
-    predictor: dict[str, Any]
-    stage_one: dict[str, Any]
+    predictor: Training
+    stage_one: Training
     relax: dict[str, Any] = Field(default_factory=dict)
-    stage_two: dict[str, Any]
+    stage_two: Training
     control: bool = False
     evaluate: dict[str, Any] | None = Field(default_factory=dict)
-
-    @field_validator("predictor", "stage_one", "stage_two")
-    @classmethod
-    def _steps(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if "steps" not in value:
-            raise ValueError("steps is missing")
-        return value
 
     @property
     def folder(self) -> Path:

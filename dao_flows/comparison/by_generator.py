@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from .estimates import Estimate, by_formula, mean_of, share
+from .estimates import Estimate, by_formula, mean_of, rmse_of, share
 from .schemas import ComparisonDoc
 
 SAME_ENERGY = 0.001  # eV/atom: closer together than DFT tells apart here, as two that relax into one structure
@@ -55,7 +55,6 @@ def by_generator(docs: Sequence[ComparisonDoc]) -> list[GeneratorFigures]:
 
 
 def _figures(name: str, docs: Sequence[ComparisonDoc], won: Sequence[bool]) -> GeneratorFigures:
-    matched = [(doc.structure_change.rmse, doc.formula) for doc in docs if doc.structure_change.rmse is not None]
     hulls = [(doc.energy_above_hull, doc.formula) for doc in docs if doc.energy_above_hull is not None]
     return GeneratorFigures(
         generator=name,
@@ -63,6 +62,6 @@ def _figures(name: str, docs: Sequence[ComparisonDoc], won: Sequence[bool]) -> G
         compositions=len({doc.formula for doc in docs}),
         lowest=share(won) if won else None,
         matches=share([doc.structure_change.matches for doc in docs]),
-        rmse=mean_of([rmse for rmse, _ in matched], [formula for _, formula in matched]) if matched else None,
+        rmse=rmse_of(docs),
         energy_above_hull=mean_of([above for above, _ in hulls], [formula for _, formula in hulls]) if hulls else None,
     )

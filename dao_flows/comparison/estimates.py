@@ -60,3 +60,9 @@ def by_formula(docs: Sequence[ComparisonDoc]) -> dict[str, list[ComparisonDoc]]:
     for doc in docs:
         groups[doc.formula].append(doc)
     return dict(groups)
+
+
+def rmse_of(docs: Sequence[ComparisonDoc]) -> Estimate | None:
+    """The mean RMSE of the structures that still match; None where none does."""
+    matched = [(doc.structure_change.rmse, doc.formula) for doc in docs if doc.structure_change.rmse is not None]
+    return mean_of([rmse for rmse, _ in matched], [formula for _, formula in matched]) if matched else None

@@ -20,7 +20,7 @@ from dao_flows.errors import InputError
 from dao_flows.makers.reference import PER_SYSTEM, functional_of
 
 from .by_generator import SAME_ENERGY, GeneratorFigures, by_generator
-from .estimates import Estimate, Spread, by_formula, mean_of, share
+from .estimates import Estimate, Spread, by_formula, mean_of, rmse_of, share
 from .schemas import ComparisonDoc
 
 SCHEMA_VERSION = 1
@@ -330,10 +330,9 @@ def _tied(energies: np.ndarray) -> np.ndarray:
 
 def _structures(docs: Sequence[ComparisonDoc]) -> StructureFigures:
     changes = [doc.structure_change for doc in docs]
-    matched = [(doc.structure_change.rmse, doc.formula) for doc in docs if doc.structure_change.rmse is not None]
     return StructureFigures(
         matches=share([change.matches for change in changes]),
-        rmse=mean_of([rmse for rmse, _ in matched], [formula for _, formula in matched]) if matched else None,
+        rmse=rmse_of(docs),
         space_groups_kept=share([change.space_group_kept for change in changes]),
         volume_change=mean_of([abs(change.volume_ratio - 1) for change in changes], [doc.formula for doc in docs]),
     )

@@ -21,15 +21,7 @@ def installed(name: str) -> Generator:
     if name not in plugins.names(GROUP):
         known = ", ".join(names())
         raise ParameterError(f"there is no generator {name!r}: take one of {known}, or install its package")
-    made = plugins.load(GROUP, name)
-    try:
-        found = made()
-        fault = _fault(found, name)
-    except Exception as error:  # whatever the package raises
-        raise ParameterError(f"the generator {name!r} cannot be opened: {plugins.in_one_line(error)}") from None
-    if fault is not None:
-        raise ParameterError(f"the generator {name!r} cannot be used: {fault}")
-    generator: Generator = found
+    generator: Generator = plugins.opened(GROUP, "generator", name, lambda found: _fault(found, name))
     return generator
 
 
@@ -37,11 +29,11 @@ def _fault(found: Any, name: str) -> str | None:
     """What a generator lacks."""
     if not isinstance(found, Generator):
         asked = ("name", "sha256", "elements", "max_atoms", "reproducible", "sample")
-        return f"it has no {', '.join(each for each in asked if not hasattr(found, each))}"
+        return f"cannot be used: it has no {', '.join(each for each in asked if not hasattr(found, each))}"
     if found.name != name:
-        return f"its name is {found.name!r}, not that of its entry point"
+        return f"cannot be used: its name is {found.name!r}, not that of its entry point"
     if not (isinstance(found.sha256, str) and re.fullmatch("[0-9a-f]{64}", found.sha256)):
-        return "its sha256 is not 64 hexadecimal digits"
+        return "cannot be used: its sha256 is not 64 hexadecimal digits"
     if not found.elements or found.max_atoms < 1:
-        return "it covers no element, or no cell"
+        return "cannot be used: it covers no element, or no cell"
     return None

@@ -7,10 +7,9 @@ returns an `EnergyModel` of the entry point's name: `mine = "my_package:MyModel"
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from . import atomate, plugins
-from .checkpoints import ParameterError
 from .dao_p import OfCheckpoint
 
 if TYPE_CHECKING:
@@ -50,13 +49,9 @@ def energy_model(name: str) -> EnergyModel:
 
 
 def _installed(name: str) -> EnergyModel:
-    made = plugins.load(GROUP, name)
-    try:
-        found = made()
+    def fault(found: Any) -> str | None:
         usable = isinstance(found, EnergyModel) and found.name == name
-    except Exception as error:  # whatever the package raises
-        raise ParameterError(f"the energy model {name!r} cannot be opened: {plugins.in_one_line(error)}") from None
-    if not usable:
-        raise ParameterError(f"the energy model {name!r} is none: it needs this name, a version, a zero, a calculator")
-    model: EnergyModel = found
+        return None if usable else "is none: it needs this name, a version, a zero, a calculator"
+
+    model: EnergyModel = plugins.opened(GROUP, "energy model", name, fault)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,22 @@ def load(group: str, name: str) -> Any:
         return point.load()
     except Exception as error:  # whatever the package raises
         raise ParameterError(f"{name!r} of {point.value} cannot be loaded: {in_one_line(error)}") from None
+
+
+def opened(group: str, what: str, name: str, fault: Callable[[Any], str | None]) -> Any:
+    """What an entry point's value returns. fault: what is wrong with it, in words that follow its name.
+
+    Raises ParameterError for what cannot be loaded or opened, or has a fault; KeyError if there is none.
+    """
+    made = load(group, name)
+    try:
+        found = made()
+        wrong = fault(found)
+    except Exception as error:  # whatever the package raises
+        raise ParameterError(f"the {what} {name!r} cannot be opened: {in_one_line(error)}") from None
+    if wrong is not None:
+        raise ParameterError(f"the {what} {name!r} {wrong}")
+    return found
 
 
 def in_one_line(error: BaseException) -> str:

@@ -45,7 +45,8 @@ def read_labels(paths: Sequence[Path], split: str | None = None, max_atoms: int 
 
 
 def _read(path: Path, split: str | None, max_atoms: int | None) -> CrystalTable:
-    energies, formulas, above, forces, stresses = (_column(path, name) for name in FIGURES)
+    files, sha256 = parts(path)
+    energies, formulas, above, forces, stresses = (_column(path, files, name) for name in FIGURES)
     zeros: dict[str, list[float]] = defaultdict(list)
     for formula, energy, known in zip(formulas, energies, above, strict=True):
         if energy is not None and known is not None:
@@ -53,11 +54,15 @@ def _read(path: Path, split: str | None, max_atoms: int | None) -> CrystalTable:
     if not zeros:
         raise DataError(f"{path} has no crystal with a known energy above hull: nothing says where its zeros lie")
     zero = {formula: float(np.median(values)) for formula, values in zeros.items()}
-    own = range(len(energies)) if split is None else [i for i, of in enumerate(_column(path, "split")) if of == split]
+    own = (
+        range(len(energies))
+        if split is None
+        else [i for i, of in enumerate(_column(path, files, "split")) if of == split]
+    )
     try:
         table = read_crystals(path, split)
     except NothingSelectedError:
-        return CrystalTable([], np.zeros(0, dtype=np.float32), parts(path)[1])
+        return CrystalTable([], np.zeros(0, dtype=np.float32), sha256)
     kept, taught, pulls, cells = [], [], [], []
     for place, row in enumerate(own):
         crystal, energy = table.crystals[place], energies[row]
@@ -76,11 +81,11 @@ def _read(path: Path, split: str | None, max_atoms: int | None) -> CrystalTable:
     return CrystalTable(kept, np.array(taught, dtype=np.float32), table.sha256, forces=pulls, stresses=stress)
 
 
-def _column(path: Path, name: str) -> list[Any]:
+def _column(path: Path, files: Sequence[Path], name: str) -> list[Any]:
     import pyarrow.parquet as pq
 
     values: list[Any] = []
-    for file in parts(path)[0]:
+    for file in files:
         if name not in pq.read_schema(file).names:
             raise DataError(f"{path} is no labelled dataset: it has no column {name}")
         values += pq.read_table(file, columns=[name])[name].to_pylist()

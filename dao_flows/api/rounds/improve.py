@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jobflow.core.flow import Flow
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from dao_flows.api.local import run_logged
-from dao_flows.api.pretrain import Data, checkpoints_in_full, data_in_full, maker_of, read_settings
+from dao_flows.api.pretrain import Data, Training, checkpoints_in_full, data_in_full, maker_of, read_settings
 from dao_flows.errors import InputError
 from dao_flows.makers.crosscheck import CrossCheckMaker
 from dao_flows.makers.evaluate import EvaluateMaker
@@ -55,8 +55,8 @@ class ImproveConfig(Data):
     """
 
     rounds: int = Field(3, ge=1, description="at most; the first that is not better is the last")
-    generator: dict[str, Any]
-    predictor: dict[str, Any]
+    generator: Training
+    predictor: Training
     teacher: str = CHGNET
     propose: dict[str, Any] = Field(default_factory=dict)
     generate: dict[str, Any] = Field(default_factory=dict)
@@ -68,13 +68,6 @@ class ImproveConfig(Data):
     evaluate: dict[str, Any] = Field(default_factory=dict)
     measure: Measure = "match_rate"
     min_gain: float = 0.0
-
-    @field_validator("generator", "predictor")
-    @classmethod
-    def _steps(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if "steps" not in value:
-            raise ValueError("steps is missing")
-        return value
 
     @property
     def folder(self) -> Path:

@@ -14,7 +14,7 @@ from dao_flows.api.plan import (
     look_at,
     planned_training,
     sampling_speed,
-    training_settings,
+    training_speed,
     weights_of,
 )
 from dao_flows.errors import InputError
@@ -38,7 +38,7 @@ def plan_rounds(config: ImproveConfig) -> Plan:
     Raises InputError where the crystals cannot be told without building the dataset, and for a teacher that can compute
     none of them; and as `ImproveConfig.checked` does.
     """
-    from dao_flows.model.throughput import relaxation_throughput, throughput
+    from dao_flows.model.throughput import relaxation_throughput
 
     maker = config.checked()
     rounds, device = maker.rounds, pick_device(config.device)
@@ -47,24 +47,14 @@ def plan_rounds(config: ImproveConfig) -> Plan:
     trained: list[PlannedJob] = []
     for start, trainer in ((maker.predictor, rounds.inspector), (maker.generator, rounds.decide.generator)):
         first = start if isinstance(start, TrainMaker) else _from(trainer, start)
-        settings, architecture = training_settings(first)
-        measured = throughput(
-            first.kind,
-            architecture,
-            data.sizes,
-            device,
-            batch_size=settings.batch_size,
-            bf16=settings.bf16,
-            seconds=MEASURE_S,
-        )
-        speed[f"train {first.kind}"] = measured.crystals_per_s
+        architecture, speed[f"train {first.kind}"] = training_speed(first, data.sizes, device)
         if first.kind == "dao-p":
             speed["relax"] = relaxation_throughput(architecture, data.sizes, device, rounds.relax.iterations, MEASURE_S)
         else:
             speed["sample"] = sampling_speed(rounds.generate, architecture, data.sizes, device)
             speed["evaluate"] = sampling_speed(rounds.decide.evaluate, architecture, data.sizes, device)
         times = config.rounds + isinstance(start, TrainMaker)
-        each = planned_training(trainer, 1.0, measured.crystals_per_s, weights_of(first.kind, architecture))
+        each = planned_training(trainer, 1.0, speed[f"train {first.kind}"], weights_of(first.kind, architecture))
         told = {"jobs": times, "seconds": times * each.seconds, "stored": times * each.stored}
         trained.append(each.model_copy(update=told))
     speed[rounds.label.force_field] = _teaching(rounds.label, config.sources, device)
